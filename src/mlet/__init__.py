@@ -1,0 +1,9 @@
+"""Multi-layer embedding training: better or smaller embedding tables at no cost when serving."""
+
+from importlib.metadata import version
+
+from mlet.errors import MletError
+from mlet.nn import Embedding, EmbeddingBag
+
+__version__ = version("mlet")
+__all__ = ["Embedding", "EmbeddingBag", "MletError", "__version__"]

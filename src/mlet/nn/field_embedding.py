@@ -1,0 +1,205 @@
+"""All categorical fields of a CTR batch in one call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlet.nn.init import InitName
+from mlet.nn.stacked_tables import StackedTables
+
+
+@dataclass(frozen=True)
+class Field:
+    """One categorical field: its table's shape and how its values are pooled.
+
+    Attributes:
+        name: unique among the fields of a model.
+        num_embeddings: number of categories n.
+        dim: embedding dimension d.
+        inner_dim: inner dimension k of a two-layer table; None for an ordinary one.
+        multi_valued: whether a row holds a bag of categories rather than exactly one.
+        pooling: ``"mean"`` or ``"sum"`` over a bag; an empty bag gives zeros.
+    """
+
+    name: str
+    num_embeddings: int
+    dim: int
+    inner_dim: int | None = None
+    multi_valued: bool = False
+    pooling: Literal["mean", "sum"] = "mean"
+
+
+class Bags(NamedTuple):
+    """The values of one multi-valued field for a batch of B rows, in torch's jagged form.
+
+    ``values`` (V,) holds the categories of all bags end to end; bag b is
+    ``values[offsets[b] : offsets[b + 1]]``; ``offsets`` is (B + 1,), its last entry V.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+
+class FieldEmbedding(nn.Module):
+    r"""Embeds every categorical field of a batch: F fields, one call.
+
+    Fields of equal (d, k) share one stacked table and one batched projection, so the cost per
+    batch depends on its distinct categories, not on the number of fields. Two-layer
+    (``inner_dim=k``) and ordinary (``inner_dim=None``) fields may be mixed.
+
+    Args:
+        fields: the fields, in output order.
+        init: initialisation of two-layer tables; ordinary tables are uniform on ``±sqrt(1/n)``.
+        sparse: give tables sparse gradients over the batch's distinct rows (coalesced); dense
+            ones otherwise. Projections always get dense gradients.
+
+    Shape:
+        - ``ids``: (B, F₁), the one-valued fields in the order of ``fields``; int32 or int64.
+        - ``bags``: for each multi-valued field by name, `Bags` of B bags.
+        - Output: (B, F, d) if all fields share d, else (B, Σ d) with the fields end to end.
+
+    Raises:
+        ValueError: duplicate names or impossible shapes.
+        IndexError: an id outside its field's table; names the field, the id and the table size.
+
+    Example:
+        >>> layer = FieldEmbedding([Field("user", 671, 4, 64), Field("film", 9066, 4, 64)])
+        >>> layer(torch.tensor([[1, 17], [2, 30]])).shape
+        torch.Size([2, 2, 4])
+    """
+
+    def __init__(
+        self, fields: Sequence[Field], *, init: InitName = "paper", sparse: bool = True
+    ) -> None:
+        super().__init__()
+        if not fields:
+            raise ValueError("FieldEmbedding needs at least one field")
+        names = [field.name for field in fields]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"field names must be unique; repeated: {', '.join(repeated)}")
+        self.fields = tuple(fields)
+        self.init = init
+        self.sparse = sparse
+        by_shape: dict[tuple[int, int | None], list[Field]] = defaultdict(list)
+        for field in fields:
+            by_shape[field.dim, field.inner_dim].append(field)
+        self._groups = [tuple(group) for group in by_shape.values()]
+        self.tables = nn.ModuleList(
+            StackedTables(
+                {field.name: field.num_embeddings for field in group},
+                group[0].dim,
+                group[0].inner_dim,
+                init=init,
+                sparse=sparse,
+            )
+            for group in self._groups
+        )
+        one_valued = [field.name for field in fields if not field.multi_valued]
+        self._column = {name: column for column, name in enumerate(one_valued)}
+
+    @property
+    def same_dim(self) -> bool:
+        """Whether all fields have the same embedding dimension."""
+        return len({field.dim for field in self.fields}) == 1
+
+    @property
+    def output_dim(self) -> int:
+        """Sum of the fields' embedding dimensions: F · d where they are equal."""
+        return sum(field.dim for field in self.fields)
+
+    def forward(self, ids: Tensor, bags: Mapping[str, Bags] | None = None) -> Tensor:
+        """Embeddings of every field: (B, F, d), or (B, Σ d) where dimensions differ."""
+        bags = bags or {}
+        if ids.dim() != 2 or ids.shape[1] != len(self._column):
+            raise ValueError(
+                f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
+                f"for each one-valued field: {', '.join(self._column)}"
+            )
+        vectors: dict[str, Tensor] = {}
+        for group, table in zip(self._groups, self.tables, strict=True):
+            vectors |= self._embed_group(group, table, ids, bags)
+        embedded = [vectors[field.name] for field in self.fields]
+        return torch.stack(embedded, dim=1) if self.same_dim else torch.cat(embedded, dim=1)
+
+    def _embed_group(
+        self, group: Sequence[Field], table: nn.Module, ids: Tensor, bags: Mapping[str, Bags]
+    ) -> dict[str, Tensor]:
+        """Vectors (B, d) of each field in one stacked table."""
+        single = [field.name for field in group if not field.multi_valued]
+        multi = [field for field in group if field.multi_valued]
+        for field in multi:
+            if field.name not in bags:
+                raise ValueError(f"no bags given for the multi-valued field {field.name!r}")
+        columns = [self._column[name] for name in single]
+        block = ids if len(columns) == ids.shape[1] else ids[:, columns]
+        vectors, positions = table(
+            {name: block[:, place] for place, name in enumerate(single)}
+            | {field.name: bags[field.name].values for field in multi}
+        )
+        result: dict[str, Tensor] = {}
+        if single:
+            count = len(single) * len(ids)
+            rows = F.embedding(positions[:count].view(len(single), -1), vectors)
+            result.update(zip(single, rows.unbind(0), strict=True))
+            positions = positions[count:]
+        for field in multi:
+            values, offsets = bags[field.name]
+            result[field.name] = F.embedding_bag(
+                positions[: len(values)],
+                vectors,
+                offsets.to(positions.dtype),
+                mode=field.pooling,
+                include_last_offset=True,
+            )
+            positions = positions[len(values) :]
+        return result
+
+    @torch.no_grad()
+    def table(self, name: str) -> Tensor:
+        """The n × d table of one field, collapsed if it is two-layer."""
+        for group, table in zip(self._groups, self.tables, strict=True):
+            if name in {field.name for field in group}:
+                assert isinstance(table, StackedTables)
+                return table.table(name)
+        raise KeyError(f"no field {name!r}; the fields are {[f.name for f in self.fields]}")
+
+    def collapse(self) -> FieldEmbedding:
+        """The same fields as ordinary tables, with the same outputs."""
+        plain = FieldEmbedding(
+            [replace(field, inner_dim=None) for field in self.fields],
+            init=self.init,
+            sparse=self.sparse,
+        )
+        plain.load_tables({field.name: self.table(field.name) for field in self.fields})
+        return plain.to(self.table(self.fields[0].name).device).train(self.training)
+
+    @torch.no_grad()
+    def load_tables(self, tables: Mapping[str, Tensor]) -> None:
+        """Copy ordinary tables (n × d, one for each field) into this layer's.
+
+        Raises:
+            ValueError: a field is two-layer, or its table is missing or has another shape.
+        """
+        for group, stacked in zip(self._groups, self.tables, strict=True):
+            assert isinstance(stacked, StackedTables)
+            for field in group:
+                if field.inner_dim is not None:
+                    raise ValueError(
+                        f"field {field.name!r} is two-layer; load_tables fills ordinary ones"
+                    )
+                expected = (field.num_embeddings, field.dim)
+                given = tables.get(field.name)
+                if given is None or tuple(given.shape) != expected:
+                    found = "none" if given is None else str(tuple(given.shape))
+                    raise ValueError(
+                        f"table of field {field.name!r}: expected {expected}, got {found}"
+                    )
+                stacked.rows_of(field.name).copy_(given)

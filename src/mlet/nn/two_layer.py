@@ -1,0 +1,191 @@
+"""What `mlet.Embedding` and `mlet.EmbeddingBag` share: the two factors and their algebra."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlet.nn.init import INITIALISATIONS, InitName
+
+#: Rows multiplied at once when a table is collapsed; bounds the float64 copy to a few MB.
+_COLLAPSE_ROWS = 65_536
+
+
+@torch.no_grad()
+def collapse_table(inner: Tensor, projection: Tensor) -> Tensor:
+    """The ordinary table ``inner @ projection`` (n × d), in the factors' dtype.
+
+    The product is accumulated in float64 and rounded once, a block of rows at a time.
+    """
+    table = inner.new_empty(inner.shape[0], projection.shape[1])
+    wide = projection.double()
+    for start in range(0, inner.shape[0], _COLLAPSE_ROWS):
+        rows = slice(start, start + _COLLAPSE_ROWS)
+        table[rows] = inner[rows].double() @ wide
+    return table
+
+
+def check_dimensions(num_embeddings: int, embedding_dim: int, inner_dim: int, name: str) -> None:
+    """Refuse impossible shapes and warn where two layers cannot help.
+
+    Raises:
+        ValueError: a dimension is below 1.
+    """
+    for what, value in (
+        ("num_embeddings", num_embeddings),
+        ("embedding_dim", embedding_dim),
+        ("inner_dim", inner_dim),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}: {what} must be at least 1, got {value}")
+    if inner_dim <= embedding_dim:
+        reason = (
+            f"restricts the table to rank {inner_dim}"
+            if inner_dim < embedding_dim
+            else "puts the extra cross-category update on too few directions to help"
+        )
+        warnings.warn(
+            f"{name}: inner_dim={inner_dim} is not above embedding_dim={embedding_dim}, which "
+            f"{reason}; multi-layer training gains where inner_dim is several times embedding_dim",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant, broadcast over the last dimension."""
+
+    @staticmethod
+    def forward(values: Tensor, scale: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return grad * scale.unsqueeze(-1).to(grad.dtype), None
+
+
+class TwoLayerTable(nn.Module):
+    """An n × d table held as ``inner`` (n × k) times ``projection`` (k × d).
+
+    Base of the public layers; it owns the parameters and torch's options whose meaning is stated
+    on the *product*: ``padding_idx``, ``max_norm``, ``scale_grad_by_freq``.
+    """
+
+    inner: nn.Parameter
+    projection: nn.Parameter
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        inner_dim: int,
+        padding_idx: int | None,
+        max_norm: float | None,
+        norm_type: float,
+        scale_grad_by_freq: bool,
+        sparse: bool,
+        init: InitName,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        check_dimensions(num_embeddings, embedding_dim, inner_dim, type(self).__name__)
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"padding_idx={padding_idx} is outside the table's {num_embeddings} categories"
+                )
+            padding_idx %= num_embeddings
+        if sparse and scale_grad_by_freq:
+            raise ValueError(
+                "scale_grad_by_freq needs dense gradients, as in torch: leave sparse=False"
+            )
+        if init not in INITIALISATIONS:
+            raise ValueError(f"init={init!r} is not one of {sorted(INITIALISATIONS)}")
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.inner_dim = inner_dim
+        self.padding_idx = padding_idx
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self.sparse = sparse
+        self.init = init
+        self.inner = nn.Parameter(
+            torch.empty(num_embeddings, inner_dim, device=device, dtype=dtype)
+        )
+        self.projection = nn.Parameter(
+            torch.empty(inner_dim, embedding_dim, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both factors afresh with ``init``; the padding row of ``inner`` becomes zero."""
+        INITIALISATIONS[self.init](self.inner, self.projection)
+        if self.padding_idx is not None:
+            with torch.no_grad():
+                self.inner[self.padding_idx].zero_()
+
+    @property
+    def weight(self) -> Tensor:
+        """The table the layer stands for, ``inner @ projection`` (n × d), differentiable.
+
+        Computed afresh at each access, at the cost of one n × k × d product.
+        """
+        return self.inner @ self.projection
+
+    def _renormalise(self, ids: Tensor) -> None:
+        """Scale down, in place, the looked-up rows whose product exceeds ``max_norm``.
+
+        torch rescales the row of the table; scaling the row of ``inner`` by the same factor
+        scales the product's row by it, so the meaning carries over exactly.
+        """
+        if self.max_norm is None:
+            return
+        with torch.no_grad():
+            rows = ids.unique()
+            norms = (self.inner[rows] @ self.projection).norm(p=self.norm_type, dim=1)
+            long = norms > self.max_norm
+            factors = self.max_norm / (norms[long] + 1e-7)
+            self.inner[rows[long]] *= factors.unsqueeze(1)
+
+    def _project(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Map rows of ``inner`` (… × k) to embeddings (… × d) of the categories ``ids`` (…)."""
+        embeddings = rows @ self.projection
+        scale = None
+        if self.scale_grad_by_freq:
+            _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+            scale = counts[inverse].reciprocal()
+        if self.padding_idx is not None:
+            # The padding row's own factor gets no gradient from the lookup; this keeps its
+            # gradient out of the projection too, should the user have made the row non-zero.
+            trained = (ids != self.padding_idx).to(embeddings.dtype)
+            scale = trained if scale is None else scale * trained
+        if scale is None:
+            return embeddings
+        scaled: Tensor = _ScaleGradient.apply(embeddings, scale)  # type: ignore[no-untyped-call]
+        return scaled
+
+    def extra_repr(self) -> str:
+        """Torch's summary of the table, plus the inner dimension."""
+        text = f"{self.num_embeddings}, {self.embedding_dim}, inner_dim={self.inner_dim}"
+        if self.padding_idx is not None:
+            text += f", padding_idx={self.padding_idx}"
+        if self.max_norm is not None:
+            text += f", max_norm={self.max_norm}"
+        if self.norm_type != 2.0:
+            text += f", norm_type={self.norm_type}"
+        if self.scale_grad_by_freq:
+            text += ", scale_grad_by_freq=True"
+        if self.sparse:
+            text += ", sparse=True"
+        return text
