@@ -1,0 +1,205 @@
+"""Delimited text in blocks of whole records, with the line of every record.
+
+A file is read once, decompressed on the way, a few tens of MB at a time. Every record is checked
+to have the expected number of columns before it is parsed, so that a damaged row is named by its
+line instead of being padded with missing values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import polars as pl
+import zstandard
+
+from mlet.errors import DataError
+
+#: Column that holds each record's line number (1-based) in a frame read from text.
+LINE = "__line__"
+
+_BLOCK_BYTES = 32 * 1024 * 1024
+_NEWLINE, _QUOTE = ord("\n"), ord('"')
+
+
+def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Decompress zstd frames; raises EOFError where the last one is cut short."""
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    while compressed := file.read(size // 4):
+        while compressed:
+            if decoder.eof:
+                decoder = zstandard.ZstdDecompressor().decompressobj()
+            yield decoder.decompress(compressed)
+            compressed = decoder.unused_data
+    if not decoder.eof:
+        raise EOFError
+
+
+def _chunks(path: Path, size: int) -> Iterator[bytes]:
+    """The decompressed bytes of a plain, .gz or .zst file.
+
+    Raises:
+        DataError: the file is missing, a directory, unreadable, or damaged.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rb") as file:
+                while chunk := file.read(size):
+                    yield chunk
+        elif path.suffix == ".zst":
+            with path.open("rb") as file:
+                yield from _zstd_chunks(file, size)
+        else:
+            with path.open("rb") as file:
+                while chunk := file.read(size):
+                    yield chunk
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a directory, expected a file") from None
+    except EOFError:
+        raise DataError(f"{path}: the compressed file is cut short; fetch it again") from None
+    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(f"{path}: not a readable {path.suffix} file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+
+
+def _check_text(path: Path, block: bytes, line: int) -> None:
+    """Refuse a block that is not UTF-8 text, naming the line."""
+    position = block.find(b"\0")
+    if position < 0:
+        try:
+            block.decode("utf-8")
+            return
+        except UnicodeDecodeError as error:
+            position = error.start
+    line += block.count(b"\n", 0, position)
+    raise DataError(
+        f"{path}, line {line}: byte 0x{block[position]:02x} is not UTF-8 text; is the file binary, "
+        f"compressed under another name, or in another encoding?"
+    )
+
+
+def _record_ends(block: bytes, quoted: bool) -> np.ndarray:
+    """Positions of the newlines that end records: those outside quotes."""
+    data = np.frombuffer(block, np.uint8)
+    newline = data == _NEWLINE
+    if quoted and b'"' in block:
+        newline &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
+    return np.flatnonzero(newline)
+
+
+def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole records, each ended by a newline, with the line each begins on.
+
+    Raises:
+        DataError: as `_chunks`, or the file is empty, is not text, or ends inside a quote.
+    """
+    line, rest = 1, b""
+    for chunk in _chunks(path, size):
+        text = chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
+        rest += text
+        cut = rest.rfind(b"\n") + 1
+        if quoted and b'"' in rest:
+            ends = _record_ends(rest, quoted)
+            cut = int(ends[-1]) + 1 if len(ends) else 0
+        if cut:
+            block, rest = rest[:cut], rest[cut:]
+            _check_text(path, block, line)
+            yield line, block
+            line += block.count(b"\n")
+    if rest.strip():
+        _check_text(path, rest, line)
+        if quoted and rest.count(b'"') % 2:
+            raise DataError(f"{path}, line {line}: a quote opened here or later is never closed")
+        yield line, rest + b"\n"
+    elif line == 1:
+        raise DataError(f"{path}: the file is empty")
+
+
+def _without_final_blank_lines(block: bytes) -> bytes:
+    return block.rstrip(b"\r\n") + b"\n" if block.endswith((b"\n\n", b"\n\r\n")) else block
+
+
+def read_delimited(
+    path: Path,
+    separator: str,
+    columns: Sequence[str] | None,
+    *,
+    quoted: bool,
+    encoding: str = "utf-8",
+    block_bytes: int = _BLOCK_BYTES,
+) -> Iterator[pl.DataFrame]:
+    """Frames of strings, one for each block of the file, plus the column `LINE`.
+
+    Args:
+        path: plain, .gz or .zst.
+        separator: one character, or several as in MovieLens' ``::``.
+        columns: the columns' names; None takes them from the first line.
+        quoted: whether fields may be enclosed in double quotes.
+        encoding: ``utf-8`` or ``latin-1``.
+        block_bytes: bytes of text parsed at once.
+
+    Raises:
+        DataError: the file is missing, empty, damaged or not text, or a record has another
+            number of columns than expected; names the file and the line.
+    """
+    for line, raw in _blocks(path, quoted=quoted, encoding=encoding, size=block_bytes):
+        block = _without_final_blank_lines(raw.replace(b"\r\n", b"\n"))
+        single = separator
+        if len(separator) > 1:
+            single = "\x1f"
+            block = block.replace(separator.encode(), single.encode())
+        if columns is None:
+            header, _, block = block.partition(b"\n")
+            columns = _header(path, header, single)
+            line += 1
+            if not block:
+                continue
+        lines = _check_columns(path, block, single, columns, quoted, line)
+        frame = pl.read_csv(
+            io.BytesIO(block),
+            has_header=False,
+            separator=single,
+            schema=dict.fromkeys(columns, pl.String),
+            quote_char='"' if quoted else None,
+            low_memory=True,
+        )
+        yield frame.with_columns(pl.Series(LINE, lines))
+
+
+def _header(path: Path, header: bytes, separator: str) -> list[str]:
+    names = [name.strip().strip('"') for name in header.decode("utf-8-sig").split(separator)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path}, line 1: repeated column names: {', '.join(repeated)}")
+    return names
+
+
+def _check_columns(
+    path: Path, block: bytes, separator: str, columns: Sequence[str], quoted: bool, line: int
+) -> np.ndarray:
+    """The line of every record in the block, all checked to have ``len(columns)`` columns."""
+    data = np.frombuffer(block, np.uint8)
+    ends = _record_ends(block, quoted)
+    is_separator = data == ord(separator)
+    if quoted and b'"' in block:
+        is_separator &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
+    before = np.searchsorted(np.flatnonzero(is_separator), ends)
+    found = np.diff(before, prepend=0) + 1
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lines = line + np.searchsorted(np.flatnonzero(data == _NEWLINE), starts)
+    wrong = np.flatnonzero(found != len(columns))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{path}, line {lines[first]}: {found[first]} columns where {len(columns)} are "
+            f"expected; repair or remove the line"
+        )
+    return lines.astype(np.uint64)

@@ -1,0 +1,59 @@
+"""Where things are in a prepared data set; shared by its writer and its reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from mlet.data.schema import SPLITS, SplitName
+
+SCHEMA = "schema.json"
+LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
+
+
+def _file_name(field: str) -> str:
+    """A field's name as part of a file name: unusual characters are percent-encoded."""
+    return quote(field, safe=" ()[]+,=@")
+
+
+def vocabulary(root: Path, field: str) -> Path:
+    """Parquet: ``category`` and training ``count``; row i is id i, row 0 "unknown or rare"."""
+    return root / "vocabularies" / f"{_file_name(field)}.parquet"
+
+
+def create_folders(root: Path) -> None:
+    """Make the folders that the other paths lie in."""
+    (root / "vocabularies").mkdir()
+    for split in SPLITS:
+        for kind in ("fields", "bags"):
+            (root / split / kind).mkdir(parents=True)
+
+
+def labels(root: Path, split: SplitName) -> Path:
+    """(N,) uint8."""
+    return root / split / LABELS
+
+
+def dense(root: Path, split: SplitName) -> Path:
+    """(N, D) float32, scaled."""
+    return root / split / DENSE
+
+
+def probabilities(root: Path, split: SplitName) -> Path:
+    """(N,) float64 true click probabilities; synthetic data only."""
+    return root / split / PROBABILITIES
+
+
+def ids(root: Path, split: SplitName, field: str) -> Path:
+    """(N,) int32 of a one-valued field."""
+    return root / split / "fields" / f"{_file_name(field)}.npy"
+
+
+def bag_values(root: Path, split: SplitName, field: str) -> Path:
+    """(V,) int32: the categories of all rows' bags, end to end."""
+    return root / split / "bags" / f"{_file_name(field)}.values.npy"
+
+
+def bag_offsets(root: Path, split: SplitName, field: str) -> Path:
+    """(N + 1,) int64: where each row's bag starts in the values; the last entry is V."""
+    return root / split / "bags" / f"{_file_name(field)}.offsets.npy"

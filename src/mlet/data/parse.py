@@ -1,0 +1,61 @@
+"""Strings to numbers, with an error that names file, line, column and value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from mlet.data.delimited import LINE
+from mlet.errors import DataError
+
+
+def _refuse_first(
+    frame: pl.DataFrame, bad: pl.Series, column: str, path: Path, expected: str
+) -> None:
+    if bad.any():
+        row = frame.filter(bad).row(0, named=True)
+        value = row[column]
+        shown = "nothing" if value is None else repr(value if len(value) < 60 else value[:57] + "…")
+        raise DataError(
+            f"{path}, line {row[LINE]}: column {column!r} holds {shown}, expected {expected}"
+        )
+
+
+def integers(frame: pl.DataFrame, column: str, path: Path, *, required: bool = False) -> pl.Series:
+    """The column as Int64; missing values stay missing unless ``required``.
+
+    Raises:
+        DataError: a value is no integer, does not fit 64 bits, or is missing where required.
+    """
+    text = frame[column].str.strip_chars()
+    values: pl.Series = text.cast(pl.Int64, strict=False)
+    bad = values.is_null() if required else values.is_null() & text.is_not_null()
+    _refuse_first(frame, bad, column, path, "a 64-bit integer")
+    return values
+
+
+def numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """The column as Float64; missing values stay missing.
+
+    Raises:
+        DataError: a value is no number, NaN or infinite.
+    """
+    text = frame[column].str.strip_chars()
+    values: pl.Series = text.cast(pl.Float64, strict=False)
+    bad = (values.is_null() & text.is_not_null()) | (~values.is_finite()).fill_null(False)
+    _refuse_first(frame, bad, column, path, "a finite number")
+    return values
+
+
+def labels(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """The column as 0/1 (UInt8).
+
+    Raises:
+        DataError: a value is neither 0 nor 1 (also written 0.0 and 1.0), or is missing.
+    """
+    values = frame[column].str.strip_chars().cast(pl.Float64, strict=False)
+    bad = ~values.is_in([0.0, 1.0]).fill_null(False)
+    _refuse_first(frame, bad, column, path, "a label, 0 or 1")
+    zero_or_one: pl.Series = values.cast(pl.UInt8)
+    return zero_or_one

@@ -1,0 +1,338 @@
+"""Raw click data to a prepared data set: split, vocabularies, columns.
+
+The rows pass through the disk once, as Parquet in a staging folder, and are then worked on one
+column and a few million rows at a time, so that memory depends on the largest vocabulary rather
+than on the number of rows (plus nine bytes a row for the split).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from sklearn.metrics import log_loss, roc_auc_score
+
+from mlet.atomic import atomic_directory
+from mlet.data import layout
+from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
+from mlet.data.source import (
+    LABEL,
+    PROBABILITY,
+    SPLIT,
+    TIME,
+    DenseScale,
+    RawSource,
+    dense_column,
+    field_column,
+)
+from mlet.data.vocabulary import Vocabulary, VocabularyBuilder
+from mlet.errors import ConfigError, DataError
+
+#: Called with what is being done and how many of how many steps (None: unknown) are behind.
+Report: TypeAlias = Callable[[str, int, int | None], None]
+
+_CHUNK_ROWS = 2_000_000
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How rows are divided into train, valid and test.
+
+    Attributes:
+        by: ``time`` (earliest rows train, latest test), ``order`` of the file, ``random``, or
+            ``given`` by the source; None takes the source's default.
+        valid, test: shares of the rows; the rest is for training.
+        seed: of the random split.
+    """
+
+    by: Literal["time", "order", "random", "given"] | None = None
+    valid: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
+            raise ConfigError(
+                f"shares valid={self.valid} and test={self.test} must be above 0 and together "
+                f"below 1, so that rows are left for training"
+            )
+
+
+def prepare(
+    source: RawSource,
+    out: Path,
+    *,
+    split: SplitRule | None = None,
+    min_count: int = 1,
+    overwrite: bool = False,
+    report: Report = lambda what, done, total: None,
+) -> DatasetSchema:
+    """Turn raw data into a prepared data set at ``out``, which appears whole or not at all.
+
+    Args:
+        source: a reader's rows.
+        split: how to divide them; by default the source's way, 80/10/10.
+        min_count: training occurrences below which a category is "unknown or rare" (id 0).
+        overwrite: replace an existing data set, once the new one is complete.
+        report: told of progress.
+
+    Raises:
+        DataError: the input is damaged or too small; names file and line.
+        RunError: ``out`` exists and ``overwrite`` is false.
+        ConfigError: the split or ``min_count`` cannot be used with this source.
+    """
+    if min_count < 1:
+        raise ConfigError(f"min_count must be at least 1, got {min_count}")
+    rule = split or SplitRule()
+    by = rule.by or source.default_split
+    columns = source.columns
+    if (by == "time" and not columns.time) or ((by == "given") != columns.split):
+        raise ConfigError(
+            f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
+        )
+    with atomic_directory(out, overwrite=overwrite) as building:
+        staged = _stage(source, building / ".staging", report)
+        assignment = _assign(staged, by, rule)
+        layout.create_folders(building)
+        steps = len(columns.categorical) + len(columns.multi_valued) + 1
+        fields = []
+        report("encoding fields", 0, steps)
+        for name in columns.categorical:
+            fields.append(_encode_field(staged, assignment, building, name, min_count))
+            report("encoding fields", len(fields), steps)
+        for name in columns.multi_valued:
+            fields.append(_encode_bags(staged, assignment, building, name, min_count))
+            report("encoding fields", len(fields), steps)
+        _write_dense(staged, assignment, building, columns.dense)
+        schema = DatasetSchema(
+            source=source.description,
+            split_by=by,
+            seed=rule.seed,
+            min_count=min_count,
+            dense=[DenseSchema(name=name, scale=scale) for name, scale in columns.dense.items()],
+            fields=fields,
+            splits=_write_labels(staged, assignment, building, columns.probability),
+        )
+        report("encoding fields", steps, steps)
+        (building / layout.SCHEMA).write_text(schema.model_dump_json(indent=2), encoding="utf-8")
+        shutil.rmtree(staged.folder)
+    return schema
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """The typed rows on disk, in parts of known length."""
+
+    folder: Path
+    lengths: list[int]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.lengths)
+
+    def chunks(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
+        """The chosen columns, a few million rows at a time, and which rows they are."""
+        part, start = 0, 0
+        while part < len(self.lengths):
+            stop, rows = part, 0
+            while stop < len(self.lengths) and (stop == part or rows < _CHUNK_ROWS):
+                rows += self.lengths[stop]
+                stop += 1
+            frames = [
+                pl.read_parquet(self.folder / f"{index}.parquet", columns=list(columns))
+                for index in range(part, stop)
+            ]
+            yield slice(start, start + rows), pl.concat(frames)
+            part, start = stop, start + rows
+
+
+def _stage(source: RawSource, folder: Path, report: Report) -> _Staged:
+    folder.mkdir()
+    lengths: list[int] = []
+    report("reading", 0, None)
+    for frame in source.frames():
+        if len(frame):
+            frame.write_parquet(folder / f"{len(lengths)}.parquet", compression="lz4")
+            lengths.append(len(frame))
+            report("reading", sum(lengths), None)
+    if not lengths:
+        raise DataError(f"{source.description}: no rows")
+    return _Staged(folder, lengths)
+
+
+def _assign(staged: _Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
+    """The split of every row: 0 train, 1 valid, 2 test; none is empty."""
+    rows = staged.rows
+    assignment = np.empty(rows, np.uint8)
+    if by == "given":
+        for chunk, frame in staged.chunks(SPLIT):
+            assignment[chunk] = frame[SPLIT].to_numpy()
+    else:
+        if by == "time":
+            time = np.concatenate([frame[TIME].to_numpy() for _, frame in staged.chunks(TIME)])
+            order = np.argsort(time, kind="stable")
+        elif by == "random":
+            order = np.random.default_rng(rule.seed).permutation(rows)
+        else:
+            order = np.arange(rows)
+        test = round(rows * rule.test)
+        valid = round(rows * rule.valid)
+        assignment[order[: rows - valid - test]] = 0
+        assignment[order[rows - valid - test : rows - test]] = 1
+        assignment[order[rows - test :]] = 2
+    empty = [name for place, name in enumerate(SPLITS) if not (assignment == place).any()]
+    if empty:
+        raise DataError(f"{rows} rows are too few: the {empty[0]} split would be empty")
+    return assignment
+
+
+def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
+    return pl.Series(assignment[chunk] == 0)
+
+
+def _build_vocabulary(
+    staged: _Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
+) -> Vocabulary:
+    """From the training rows alone."""
+    builder = VocabularyBuilder()
+    for chunk, frame in staged.chunks(field_column(name)):
+        column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
+        builder.add(_explode(column) if bags else column)
+    return builder.build(min_count)
+
+
+def _explode(bags: pl.Series) -> pl.Series:
+    """All values of all bags; empty bags leave nothing behind (``explode`` would leave a null)."""
+    values: pl.Series = bags.filter(bags.list.len() > 0).explode()
+    return values
+
+
+def _field_schema(name: str, vocabulary: Vocabulary, *, multi_valued: bool) -> FieldSchema:
+    return FieldSchema(
+        name=name,
+        num_categories=len(vocabulary),
+        multi_valued=multi_valued,
+        total_categories=vocabulary.total_categories,
+    )
+
+
+def _encode_field(
+    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+) -> FieldSchema:
+    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=False)
+    vocabulary.write(layout.vocabulary(root, name))
+    outputs = [
+        _Column(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
+        for place, split in enumerate(SPLITS)
+    ]
+    for chunk, frame in staged.chunks(field_column(name)):
+        ids = vocabulary.encode(frame[field_column(name)])
+        for place, output in enumerate(outputs):
+            output.append(ids[assignment[chunk] == place])
+    return _field_schema(name, vocabulary, multi_valued=False)
+
+
+def _encode_bags(
+    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+) -> FieldSchema:
+    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=True)
+    vocabulary.write(layout.vocabulary(root, name))
+    lengths = np.concatenate(
+        [frame.to_series().list.len().to_numpy() for _, frame in staged.chunks(field_column(name))]
+    )
+    outputs = []
+    for place, split in enumerate(SPLITS):
+        offsets = np.concatenate([[0], np.cumsum(lengths[assignment == place], dtype=np.int64)])
+        np.save(layout.bag_offsets(root, split, name), offsets)
+        outputs.append(_Column(layout.bag_values(root, split, name), np.int32, int(offsets[-1])))
+    for chunk, frame in staged.chunks(field_column(name)):
+        bags = frame[field_column(name)]
+        for place, output in enumerate(outputs):
+            output.append(
+                vocabulary.encode(_explode(bags.filter(pl.Series(assignment[chunk] == place))))
+            )
+    return _field_schema(name, vocabulary, multi_valued=True)
+
+
+def _write_dense(
+    staged: _Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    features: dict[str, DenseScale],
+) -> None:
+    """All dense features side by side, scaled: missing is 0, log is ``log(1 + max(x, 0))``."""
+    outputs = [
+        _Column(
+            layout.dense(root, split), np.float32, int((assignment == place).sum()), len(features)
+        )
+        for place, split in enumerate(SPLITS)
+    ]
+    if not features:
+        return
+    expressions = []
+    for name, scale in features.items():
+        column = pl.col(dense_column(name)).fill_null(0.0)
+        scaled = column.clip(lower_bound=0.0).log1p() if scale == "log" else column
+        expressions.append(scaled.cast(pl.Float32))
+    for chunk, frame in staged.chunks(*map(dense_column, features)):
+        values = frame.select(expressions).to_numpy()
+        infinite = ~np.isfinite(values)
+        if infinite.any():
+            name = list(features)[int(np.argwhere(infinite)[0, 1])]
+            raise DataError(
+                f"dense feature {name!r} has values too large for float32; scale it with 'log'"
+            )
+        for place, output in enumerate(outputs):
+            output.append(values[assignment[chunk] == place])
+
+
+def _write_labels(
+    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, probability: bool
+) -> dict[Literal["train", "valid", "test"], SplitSchema]:
+    def gather(column: str) -> npt.NDArray[np.float64]:
+        return np.concatenate([frame[column].to_numpy() for _, frame in staged.chunks(column)])
+
+    labels = gather(LABEL)
+    truth = gather(PROBABILITY) if probability else None
+    splits = {}
+    for place, name in enumerate(SPLITS):
+        rows = assignment == place
+        clicks = labels[rows]
+        np.save(layout.labels(root, name), clicks)
+        if name != "train" and len(np.unique(clicks)) < 2:
+            raise DataError(
+                f"the {name} split has only labels {int(clicks[0])}, so AUC is undefined; give it "
+                f"more rows or split at random"
+            )
+        bayes: dict[str, float] = {}
+        if truth is not None:
+            np.save(layout.probabilities(root, name), truth[rows])
+            bayes = {
+                "bayes_auc": float(roc_auc_score(clicks, truth[rows])),
+                "bayes_logloss": float(log_loss(clicks, truth[rows])),
+            }
+        splits[name] = SplitSchema(rows=len(clicks), click_rate=float(clicks.mean()), **bayes)
+    return splits
+
+
+class _Column:
+    """A .npy file of known length, filled from the front."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, rows: int, width: int | None = None):
+        shape = (rows,) if width is None else (rows, width)
+        if 0 in shape:  # an empty array cannot be memory-mapped
+            np.save(path, np.empty(shape, dtype))
+            self._array = np.empty(shape, dtype)
+        else:
+            self._array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        self._filled = 0
+
+    def append(self, values: npt.NDArray[np.generic]) -> None:
+        self._array[self._filled : self._filled + len(values)] = values
+        self._filled += len(values)

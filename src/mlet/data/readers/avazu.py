@@ -1,0 +1,66 @@
+"""Avazu click-through-rate challenge: ``train.csv`` (or ``train.gz``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from mlet.data import parse
+from mlet.data.delimited import LINE, read_delimited
+from mlet.data.source import LABEL, TIME, RawColumns, field_column
+from mlet.errors import DataError
+
+CATEGORICAL = (
+    *("C1", "banner_pos", "site_id", "site_domain", "site_category"),
+    *("app_id", "app_domain", "app_category"),
+    *("device_id", "device_ip", "device_model", "device_type", "device_conn_type"),
+    *(f"C{i}" for i in range(14, 22)),
+)
+
+
+class AvazuSource:
+    """Comma-separated with a header; ``hour`` is YYMMDDHH.
+
+    The 21 published categorical columns, plus ``hour`` (of the day) and ``weekday`` read off the
+    time stamp. The impression ``id`` is not a feature.
+    """
+
+    default_split: Literal["time"] = "time"
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """``paths``: one file or several with the same header."""
+        self.paths = tuple(paths)
+        self.columns = RawColumns(
+            dense={}, categorical=(*CATEGORICAL, "hour", "weekday"), time=True
+        )
+        self.description = f"avazu: {', '.join(path.name for path in self.paths)}"
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.RawSource`."""
+        for path in self.paths:
+            for raw in read_delimited(path, ",", None, quoted=False):
+                missing = [c for c in ("click", "hour", *CATEGORICAL) if c not in raw.columns]
+                if missing:
+                    raise DataError(
+                        f"{path}, line 1: no column {missing[0]!r}; expected the header of Avazu's "
+                        f"train.csv (id, click, hour, C1, …)"
+                    )
+                time = parse.integers(raw, "hour", path, required=True)
+                stamp = ("20" + raw["hour"] + "00").str.to_datetime("%Y%m%d%H%M", strict=False)
+                if stamp.null_count():
+                    row = raw.filter(stamp.is_null()).row(0, named=True)
+                    raise DataError(
+                        f"{path}, line {row[LINE]}: column 'hour' holds {row['hour']!r}, "
+                        f"expected YYMMDDHH"
+                    )
+                yield pl.DataFrame(
+                    {LABEL: parse.labels(raw, "click", path), TIME: time}
+                    | {field_column(name): raw[name] for name in CATEGORICAL}
+                    | {
+                        field_column("hour"): stamp.dt.hour().cast(pl.String),
+                        field_column("weekday"): stamp.dt.weekday().cast(pl.String),
+                    }
+                )

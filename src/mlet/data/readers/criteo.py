@@ -1,0 +1,44 @@
+"""Criteo display-advertising data: the Kaggle challenge's ``train.txt`` and the 1 TB logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from mlet.data import parse
+from mlet.data.delimited import read_delimited
+from mlet.data.source import LABEL, RawColumns, dense_column, field_column
+
+DENSE = tuple(f"I{i}" for i in range(1, 14))
+CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
+
+
+class CriteoSource:
+    """Tab-separated, no header: label, 13 integers, 26 hashed categories, empty where missing.
+
+    The rows are in order of time (Criteo's readme), so the default split is by their order.
+    """
+
+    default_split: Literal["order"] = "order"
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """``paths``: one file or several in order of time (``day_0``, ``day_1``, …)."""
+        self.paths = tuple(paths)
+        self.columns = RawColumns(dense=dict.fromkeys(DENSE, "log"), categorical=CATEGORICAL)
+        self.description = f"criteo: {', '.join(path.name for path in self.paths)}"
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.RawSource`."""
+        for path in self.paths:
+            for raw in read_delimited(path, "\t", ("label", *DENSE, *CATEGORICAL), quoted=False):
+                yield pl.DataFrame(
+                    {LABEL: parse.labels(raw, "label", path)}
+                    | {
+                        dense_column(name): parse.integers(raw, name, path).cast(pl.Float64)
+                        for name in DENSE
+                    }
+                    | {field_column(name): raw[name] for name in CATEGORICAL}
+                )

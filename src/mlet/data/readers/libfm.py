@@ -1,0 +1,75 @@
+"""libFM text as published for Frappe and MovieLens-tag: ``label id:1 id:1 …``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from mlet.data.delimited import LINE, read_delimited
+from mlet.data.source import LABEL, SPLIT, RawColumns, field_column
+from mlet.errors import DataError
+
+
+class LibFMSource:
+    """One-hot libFM rows with one feature a field: the i-th feature of every row is field i.
+
+    Labels are 1 and -1 (or 0). Rows of varying length have no fields and are refused.
+    """
+
+    def __init__(self, paths: Sequence[Path], given: Mapping[str, Path] | None = None) -> None:
+        """Read ``paths``, to be split by mlet, or the published ``train``/``valid``/``test``.
+
+        Args:
+            paths: files whose rows are pooled and then split.
+            given: files by split (``train``, ``valid``, ``test``), kept as they are.
+
+        Raises:
+            DataError: the first row cannot be read.
+        """
+        splits = ("train", "valid", "test")
+        self._files = [(path, None) for path in paths] + [
+            (path, splits.index(split)) for split, path in (given or {}).items()
+        ]
+        self.default_split: Literal["random", "given"] = "given" if given else "random"
+        self._width = self._first_width(self._files[0][0])
+        self._names = tuple(f"field_{place}" for place in range(1, self._width + 1))
+        self.columns = RawColumns(dense={}, categorical=self._names, split=bool(given))
+        self.description = f"libfm: {', '.join(path.name for path, _ in self._files)}"
+
+    @staticmethod
+    def _first_width(path: Path) -> int:
+        """Number of features in the first row."""
+        frame = next(read_delimited(path, "\x1e", ("row",), quoted=False, block_bytes=65_536))
+        return len(str(frame["row"][0]).split(" ")) - 1
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.RawSource`."""
+        for path, split in self._files:
+            for raw in read_delimited(path, " ", ("label", *self._names), quoted=False):
+                label = raw["label"].cast(pl.Float64, strict=False)
+                bad = ~label.is_in([1.0, 0.0, -1.0]).fill_null(False)
+                if bad.any():
+                    row = raw.filter(bad).row(0, named=True)
+                    raise DataError(
+                        f"{path}, line {row[LINE]}: label {row['label']!r}, expected 1, 0 or -1"
+                    )
+                columns: dict[str, pl.Series] = {LABEL: (label > 0).cast(pl.UInt8)}
+                if split is not None:
+                    columns[SPLIT] = pl.repeat(split, len(raw), dtype=pl.UInt8, eager=True)
+                for name in self._names:
+                    columns[field_column(name)] = _category(raw, name, path)
+                yield pl.DataFrame(columns)
+
+
+def _category(raw: pl.DataFrame, name: str, path: Path) -> pl.Series:
+    category = raw[name].str.extract(r"^(\d+):1(?:\.0*)?$")
+    if category.null_count():
+        row = raw.filter(category.is_null()).row(0, named=True)
+        raise DataError(
+            f"{path}, line {row[LINE]}: feature {row[name]!r} of {name!r}, expected 'id:1'; only "
+            f"one-hot libFM files with one feature a field are read"
+        )
+    return category

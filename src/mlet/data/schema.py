@@ -1,0 +1,73 @@
+"""``schema.json`` of a prepared data set: what its columns are and how they came to be."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from mlet.data.source import DenseScale
+from mlet.settings import Settings
+
+SplitName = Literal["train", "valid", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+FORMAT_VERSION = 1
+
+
+class FieldSchema(Settings):
+    """One categorical field.
+
+    Attributes:
+        name: as in the raw data.
+        num_categories: size of its table, id 0 ("unknown or rare") included.
+        multi_valued: whether a row holds a bag of categories.
+        total_categories: distinct categories in the training split before ``min_count``.
+    """
+
+    name: str
+    num_categories: int
+    multi_valued: bool
+    total_categories: int
+
+
+class DenseSchema(Settings):
+    """One dense feature and the scaling that is already applied to its column."""
+
+    name: str
+    scale: DenseScale
+
+
+class SplitSchema(Settings):
+    """One split: its rows, its share of clicks and, for synthetic data, the best scores possible.
+
+    Attributes:
+        bayes_auc, bayes_logloss: of the true click probabilities against the labels drawn from
+            them: the ceiling and the floor for any model on these rows.
+    """
+
+    rows: int
+    click_rate: float
+    bayes_auc: float | None = None
+    bayes_logloss: float | None = None
+
+
+class DatasetSchema(Settings):
+    """Everything a model or a reader needs to know of a prepared data set."""
+
+    format_version: int = FORMAT_VERSION
+    source: str
+    split_by: Literal["time", "order", "random", "given"]
+    seed: int
+    min_count: int
+    dense: list[DenseSchema]
+    fields: list[FieldSchema]
+    splits: dict[SplitName, SplitSchema]
+
+    @property
+    def one_valued(self) -> list[FieldSchema]:
+        """Fields with exactly one category a row, in column order."""
+        return [field for field in self.fields if not field.multi_valued]
+
+    @property
+    def multi_valued(self) -> list[FieldSchema]:
+        """Fields with a bag of categories a row."""
+        return [field for field in self.fields if field.multi_valued]

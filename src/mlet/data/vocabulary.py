@@ -1,0 +1,66 @@
+"""The categories of one field, their ids and their training counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+#: Batches of counts folded together at once; bounds memory while counting.
+_FOLD = 8
+
+
+class VocabularyBuilder:
+    """Counts categories batch by batch."""
+
+    def __init__(self) -> None:
+        self._counts: list[pl.DataFrame] = []
+
+    def add(self, categories: pl.Series) -> None:
+        """Count a batch of categories (String; missing counts as the category "")."""
+        counts = pl.DataFrame({"category": categories.fill_null("")})
+        self._counts.append(counts.group_by("category").agg(pl.len().cast(pl.Int64).alias("count")))
+        if len(self._counts) >= _FOLD:
+            self._counts = [self._fold()]
+
+    def _fold(self) -> pl.DataFrame:
+        return pl.concat(self._counts).group_by("category").agg(pl.col("count").sum())
+
+    def build(self, min_count: int) -> Vocabulary:
+        """Number the categories seen at least ``min_count`` times, the most frequent first."""
+        counts = self._fold()
+        kept = counts.filter(pl.col("count") >= min_count).sort(
+            ["count", "category"], descending=[True, False]
+        )
+        rare = int(counts["count"].sum()) - int(kept["count"].sum())
+        unknown = pl.DataFrame(
+            {"category": [None], "count": [rare]},
+            schema={"category": pl.String, "count": pl.Int64},
+        )
+        return Vocabulary(pl.concat([unknown, kept]), total_categories=len(counts))
+
+
+class Vocabulary:
+    """Categories to ids. Id 0 is "unknown or rare"; the others are ordered by training count."""
+
+    def __init__(self, table: pl.DataFrame, total_categories: int) -> None:
+        """``table``: ``category`` (null for id 0) and ``count``, row i for id i."""
+        self.table = table
+        self.total_categories = total_categories
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def encode(self, categories: pl.Series) -> npt.NDArray[np.int32]:
+        """Ids (int32) of the categories; 0 for those not in the vocabulary."""
+        known = self.table.select("category", pl.int_range(pl.len(), dtype=pl.Int32).alias("id"))
+        joined = pl.DataFrame({"category": categories.fill_null("")}).join(
+            known, on="category", how="left", maintain_order="left"
+        )
+        return joined["id"].fill_null(0).to_numpy()
+
+    def write(self, path: Path) -> None:
+        """Write the table as Parquet."""
+        self.table.write_parquet(path)

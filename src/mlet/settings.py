@@ -1,0 +1,93 @@
+"""The base of everything a user configures: strict, immutable, and helpful when wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from mlet.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """A node of a configuration tree; unknown keys are errors that suggest the nearest one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], origin: str) -> Self:
+        """Validate ``values``; ``origin`` says where they come from, for the error.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is of the wrong kind or range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"{origin}: {_explain(error, values, cls)}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and validate a YAML file.
+
+        Raises:
+            ConfigError: the file is missing, not YAML, or not valid.
+        """
+        return cls.parse(load_yaml(path), str(path))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, not YAML, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; is it a YAML file?") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{path}{place}: {problem}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines")
+    return values
+
+
+def _known_keys(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed beside the one at ``location``."""
+    for step in location[:-1]:
+        field = cls.model_fields.get(str(step))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        if not issubclass(field.annotation, BaseModel):
+            return []
+        cls = field.annotation
+    return list(cls.model_fields)
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
+    """All problems on one line, in the user's spelling of the keys."""
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(step) for step in item["loc"]) or "configuration"
+        if item["type"] == "extra_forbidden":
+            name = str(item["loc"][-1])
+            known = _known_keys(cls, item["loc"])
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            problems.append(f"unknown key {key!r}; {hint}")
+        elif item["type"] == "missing":
+            problems.append(f"{key!r} is missing")
+        else:
+            problems.append(f"{key!r}: {item['msg']} (got {item['input']!r})")
+    return "; ".join(problems)
