@@ -1,0 +1,71 @@
+"""Collapsed models as safetensors: ordinary tables under their fields' names.
+
+``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids; the
+other names are those of the model's ``state_dict``. The metadata (``model``, ``schema``) is
+enough to build the model again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mlet.atomic import atomic_path
+from mlet.data.schema import DatasetSchema
+from mlet.errors import RunError
+from mlet.models import AnyModelConfig, CTRModel, build_model
+
+_TABLE = "embedding."
+_FORMAT = "mlet-collapsed-1"
+
+
+def save_collapsed(
+    model: CTRModel, config: AnyModelConfig, schema: DatasetSchema, path: Path
+) -> None:
+    """Collapse ``model`` and write it to ``path``, whole or not at all."""
+    tensors = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(_TABLE)
+    }
+    for field in schema.fields:
+        tensors[_TABLE + field.name] = model.embedding.table(field.name)
+    plain = config.model_copy(update={"inner_dim": None})
+    metadata = {
+        "format": _FORMAT,
+        "model": plain.model_dump_json(),
+        "schema": schema.model_dump_json(),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]:
+    """The plain model in a file written by `save_collapsed`, in evaluation mode.
+
+    Raises:
+        RunError: the file is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
+    if metadata.get("format") != _FORMAT:
+        raise RunError(f"{path}: not written by mlet collapse")
+    config = AnyModelConfig.parse(json.loads(metadata["model"]), str(path))
+    schema = DatasetSchema.parse(json.loads(metadata["schema"]), str(path))
+    model = build_model(config, schema)
+    tables = {name: tensors.pop(_TABLE + name) for name in (f.name for f in schema.fields)}
+    model.embedding.load_tables(tables)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    lost = [name for name in missing if not name.startswith(_TABLE)]
+    if lost or unexpected:
+        raise RunError(f"{path}: tensors missing {lost} or unknown {unexpected}")
+    return model.eval(), config, schema

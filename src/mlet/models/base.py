@@ -1,0 +1,71 @@
+"""What every CTR model is: fields in, click logits out, collapsible."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from pydantic import Field as Setting
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from mlet import nn as mlet_nn
+from mlet.data.loader import Batch
+from mlet.data.schema import DatasetSchema
+from mlet.nn.init import InitName
+from mlet.settings import Settings
+
+
+class ModelConfig(Settings):
+    """Settings that all models share.
+
+    Attributes:
+        dim: embedding dimension d of every field.
+        inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
+        init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
+        pooling: of multi-valued fields.
+    """
+
+    dim: int = Setting(16, ge=1)
+    inner_dim: int | None = Setting(None, ge=1)
+    init: InitName = "paper"
+    pooling: Literal["mean", "sum"] = "mean"
+
+
+def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
+    """The one embedding layer of a model: all fields of the data set."""
+    return mlet_nn.FieldEmbedding(
+        [
+            mlet_nn.Field(
+                name=field.name,
+                num_embeddings=field.num_categories,
+                dim=config.dim,
+                inner_dim=config.inner_dim,
+                multi_valued=field.multi_valued,
+                pooling=config.pooling,
+            )
+            for field in (*schema.one_valued, *schema.multi_valued)
+        ],
+        init=config.init,
+    )
+
+
+class CTRModel(nn.Module, ABC):
+    """A click model: `Batch` to logits (B,).
+
+    Attributes:
+        embedding: all categorical fields; the only part that collapsing changes.
+    """
+
+    embedding: mlet_nn.FieldEmbedding
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of the click probability, (B,)."""
+
+    def collapse(self) -> Self:
+        """A copy with ordinary tables and the same outputs; this model stays as it is."""
+        # The tables are the bulk of the model: they are collapsed, not copied and collapsed.
+        memo = {id(self.embedding): self.embedding.collapse()}
+        return copy.deepcopy(self, memo)

@@ -1,0 +1,7 @@
+"""Training runs: configuration, the loop, metrics, checkpoints."""
+
+from mlet.training.config import RunConfig
+from mlet.training.loop import resume, train
+from mlet.training.run import RunDirectory, Summary
+
+__all__ = ["RunConfig", "RunDirectory", "Summary", "resume", "train"]

@@ -1,0 +1,185 @@
+"""The configuration of a training run: one tree, the same in Python, YAML and ``--set``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field as Setting
+from pydantic import model_validator
+
+from mlet.errors import ConfigError
+from mlet.models import AnyModelConfig, DLRMConfig
+from mlet.settings import Settings
+
+OptimizerName = Literal["sgd", "adagrad", "rowwise_adagrad", "adam"]
+
+#: Step sizes used unless the user gives one.
+DEFAULT_LEARNING_RATES: dict[OptimizerName, float] = {
+    "sgd": 0.1,
+    "adagrad": 0.02,
+    "rowwise_adagrad": 0.02,
+    "adam": 0.001,
+}
+
+LearningRate = Annotated[float, Setting(gt=0)]
+
+
+class _StepSize(Settings):
+    """An optimizer's step size, by default that of its name."""
+
+    learning_rate: LearningRate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_learning_rate(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("learning_rate") is None:
+            name = values.get("name", cls.model_fields["name"].default)
+            return {**values, "learning_rate": DEFAULT_LEARNING_RATES.get(name, 0.01)}
+        return values
+
+
+class TableOptimizerConfig(_StepSize):
+    """Optimizer of the embedding tables; touches only the rows a batch queries.
+
+    The projections of two-layer tables have dense gradients and take the same method and step
+    size (row-wise Adagrad: Adagrad), since the product's update is that of both factors.
+    """
+
+    name: OptimizerName = "adagrad"
+
+
+class DenseOptimizerConfig(_StepSize):
+    """Optimizer of everything that is no embedding table."""
+
+    name: Literal["sgd", "adagrad", "adam"] = "adagrad"
+    weight_decay: float = Setting(0.0, ge=0)
+
+
+class OptimizersConfig(Settings):
+    """Separate settings for the tables and for the dense layers."""
+
+    tables: TableOptimizerConfig = Setting(
+        default_factory=lambda: TableOptimizerConfig.parse({}, "default")
+    )
+    dense: DenseOptimizerConfig = Setting(
+        default_factory=lambda: DenseOptimizerConfig.parse({}, "default")
+    )
+
+    @classmethod
+    def same(cls, name: OptimizerName, learning_rate: float | None = None) -> OptimizersConfig:
+        """One method and step size for both (row-wise Adagrad: Adagrad for dense layers)."""
+        dense = "adagrad" if name == "rowwise_adagrad" else name
+        return cls.parse(
+            {
+                "tables": {"name": name, "learning_rate": learning_rate},
+                "dense": {"name": dense, "learning_rate": learning_rate},
+            },
+            "optimizer",
+        )
+
+
+class TrainingConfig(Settings):
+    """How long, how, and on what to train.
+
+    Attributes:
+        batch_size: rows of a step.
+        epochs: passes over the training split, at most.
+        validate_every: steps between validations; null validates at the end of each epoch.
+        patience: stop after this many validations without a better AUC; null trains all epochs.
+        checkpoint_every: steps between checkpoints beside those at validations; null for none.
+        seed: of the initialisation and the shuffle.
+        threads: CPU threads; null leaves torch's choice. Part of what makes runs repeatable to
+            the bit.
+        device: a torch device, as ``cpu`` or ``cuda``.
+    """
+
+    batch_size: int = Setting(256, ge=1)
+    epochs: int = Setting(5, ge=1)
+    validate_every: int | None = Setting(None, ge=1)
+    patience: int | None = Setting(2, ge=1)
+    checkpoint_every: int | None = Setting(None, ge=1)
+    seed: int = Setting(0, ge=0)
+    threads: int | None = Setting(None, ge=1)
+    device: str = "cpu"
+
+
+class RunConfig(Settings):
+    """Everything that determines a run."""
+
+    data: Path
+    model: AnyModelConfig = Setting(default_factory=DLRMConfig)
+    optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
+    training: TrainingConfig = Setting(default_factory=TrainingConfig)
+
+    def to_yaml(self) -> str:
+        """The complete configuration, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+#: The authors' settings, from their public code (benghaem/dlrm_mlet, shell workflows).
+_AUTHORS: dict[str, Any] = {
+    "model": {"name": "dlrm", "dim": 16, "inner_dim": 64, "top_mlp": [512, 256]},
+    "optimizer": {
+        "tables": {"name": "sgd", "learning_rate": 0.2},
+        "dense": {"name": "sgd", "learning_rate": 0.2},
+    },
+    "training": {"batch_size": 128, "epochs": 1, "patience": None},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "criteo-kaggle": {
+        **_AUTHORS,
+        "model": {**_AUTHORS["model"], "bottom_mlp": [512, 256, 64]},
+        "training": {**_AUTHORS["training"], "validate_every": 3_000},
+    },
+    "avazu": {
+        **_AUTHORS,
+        "model": {**_AUTHORS["model"], "bottom_mlp": [256, 64]},
+        "training": {**_AUTHORS["training"], "validate_every": 30_000},
+    },
+}
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put over it, key by key at every depth."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1", …]`` as a tree; values are YAML.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or its value is no YAML.
+    """
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {assignment!r}: expected key=value, as training.epochs=3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML") from None
+        for step in reversed(path.split(".")):
+            value = {step: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A named set of settings.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]

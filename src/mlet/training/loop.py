@@ -1,0 +1,259 @@
+"""The training loop: steps, validations, early stopping, checkpoints, an end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mlet.data import Batch, BatchLoader, PreparedDataset
+from mlet.errors import ConfigError, RunError, TrainingError
+from mlet.export import save_collapsed
+from mlet.models import CTRModel, build_model
+from mlet.training.config import RunConfig
+from mlet.training.metrics import score
+from mlet.training.optimizers import Optimizers
+from mlet.training.predict import predict
+from mlet.training.run import Progress, RunDirectory, Summary, data_fingerprint
+
+
+class Observer(Protocol):
+    """Watches a run, to show it."""
+
+    def start(self, steps: int, done: int) -> None:
+        """Training begins, or resumes with ``done`` of at most ``steps`` steps behind it."""
+
+    def step(self, loss: float, rows: int) -> None:
+        """One step was made on ``rows`` rows."""
+
+    def validation(self, record: dict[str, float]) -> None:
+        """A validation was made; ``record`` is its line of ``metrics.jsonl``."""
+
+
+class SilentObserver:
+    """Shows nothing."""
+
+    def start(self, steps: int, done: int) -> None:
+        """Nothing."""
+
+    def step(self, loss: float, rows: int) -> None:
+        """Nothing."""
+
+    def validation(self, record: dict[str, float]) -> None:
+        """Nothing."""
+
+
+def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Summary:
+    """Train a model in a new run directory.
+
+    Raises:
+        ConfigError, DataError, RunError: settings, data or directory cannot be used.
+        TrainingError: the loss is NaN or infinite.
+    """
+    trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
+    trainer.run.create(config)
+    return trainer.fit()
+
+
+def resume(out: Path, observer: Observer | None = None) -> Summary:
+    """Continue a run from its last checkpoint, to the numbers of an uninterrupted one.
+
+    A finished run is left as it is. Raises as `train`.
+    """
+    run = RunDirectory(out)
+    config = run.config()
+    if run.finished:
+        return run.summary()
+    trainer = _Trainer(config, run, observer or SilentObserver())
+    trainer.restore()
+    return trainer.fit()
+
+
+class _Trainer:
+    """One run in memory."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, observer: Observer) -> None:
+        self.config, self.run, self.observer = config, run, observer
+        settings = config.training
+        try:
+            self.device = torch.device(settings.device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"training.device={settings.device!r}: {reason}") from None
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        # torch's own sparse optimizers build tensors from indices that are valid by construction.
+        torch.sparse.check_sparse_tensor_invariants.disable()
+        torch.manual_seed(settings.seed)
+        self.data = PreparedDataset(config.data)
+        self.loader = BatchLoader(self.data.split("train"), settings.batch_size, settings.seed)
+        self.validation = self.data.split("valid")
+        self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
+        self.optimizers = Optimizers(config.optimizer, self.model)
+        self.progress = Progress()
+
+    def restore(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        state = self.run.load_last()
+        if state is None:
+            return
+        if state["data"] != data_fingerprint(self.data):
+            raise RunError(f"{self.run.root}: {self.config.data} is no longer the run's data set")
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        torch.set_rng_state(state["random"])
+        self.progress = Progress(**state["progress"])
+
+    def fit(self) -> Summary:
+        """Train to the end and write the collapsed model and the summary."""
+        settings, progress = self.config.training, self.progress
+        self.observer.start(settings.epochs * len(self.loader), progress.step)
+        try:
+            while progress.done is None:
+                self._epoch()
+        except KeyboardInterrupt:
+            self._save_checkpoint()
+            raise
+        return self._finish()
+
+    def _epoch(self) -> None:
+        """Train from the current position to the end of its epoch, or to an early stop."""
+        settings, progress = self.config.training, self.progress
+        every = settings.validate_every or len(self.loader)
+        self.model.train()
+        began = time.perf_counter()
+        for batch in self.loader.epoch(progress.epoch, progress.batch):
+            loss = self._step(batch.to(self.device))
+            progress.step += 1
+            progress.batch += 1
+            progress.loss_sum += loss
+            progress.loss_steps += 1
+            self.observer.step(loss, len(batch.labels))
+            last = progress.step == settings.epochs * len(self.loader)
+            checkpoint = settings.checkpoint_every
+            if progress.step % every == 0 or last:
+                progress.seconds += time.perf_counter() - began
+                self._validate(last)
+                if progress.done:
+                    return
+                began = time.perf_counter()
+            elif checkpoint and progress.step % checkpoint == 0:
+                progress.seconds += time.perf_counter() - began
+                self._save_checkpoint()
+                began = time.perf_counter()
+        progress.seconds += time.perf_counter() - began
+        progress.epoch += 1
+        progress.batch = 0
+
+    def _step(self, batch: Batch) -> float:
+        loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._explain(batch, value)
+        self.optimizers.zero_grad()
+        loss.backward()
+        self.optimizers.step()
+        return value
+
+    def _validate(self, last: bool) -> None:
+        """Score the validation split; keep the weights if they are the best; decide to stop."""
+        settings, progress = self.config.training, self.progress
+        probabilities = predict(self.model, self.validation, device=settings.device)
+        scores = score(self.validation.labels, probabilities)
+        record = {
+            "step": progress.step,
+            "epoch": progress.step / len(self.loader),
+            "train_loss": progress.loss_sum / max(progress.loss_steps, 1),
+            **{f"valid_{name}": value for name, value in scores._asdict().items()},
+            "seconds": progress.seconds,
+        }
+        progress.records.append(record)
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        if scores.auc > progress.best_auc:
+            progress.best_auc, progress.best_step, progress.stale = scores.auc, progress.step, 0
+            self.run.save_best({"model": self.model.state_dict(), "step": progress.step})
+        else:
+            progress.stale += 1
+            if settings.patience is not None and progress.stale >= settings.patience:
+                progress.done = "early"
+        if last and progress.done is None:
+            progress.done = "epochs"
+        self.run.write_metrics(progress.records)
+        self._save_checkpoint()
+        self.observer.validation(record)
+
+    def _save_checkpoint(self) -> None:
+        self.run.save_last(
+            {
+                "model": self.model.state_dict(),
+                "optimizers": self.optimizers.state_dict(),
+                "random": torch.get_rng_state(),
+                "progress": asdict(self.progress),
+                "data": data_fingerprint(self.data),
+            }
+        )
+
+    def _finish(self) -> Summary:
+        progress = self.progress
+        self.model.load_state_dict(self.run.load_best()["model"])
+        schema = self.data.schema
+        save_collapsed(self.model, self.config.model, schema, self.run.model_file)
+        best = next(r for r in progress.records if r["step"] == progress.best_step)
+        rows = progress.step * len(self.loader.columns) / len(self.loader)
+        dim = self.config.model.dim
+        tables = sum(field.num_categories * dim for field in schema.fields)
+        embedding = sum(p.numel() for p in self.model.embedding.parameters())
+        total = sum(p.numel() for p in self.model.parameters())
+        summary = Summary(
+            steps=progress.step,
+            epochs=math.ceil(progress.step / len(self.loader)),
+            stopped=str(progress.done),
+            best_step=progress.best_step,
+            valid={
+                name.removeprefix("valid_"): value
+                for name, value in best.items()
+                if name.startswith("valid_")
+            },
+            seconds=progress.seconds,
+            rows_per_second=rows / max(progress.seconds, 1e-9),
+            training_bytes=4 * total,
+            model_bytes=4 * (total - embedding + tables),
+        )
+        self.run.write_summary(summary)
+        return summary
+
+    def _explain(self, batch: Batch, loss: float) -> TrainingError:
+        """Where a loss that is not finite comes from."""
+        step = self.progress.step + 1
+        lower = (
+            f"lower optimizer.tables.learning_rate ({self.config.optimizer.tables.learning_rate}) "
+            f"or optimizer.dense.learning_rate ({self.config.optimizer.dense.learning_rate})"
+        )
+        place, remedy = "the dense layers", lower
+        bad = _first_bad(batch.dense, dim=1)
+        if bad is not None:
+            place = f"the data: dense feature {self.data.schema.dense[bad].name!r}"
+            remedy = "prepare the data set again"
+        else:
+            with torch.no_grad():
+                vectors = self.model.embedding(batch.ids, batch.bags)
+            bad = _first_bad(vectors, dim=1)
+            if bad is not None:
+                place = f"the embedding vectors of field {self.model.embedding.fields[bad].name!r}"
+        return TrainingError(
+            f"{self.run.root}: the loss is {loss} at step {step}; it comes from {place}; {remedy}"
+        )
+
+
+def _first_bad(values: Tensor, dim: int) -> int | None:
+    """The first index along ``dim`` with a value that is NaN or infinite."""
+    finite = torch.isfinite(values).movedim(dim, 0).flatten(1).all(dim=1)
+    places = torch.nonzero(~finite).flatten()
+    return int(places[0]) if len(places) else None

@@ -1,0 +1,89 @@
+"""AUC, logloss and calibration, with bootstrap intervals over rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import log_loss, roc_auc_score
+
+Floats = npt.NDArray[np.float64]
+
+#: Probabilities are kept this far from 0 and 1 when their logarithm is taken.
+_CLIP = 1e-12
+
+
+class Scores(NamedTuple):
+    """Quality of predicted click probabilities on some rows.
+
+    Attributes:
+        auc: area under the ROC curve; NaN where the rows have only one label.
+        logloss: mean negative log-likelihood, in nats.
+        calibration: predicted over observed clicks; 1 is calibrated, NaN without clicks.
+    """
+
+    auc: float
+    logloss: float
+    calibration: float
+
+
+def score(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
+    """Score probabilities (N,) against labels (N,) of 0 and 1."""
+    y = np.asarray(labels, np.float64)
+    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    if not len(y):
+        return Scores(np.nan, np.nan, np.nan)
+    clicks = y.sum()
+    auc = float(roc_auc_score(y, p)) if 0 < clicks < len(y) else np.nan
+    calibration = float(p.sum() / clicks) if clicks else np.nan
+    return Scores(auc, float(log_loss(y, p, labels=[0, 1])), calibration)
+
+
+class Interval(NamedTuple):
+    """A two-sided interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    *,
+    samples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile intervals of each score, from resampling rows with replacement.
+
+    Rows are sorted by prediction once; a resample is a vector of multiplicities, so its AUC is a
+    cumulative sum: the Mann–Whitney statistic with ties counted half.
+    """
+    y = np.asarray(labels, np.float64)
+    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    if not len(y):
+        return dict.fromkeys(Scores._fields, Interval(np.nan, np.nan))
+    order = np.argsort(p, kind="stable")
+    y, p = y[order], p[order]
+    starts = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
+    losses = -np.where(y > 0, np.log(p), np.log1p(-p))
+    generator = np.random.default_rng(seed)
+    draws = np.empty((samples, len(Scores._fields)))
+    for sample in range(samples):
+        weights = np.bincount(generator.integers(len(y), size=len(y)), minlength=len(y))
+        clicks = np.add.reduceat(weights * y, starts)
+        others = np.add.reduceat(weights * (1 - y), starts)
+        total, rest = clicks.sum(), others.sum()
+        below = np.cumsum(others) - others
+        pairs = float(clicks @ (below + others / 2))
+        auc = pairs / (total * rest) if total and rest else np.nan
+        calibration = (weights @ p) / total if total else np.nan
+        draws[sample] = (auc, (weights @ losses) / len(y), calibration)
+    tail = 100 * (1 - confidence) / 2
+    result = {}
+    for name, values in zip(Scores._fields, draws.T, strict=True):
+        known = values[~np.isnan(values)]
+        low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
+        result[name] = Interval(float(low), float(high))
+    return result

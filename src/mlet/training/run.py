@@ -1,0 +1,171 @@
+"""A run on disk: configuration, metrics, checkpoints, the collapsed model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlet.atomic import atomic_path, write_text
+from mlet.data import PreparedDataset
+from mlet.errors import RunError
+from mlet.training.config import RunConfig
+
+
+@dataclass
+class Progress:
+    """Where training stands: all that changes beside tensors.
+
+    Attributes:
+        step: optimizer steps made.
+        epoch, batch: the position of the next batch in the data.
+        loss_sum, loss_steps: training loss since the last validation.
+        best_step, best_auc: the best validation so far.
+        stale: validations since then.
+        seconds: spent in training steps, validation and checkpoints left out.
+        records: one for each validation, the lines of ``metrics.jsonl``.
+        done: why training is over; None while it is not.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    best_step: int = 0
+    best_auc: float = float("-inf")
+    stale: int = 0
+    seconds: float = 0.0
+    records: list[dict[str, float]] = field(default_factory=list)
+    done: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run left behind (``summary.json``).
+
+    Attributes:
+        steps, epochs: of training.
+        stopped: ``early`` (no better AUC within the patience) or ``epochs`` (all were done).
+        best_step: the step whose weights were kept.
+        valid: scores of those weights on the validation split.
+        seconds: spent in training steps.
+        rows_per_second: throughput of training.
+        training_bytes, model_bytes: size of all parameters while training and once collapsed.
+    """
+
+    steps: int
+    epochs: int
+    stopped: str
+    best_step: int
+    valid: dict[str, float]
+    seconds: float
+    rows_per_second: float
+    training_bytes: int
+    model_bytes: int
+
+
+def data_fingerprint(data: PreparedDataset) -> str:
+    """Tells two prepared data sets apart by their schemas."""
+    return hashlib.sha256(data.schema.model_dump_json().encode()).hexdigest()[:16]
+
+
+class RunDirectory:
+    """The files of a run, each written whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.config_file = self.root / "config.yaml"
+        self.metrics_file = self.root / "metrics.jsonl"
+        self.summary_file = self.root / "summary.json"
+        self.model_file = self.root / "model.safetensors"
+        self._last = self.root / "checkpoints" / "last.pt"
+        self._best = self.root / "checkpoints" / "best.pt"
+
+    def create(self, config: RunConfig) -> None:
+        """Start a new run.
+
+        Raises:
+            RunError: there is something in the way.
+        """
+        if self.config_file.exists():
+            state = "finished" if self.finished else "unfinished"
+            remedy = "" if self.finished else f" continue it with --resume {self.root} or"
+            raise RunError(f"{self.root} holds a {state} run;{remedy} choose another directory")
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise RunError(f"{self.root} exists and is no run; choose another directory")
+        write_text(self.config_file, config.to_yaml())
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end."""
+        return self.summary_file.exists()
+
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            RunError: the directory is no run.
+        """
+        if not self.config_file.exists():
+            raise RunError(f"{self.root}: not a run (no config.yaml)")
+        return RunConfig.load(self.config_file)
+
+    def summary(self) -> Summary:
+        """The summary of a finished run.
+
+        Raises:
+            RunError: it is not finished.
+        """
+        self.config()
+        if not self.finished:
+            raise RunError(
+                f"{self.root}: the run is unfinished; continue it with mlet train --resume "
+                f"{self.root}"
+            )
+        return Summary(**json.loads(self.summary_file.read_text(encoding="utf-8")))
+
+    def write_summary(self, summary: Summary) -> None:
+        """Mark the run as finished."""
+        write_text(self.summary_file, json.dumps(asdict(summary), indent=2) + "\n")
+
+    def write_metrics(self, records: list[dict[str, float]]) -> None:
+        """Write all validation records so far, one JSON object a line."""
+        write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Keep the state to resume from."""
+        self._save(state, self._last)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Keep the weights of the best validation."""
+        self._save(state, self._best)
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The state to resume from; None if training was stopped before the first one."""
+        return self._load(self._last) if self._last.exists() else None
+
+    def load_best(self) -> dict[str, Any]:
+        """The weights of the best validation."""
+        return self._load(self._best)
+
+    @staticmethod
+    def _save(state: dict[str, Any], path: Path) -> None:
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise RunError(f"{path}: missing; the run has no validation yet") from None
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            raise RunError(f"{path}: damaged checkpoint; train the run again") from None
+        return state
