@@ -40,6 +40,10 @@ class Settings(BaseModel):
         """
         return cls.parse(load_yaml(path), str(path))
 
+    def to_yaml(self) -> str:
+        """The complete configuration, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.

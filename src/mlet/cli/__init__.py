@@ -1,1 +1,23 @@
-"""The command line."""
+"""The command line: thin commands over the library, with no logic of their own."""
+
+from __future__ import annotations
+
+import sys
+
+from mlet.cli.app import app
+from mlet.cli.console import errors
+from mlet.errors import MletError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run ``mlet``; a problem the user can act on is one line on stderr and exit code 2."""
+    try:
+        app()
+    except MletError as error:
+        errors.print(f"[bold red]error:[/] {error!s}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        errors.print(f"[bold red]error:[/] {place}{error.strerror or error}", soft_wrap=True)
+    sys.exit(2)

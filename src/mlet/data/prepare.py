@@ -322,17 +322,22 @@ def _write_labels(
 
 
 class _Column:
-    """A .npy file of known length, filled from the front."""
+    """A .npy file of known length, written from the front.
+
+    Written rather than mapped: on a full disk a write is an error, a mapped page kills the process.
+    """
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, rows: int, width: int | None = None):
-        shape = (rows,) if width is None else (rows, width)
-        if 0 in shape:  # an empty array cannot be memory-mapped
-            np.save(path, np.empty(shape, dtype))
-            self._array = np.empty(shape, dtype)
-        else:
-            self._array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        self._filled = 0
+        self._dtype = np.dtype(dtype)
+        self._path = path
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (rows,) if width is None else (rows, width),
+        }
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
 
     def append(self, values: npt.NDArray[np.generic]) -> None:
-        self._array[self._filled : self._filled + len(values)] = values
-        self._filled += len(values)
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(values, self._dtype).data)

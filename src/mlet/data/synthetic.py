@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,10 @@ from pydantic import Field, field_validator
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
+from mlet.atomic import atomic_path
+from mlet.data.prepare import Report
 from mlet.data.source import LABEL, PROBABILITY, RawColumns, dense_column, field_column
+from mlet.errors import ConfigError
 from mlet.settings import Settings
 
 Floats = npt.NDArray[np.float64]
@@ -227,3 +231,21 @@ def _names(ranks: npt.NDArray[np.int64], field: int) -> pl.Series:
         code = (code ^ (code >> np.uint32(shift))) * np.uint32(factor)
     code ^= code >> np.uint32(16)
     return pl.Series([f"{value:08x}" for value in code.tolist()]).gather(inverse)
+
+
+def write_criteo_tsv(source: SyntheticSource, path: Path, report: Report) -> None:
+    """Write the rows as Criteo publishes its own: label, dense counts, categories; tab-separated.
+
+    Raises:
+        ConfigError: the source has not Criteo's 13 dense features and 26 fields.
+    """
+    if (len(source.dense), len(source.fields)) != (13, 26):
+        raise ConfigError("Criteo's format has 13 dense features and 26 fields: use preset criteo")
+    dense = [pl.col(dense_column(name)).cast(pl.Int64) for name in source.dense]
+    done = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for frame in source.frames():
+            columns = frame.select(LABEL, *dense, *map(field_column, source.fields))
+            columns.write_csv(file, include_header=False, separator="\t")
+            done += len(frame)
+            report("writing", done, source.config.rows)

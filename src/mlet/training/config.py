@@ -114,10 +114,6 @@ class RunConfig(Settings):
     optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
 
-    def to_yaml(self) -> str:
-        """The complete configuration, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 #: The authors' settings, from their public code (benghaem/dlrm_mlet, shell workflows).
 _AUTHORS: dict[str, Any] = {

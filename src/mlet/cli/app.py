@@ -1,0 +1,49 @@
+"""``mlet`` and its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlet import __version__
+from mlet.cli.compare import compare
+from mlet.cli.prepare import prepare_app
+from mlet.cli.synthesize import synthesize
+from mlet.cli.train import collapse, evaluate, train
+
+app = typer.Typer(
+    name="mlet",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mlet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _mlet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Multi-layer embedding training: better or smaller embedding tables, free when serving.
+
+    Click data becomes a prepared data set ([bold]prepare[/], or [bold]synthesize[/] for data of
+    known truth); a model is trained on it ([bold]train[/]), scored ([bold]evaluate[/]) and written
+    with ordinary tables ([bold]collapse[/]). [bold]compare[/] does it all, with and without MLET.
+    """
+
+
+app.add_typer(prepare_app, name="prepare")
+app.command()(synthesize)
+app.command()(train)
+app.command()(evaluate)
+app.command()(collapse)
+app.command()(compare)

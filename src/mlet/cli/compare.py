@@ -1,0 +1,125 @@
+"""``mlet compare``: SLT and MLET on the user's data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mlet.atomic import write_text
+from mlet.cli.console import counting, errors, output
+from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
+from mlet.cli.train import parse_integers
+from mlet.errors import ConfigError
+from mlet.experiments import CompareConfig, Comparison, write_report
+from mlet.experiments import compare as compare_arms
+from mlet.experiments.table import COLUMNS, markdown, table_rows
+from mlet.settings import load_yaml
+from mlet.training.config import merge
+
+
+def compare(
+    data: Annotated[Path, typer.Argument(help="Prepared data set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for runs and report.")],
+    model: Annotated[str, typer.Option(help="Model: dlrm.")] = "dlrm",
+    dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16,32",
+    inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
+    optimizer: Optimizer = None,
+    learning_rate: Rate = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(help="Tune: every arm tries these and keeps the best on validation."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of run settings.")] = None,
+    set_: Assignments = None,
+    rare_below: Annotated[
+        int, typer.Option(help="A row is rare if a category has fewer training rows.", min=1)
+    ] = 10,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; default: all cores.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers here.")] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Also write the table here.")
+    ] = None,
+) -> None:
+    """What would MLET give me on my data?
+
+    Trains single-layer (SLT) and multi-layer (MLET) embeddings for every dimension with the same
+    budget, early stopping and seeds, and prints quality, size, time and the iso-quality reduction.
+    Called again after an interruption, it continues. OUT gets compare.json and report.html.
+    """
+    values = merge(
+        load_yaml(config) if config else {},
+        overrides(
+            model=model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            assignments=set_,
+        ),
+    )
+    # Runs share the cores: one thread each, unless the user says otherwise.
+    values = merge({"training": {"threads": 1}}, values)
+    values["data"] = str(data.resolve())
+    comparison_config = CompareConfig.parse(
+        {
+            "base": values,
+            "dims": parse_integers(dims, "--dims"),
+            "inner_dims": parse_integers(inner_dims, "--inner-dims"),
+            "seeds": seeds,
+            "learning_rates": _parse_rates(learning_rates),
+            "rare_below": rare_below,
+        },
+        "compare",
+    )
+    try:
+        with counting() as report:
+            comparison = compare_arms(
+                comparison_config,
+                out,
+                jobs=jobs or os.cpu_count() or 1,
+                report=lambda done, total, name: report("training runs", done, total),
+            )
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command continues where it was", soft_wrap=True)
+        raise typer.Exit(130) from None
+    page = write_report(comparison, out)
+    if json is not None:
+        write_text(json, comparison.to_json())
+    if markdown_file is not None:
+        write_text(markdown_file, markdown(comparison))
+    _print(comparison, page)
+
+
+def _parse_rates(text: str | None) -> list[float]:
+    if text is None:
+        return []
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--learning-rates {text!r}: expected numbers with commas") from None
+
+
+def _print(comparison: Comparison, page: Path) -> None:
+    table = Table(title="SLT and MLET, means over seeds ± 95 % t-intervals", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    dim = None
+    for row in table_rows(comparison):
+        if dim is not None and row[1] != dim:
+            table.add_section()
+        dim = row[1]
+        table.add_row(*row, style="bold" if row[0] == "MLET" else None)
+    output.print(table)
+    for sentence in comparison.verdict():
+        output.print(sentence, soft_wrap=True, highlight=False)
+    ceiling = comparison.schema.splits["test"].bayes_auc
+    if ceiling is not None:
+        output.print(f"Best possible test AUC of this synthetic data: {ceiling:.4f}.")
+    output.print(f"report: {page}", soft_wrap=True, highlight=False)

@@ -1,0 +1,94 @@
+"""What the commands print with: progress bars on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+#: Results; tables keep their width when piped into a file.
+output = Console(width=None if Console().is_terminal else 160)
+#: Progress and errors. Markup in messages is off: paths may contain brackets.
+errors = Console(stderr=True)
+
+
+@contextmanager
+def counting() -> Iterator[Any]:
+    """A bar that follows ``report(what, done, total)`` calls."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+class TrainingBar:
+    """Shows a run: steps, loss, rows per second, time left, and a line for each validation."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} rows/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=errors,
+        )
+        self._loss: float | None = None
+
+    def __enter__(self) -> TrainingBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, steps: int, done: int) -> None:
+        """See `mlet.training.loop.Observer`."""
+        self._task = self._progress.add_task("", total=steps, completed=done, loss=0.0, speed=0.0)
+
+    def step(self, loss: float, rows: int) -> None:
+        """See `mlet.training.loop.Observer`; the loss shown is a running mean."""
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        speed = (self._progress.tasks[self._task].speed or 0.0) * rows
+        self._progress.update(self._task, advance=1, loss=self._loss, speed=speed)
+
+    def validation(self, record: dict[str, float]) -> None:
+        """See `mlet.training.loop.Observer`."""
+        self._progress.console.print(
+            f"epoch {record['epoch']:.2f}  step {record['step']:,.0f}  "
+            f"train loss {record['train_loss']:.4f}  valid AUC {record['valid_auc']:.4f}  "
+            f"logloss {record['valid_logloss']:.4f}",
+            highlight=False,
+        )
+
+
+def print_json(values: Any) -> None:
+    """Plain JSON on stdout, for other programs."""
+    print(json.dumps(values, indent=2, allow_nan=False))

@@ -1,0 +1,174 @@
+"""``mlet prepare``: raw click data to a prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+from rich.table import Table
+
+from mlet.cli.console import counting, output
+from mlet.data import DatasetSchema, SplitRule
+from mlet.data import prepare as prepare_source
+from mlet.data.readers import (
+    AvazuSource,
+    CriteoSource,
+    LibFMSource,
+    MovieLensSource,
+    TableSchema,
+    TableSource,
+)
+from mlet.data.source import RawSource
+from mlet.errors import ConfigError
+
+prepare_app = typer.Typer(
+    no_args_is_help=True,
+    help="Turn raw click data into a prepared data set. Inputs may be plain, .gz or .zst.",
+)
+
+Files: TypeAlias = Annotated[list[Path], typer.Argument(help="Input files, pooled in this order.")]
+Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Directory to create.")]
+SplitBy: TypeAlias = Annotated[
+    Literal["time", "order", "random"] | None,
+    typer.Option("--split", help="How to split; default: by time where the data has it."),
+]
+Valid: TypeAlias = Annotated[float, typer.Option(help="Share of rows for validation.")]
+Test: TypeAlias = Annotated[float, typer.Option(help="Share of rows for the test split.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of a random split.", min=0)]
+MinCount: TypeAlias = Annotated[
+    int,
+    typer.Option(help="Categories seen less often in training become 'unknown or rare'.", min=1),
+]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")]
+
+
+def _run(
+    source: RawSource,
+    out: Path,
+    split: Literal["time", "order", "random"] | None,
+    valid: float,
+    test: float,
+    seed: int,
+    min_count: int,
+    overwrite: bool,
+) -> None:
+    rule = SplitRule(by=split, valid=valid, test=test, seed=seed)
+    with counting() as report:
+        schema = prepare_source(
+            source, out, split=rule, min_count=min_count, overwrite=overwrite, report=report
+        )
+    print_schema(schema, out)
+
+
+def print_schema(schema: DatasetSchema, out: Path) -> None:
+    """What was prepared, for a person."""
+    table = Table(title=f"{schema.source}, split by {schema.split_by}", title_justify="left")
+    table.add_column("split")
+    table.add_column("rows", justify="right")
+    table.add_column("clicks", justify="right")
+    ceiling = schema.splits["test"].bayes_auc is not None
+    if ceiling:
+        table.add_column("best possible AUC", justify="right")
+        table.add_column("best possible logloss", justify="right")
+    for name, split in schema.splits.items():
+        best = [f"{split.bayes_auc:.4f}", f"{split.bayes_logloss:.4f}"] if ceiling else []
+        table.add_row(name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best)
+    output.print(table)
+    categories = sum(field.num_categories for field in schema.fields)
+    output.print(
+        f"{len(schema.fields)} categorical fields with {categories:,} categories, "
+        f"{len(schema.dense)} dense features -> {out}",
+        soft_wrap=True,
+    )
+
+
+@prepare_app.command()
+def criteo(
+    files: Files,
+    out: Out,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories."""
+    _run(CriteoSource(files), out, split, valid, test, seed, min_count, overwrite)
+
+
+@prepare_app.command()
+def avazu(
+    files: Files,
+    out: Out,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Avazu's train.csv."""
+    _run(AvazuSource(files), out, split, valid, test, seed, min_count, overwrite)
+
+
+@prepare_app.command()
+def movielens(
+    folder: Annotated[Path, typer.Argument(help="Folder with ratings and movies, .csv or .dat.")],
+    out: Out,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """MovieLens (ml-latest, 20m, 25m, 32m, 1m); a click is a rating of 4 or more."""
+    _run(MovieLensSource(folder), out, split, valid, test, seed, min_count, overwrite)
+
+
+@prepare_app.command()
+def libfm(
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to pool and split.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory to create.")] = None,
+    train_file: Annotated[Path | None, typer.Option(help="Published training file.")] = None,
+    valid_file: Annotated[Path | None, typer.Option(help="Published validation file.")] = None,
+    test_file: Annotated[Path | None, typer.Option(help="Published test file.")] = None,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """One-hot libFM text (Frappe, MovieLens-tag): FILES to split, or the three published files."""
+    if out is None:
+        raise ConfigError("missing --out DIR")
+    given = {"train": train_file, "valid": valid_file, "test": test_file}
+    named = {name: path for name, path in given.items() if path is not None}
+    if bool(files) == bool(named) or len(named) not in (0, 3):
+        raise ConfigError("give either FILES, or all of --train-file, --valid-file and --test-file")
+    source = LibFMSource(files or [], named)
+    _run(source, out, split, valid, test, seed, min_count, overwrite)
+
+
+@prepare_app.command()
+def table(
+    files: Files,
+    schema: Annotated[Path, typer.Option(help="YAML: label, dense, categorical, …")],
+    out: Out,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Any CSV or Parquet file, described by a YAML schema.
+
+    The schema names columns: label, dense (list, or name: log|none), categorical (list),
+    multi_valued (name: separator), time, and the CSV separator.
+    """
+    source = TableSource(files, TableSchema.load(schema))
+    _run(source, out, split, valid, test, seed, min_count, overwrite)

@@ -1,0 +1,227 @@
+"""``mlet train``, ``mlet evaluate`` and ``mlet collapse``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from mlet.cli.console import TrainingBar, errors, output, print_json
+from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
+from mlet.data import PreparedDataset
+from mlet.errors import ConfigError
+from mlet.experiments.table import human_bytes
+from mlet.settings import load_yaml
+from mlet.training import RunConfig, RunDirectory, Summary
+from mlet.training import resume as resume_run
+from mlet.training import train as train_run
+from mlet.training.collapse import collapse_run
+from mlet.training.config import merge, preset
+from mlet.training.evaluate import DEFAULT_EDGES, SliceScores, load_for_evaluation
+from mlet.training.evaluate import evaluate as evaluate_model
+
+
+def train(
+    data: Annotated[Path | None, typer.Argument(help="Prepared data set.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run instead.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    preset_name: Annotated[
+        str | None,
+        typer.Option("--preset", help="The authors' settings: criteo-kaggle or avazu."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model: dlrm.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Embedding dimension d.", min=1)] = None,
+    inner_dim: Annotated[
+        int | None, typer.Option(help="Inner dimension k; 0 for ordinary tables.", min=0)
+    ] = None,
+    optimizer: Optimizer = None,
+    learning_rate: Rate = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    set_: Assignments = None,
+) -> None:
+    """Train a click model on a prepared data set.
+
+    Settings are put over one another: defaults, --preset, --config, options, --set. The run
+    directory keeps the complete configuration, metrics.jsonl, checkpoints and model.safetensors
+    (collapsed). Interrupted runs continue with --resume RUN, to the same numbers.
+
+    Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
+    """
+    if resume is not None:
+        given = (out, config, preset_name, model, dim, inner_dim, optimizer, learning_rate)
+        if any(value is not None for value in (data, *given, epochs, batch_size, seed, set_)):
+            raise ConfigError("--resume RUN takes everything from the run; give it alone")
+        _watch(resume)
+        return
+    if out is None:
+        raise ConfigError("missing --out RUN (or --resume RUN)")
+    values = merge(preset(preset_name) if preset_name else {}, load_yaml(config) if config else {})
+    values = merge(
+        values,
+        overrides(
+            model=model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            assignments=set_,
+            extra={
+                "model": {"dim": dim, "inner_dim": inner_dim},
+                "training": {"seed": seed},
+            },
+        ),
+    )
+    if inner_dim == 0:
+        values = merge(values, {"model": {"inner_dim": None}})
+    if data is not None:
+        values["data"] = str(data)
+    if "data" not in values:
+        raise ConfigError("missing DATA, the prepared data set (or 'data' in --config)")
+    values["data"] = str(Path(values["data"]).resolve())
+    _watch(out, RunConfig.parse(values, "configuration"))
+
+
+def _watch(path: Path, config: RunConfig | None = None) -> None:
+    try:
+        with TrainingBar() as bar:
+            summary = train_run(config, path, bar) if config else resume_run(path, bar)
+    except KeyboardInterrupt:
+        errors.print(f"stopped; continue with: mlet train --resume {path}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print_summary(summary, path)
+
+
+def _print_summary(summary: Summary, path: Path) -> None:
+    why = "no better validation AUC" if summary.stopped == "early" else "all epochs done"
+    output.print(
+        f"best at step {summary.best_step:,}: valid AUC {summary.valid['auc']:.4f}, logloss "
+        f"{summary.valid['logloss']:.4f}  ({why}; {summary.steps:,} steps in "
+        f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    output.print(
+        f"parameters {human_bytes(summary.training_bytes)} in training, "
+        f"{human_bytes(summary.model_bytes)} collapsed -> {RunDirectory(path).model_file}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory or collapsed .safetensors file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set; default: the run's own.")
+    ] = None,
+    split: Annotated[Literal["train", "valid", "test"], typer.Option()] = "test",
+    field: Annotated[
+        str | None, typer.Option(help="Slice by this field's counts; default: the rarest of all.")
+    ] = None,
+    edges: Annotated[str, typer.Option(help="Training counts where slices begin.")] = ",".join(
+        map(str, DEFAULT_EDGES)
+    ),
+    bootstrap: Annotated[int, typer.Option(help="Samples for the intervals.", min=1)] = 200,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.
+
+    A row is in the slice of its rarest category's training count. Calibration is predicted over
+    observed clicks.
+    """
+    model, dataset = load_for_evaluation(run, data)
+    slices = evaluate_model(
+        model,
+        dataset,
+        split=split,
+        field=field,
+        edges=parse_integers(edges, "--edges"),
+        samples=bootstrap,
+    )
+    if json:
+        print_json(
+            {"run": str(run), "split": split, "field": field, "slices": _plain(slices)}
+            | _ceiling(dataset, split)
+        )
+    else:
+        _print_slices(slices, dataset, split)
+
+
+def parse_integers(text: str, option: str) -> list[int]:
+    """``"1,10,100"`` as numbers.
+
+    Raises:
+        ConfigError: a part is no integer.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected integers with commas, as 2,4,8") from None
+
+
+def _ceiling(data: PreparedDataset, split: Literal["train", "valid", "test"]) -> dict[str, Any]:
+    known = data.schema.splits[split]
+    if known.bayes_auc is None:
+        return {}
+    return {"bayes": {"auc": known.bayes_auc, "logloss": known.bayes_logloss}}
+
+
+def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return [
+        {
+            "counts": entry.name,
+            "rows": entry.rows,
+            "clicks": entry.clicks,
+            **{
+                measure: {
+                    "value": number(getattr(entry.scores, measure)),
+                    "low": number(interval.low),
+                    "high": number(interval.high),
+                }
+                for measure, interval in entry.intervals.items()
+            },
+        }
+        for entry in slices
+    ]
+
+
+def _print_slices(
+    slices: list[SliceScores], data: PreparedDataset, split: Literal["train", "valid", "test"]
+) -> None:
+    table = Table(title=f"{split} split of {data.root}", title_justify="left")
+    for column in ("rarest count", "rows", "AUC", "logloss", "calibration"):
+        table.add_column(column, justify="left" if column == "rarest count" else "right")
+    for entry in slices:
+        cells = []
+        for measure, digits in (("auc", 4), ("logloss", 4), ("calibration", 3)):
+            value, interval = getattr(entry.scores, measure), entry.intervals[measure]
+            shown = f"{value:.{digits}f}  [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+            cells.append("–" if math.isnan(value) else shown.replace("[", "\\["))
+        table.add_row(entry.name, f"{entry.rows:,}", *cells)
+    output.print(table)
+    if bayes := _ceiling(data, split).get("bayes"):
+        output.print(f"best possible: AUC {bayes['auc']:.4f}, logloss {bayes['logloss']:.4f}")
+
+
+def collapse(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=".safetensors file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a run's model with ordinary tables (W := W2 W1) and check that scores are the same."""
+    report = collapse_run(run, out, overwrite=overwrite)
+    output.print(
+        f"embedding parameters {human_bytes(report.trained_bytes)} -> "
+        f"{human_bytes(report.collapsed_bytes)}; largest difference between trained and collapsed "
+        f"click probabilities on {report.rows:,} rows: {report.largest_difference:.1e} -> {out}",
+        highlight=False,
+        soft_wrap=True,
+    )

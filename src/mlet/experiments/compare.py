@@ -1,0 +1,221 @@
+"""What would MLET give me on my data? SLT and MLET over dimensions, trained alike."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field as Setting
+from pydantic import PositiveInt
+
+from mlet.atomic import write_text
+from mlet.data import PreparedDataset
+from mlet.errors import MletError, RunError
+from mlet.experiments.results import ArmResult, Comparison, RunScores
+from mlet.export import load_collapsed
+from mlet.settings import Settings
+from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training.config import OptimizersConfig
+from mlet.training.metrics import score
+from mlet.training.predict import predict
+
+
+class CompareConfig(Settings):
+    """A grid of arms and what they share.
+
+    Attributes:
+        base: the run that every arm varies; its dim, inner_dim and seed are replaced.
+        dims: embedding dimensions d, for SLT and MLET alike.
+        inner_dims: inner dimensions k of the MLET arms.
+        seeds: runs of each arm, with seeds 0, 1, ….
+        learning_rates: step sizes tried for tables and dense layers together, the same list for
+            every arm; each arm keeps the one with the best mean validation AUC. Empty trains
+            every arm with the base's step sizes.
+        rare_below: a test row is rare if its rarest category has fewer training rows than this.
+    """
+
+    base: RunConfig
+    dims: list[PositiveInt] = Setting(min_length=1)
+    inner_dims: list[PositiveInt] = Setting(min_length=1)
+    seeds: PositiveInt = 3
+    learning_rates: list[float] = Setting(default_factory=list)
+    rare_below: PositiveInt = 10
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration: SLT (``inner_dim`` None) or MLET, at a step size (None: the base's)."""
+
+    dim: int
+    inner_dim: int | None
+    learning_rate: float | None
+
+    @property
+    def name(self) -> str:
+        """Unique in a comparison; names the run directories."""
+        method = "slt" if self.inner_dim is None else f"mlet-k{self.inner_dim}"
+        rate = "" if self.learning_rate is None else f"-lr{self.learning_rate:g}"
+        return f"{method}-d{self.dim}{rate}"
+
+    def config(self, base: RunConfig, seed: int) -> RunConfig:
+        """The run of one seed."""
+        optimizer = base.optimizer
+        if self.learning_rate is not None:
+            rate = {"learning_rate": self.learning_rate}
+            optimizer = OptimizersConfig(
+                tables=optimizer.tables.model_copy(update=rate),
+                dense=optimizer.dense.model_copy(update=rate),
+            )
+        size = {"dim": self.dim, "inner_dim": self.inner_dim}
+        return RunConfig(
+            data=base.data,
+            model=base.model.model_copy(update=size),
+            optimizer=optimizer,
+            training=base.training.model_copy(update={"seed": seed}),
+        )
+
+
+#: Told the number of finished runs, of all runs, and the name of the one just finished.
+Report = Callable[[int, int, str], None]
+
+
+def compare(
+    config: CompareConfig,
+    out: Path,
+    *,
+    jobs: int = 1,
+    report: Report = lambda done, total, name: None,
+) -> Comparison:
+    """Train every arm with every seed, then score the kept ones on the test split.
+
+    Finished runs in ``out`` are taken as they are and unfinished ones are resumed, so an
+    interrupted comparison continues when it is called again.
+
+    Args:
+        config: the grid.
+        out: directory for the runs and ``compare.json``.
+        jobs: runs trained at once, each in a process of its own.
+        report: told of progress.
+
+    Raises:
+        RunError: ``out`` holds runs with other settings, or a run failed.
+    """
+    began = time.perf_counter()
+    write_text(out / "compare.yaml", config.to_yaml())
+    rates: list[float | None] = [*config.learning_rates] or [None]
+    families = [(dim, inner) for dim in config.dims for inner in (None, *config.inner_dims)]
+    arms = [[Arm(dim, inner, rate) for rate in rates] for dim, inner in families]
+    runs = {
+        _run_path(out, arm, seed): arm.config(config.base, seed)
+        for family in arms
+        for arm in family
+        for seed in range(config.seeds)
+    }
+    _train_all(runs, jobs, report)
+    data = PreparedDataset(config.base.data)
+    rare = data.rarest_counts("test") < config.rare_below
+    results = []
+    for family in arms:
+        chosen = max(family, key=lambda arm: _mean_validation_auc(out, arm, config.seeds))
+        scores = [_score(out, chosen, seed, data, rare) for seed in range(config.seeds)]
+        summary = RunDirectory(_run_path(out, chosen, 0)).summary()
+        rate = chosen.learning_rate or config.base.optimizer.tables.learning_rate
+        results.append(
+            ArmResult(chosen.dim, chosen.inner_dim, rate, tuple(scores), summary.model_bytes)
+        )
+    result = Comparison(
+        schema=data.schema,
+        base=config.base,
+        arms=tuple(results),
+        tried_rates=tuple(config.learning_rates),
+        rare_below=config.rare_below,
+        rare_rows=int(rare.sum()),
+        jobs=jobs,
+        seconds=time.perf_counter() - began,
+        machine=_machine(),
+    )
+    write_text(out / "compare.json", result.to_json())
+    return result
+
+
+def _run_path(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "runs" / f"{arm.name}-seed{seed}"
+
+
+def _machine() -> str:
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def _train_one(config: RunConfig, path: Path) -> None:
+    """Train or continue one run; in a worker process."""
+    run = RunDirectory(path)
+    if not run.config_file.exists():
+        train(config, path)
+        return
+    if run.config() != config:
+        raise RunError(f"{path} holds a run with other settings; choose another --out")
+    resume(path)
+
+
+def _train_all(runs: dict[Path, RunConfig], jobs: int, report: Report) -> None:
+    report(0, len(runs), "")
+    for done, path in enumerate(_completed(runs, jobs), start=1):
+        report(done, len(runs), path.name)
+
+
+def _completed(runs: dict[Path, RunConfig], jobs: int) -> Iterator[Path]:
+    """Train all runs, yielding each as it is finished."""
+    # Workers start afresh: torch's thread pools do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        futures = {pool.submit(_train_one, config, path): path for path, config in runs.items()}
+        try:
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except MletError as error:
+                    raise RunError(f"run {futures[future].name}: {error}") from None
+                yield futures[future]
+        except BrokenProcessPool:
+            raise RunError(
+                "a training process was killed (out of memory?); run the same command again to "
+                "continue, with fewer --jobs"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _mean_validation_auc(out: Path, arm: Arm, seeds: int) -> float:
+    summaries = [RunDirectory(_run_path(out, arm, seed)).summary() for seed in range(seeds)]
+    return float(np.mean([summary.valid["auc"] for summary in summaries]))
+
+
+def _score(out: Path, arm: Arm, seed: int, data: PreparedDataset, rare: np.ndarray) -> RunScores:
+    """Score one run's collapsed model, what would be served, on the test split."""
+    run = RunDirectory(_run_path(out, arm, seed))
+    summary = run.summary()
+    model, _, _ = load_collapsed(run.model_file)
+    columns = data.split("test")
+    probabilities = predict(model, columns)
+    labels = np.asarray(columns.labels)
+    return RunScores(
+        seed=seed,
+        test=score(labels, probabilities),
+        rare=score(labels[rare], probabilities[rare]),
+        valid_auc=summary.valid["auc"],
+        steps=summary.steps,
+        seconds=summary.seconds,
+    )

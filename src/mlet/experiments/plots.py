@@ -1,0 +1,85 @@
+"""Figures of a comparison."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from mlet.experiments.results import Comparison, Rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SLT_COLOUR = "#6b7280"
+_MLET_COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626")
+_MARKERS = ("o", "s", "^", "D", "v")
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mlet",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 11,
+}
+
+
+def auc_curves(comparison: Comparison) -> str:
+    """Test AUC against dimension for SLT and each k, on all and on rare rows: SVG text.
+
+    Points are means over seeds, bands their 95 % t-intervals.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        panels = figure.subplots(1, 2)
+        test_rows = comparison.schema.splits["test"].rows
+        _panel(panels[0], comparison, "test", f"All test rows ({test_rows:,})")
+        rare = (
+            f"Rows with a category seen under {comparison.rare_below} times "
+            f"({comparison.rare_rows:,})"
+        )
+        _panel(panels[1], comparison, "rare", rare)
+        panels[0].legend(frameon=False, loc="lower right")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
+    dims = [arm.dim for arm in comparison.curve(None)]
+    for place, inner_dim in enumerate([None, *comparison.inner_dims]):
+        arms = comparison.curve(inner_dim)
+        points = [arm.estimate(rows, "auc") for arm in arms]
+        colour = _SLT_COLOUR if inner_dim is None else _MLET_COLOURS[(place - 1) % 5]
+        axes.plot(
+            dims,
+            [point.mean for point in points],
+            color=colour,
+            linestyle="--" if inner_dim is None else "-",
+            linewidth=2,
+            marker=_MARKERS[place % 5],
+            markersize=6,
+            label="single-layer (SLT)" if inner_dim is None else f"MLET, k = {inner_dim}",
+        )
+        if all(point.margin is not None for point in points):
+            axes.fill_between(
+                dims,
+                [point.mean - (point.margin or 0) for point in points],
+                [point.mean + (point.margin or 0) for point in points],
+                color=colour,
+                alpha=0.13,
+                linewidth=0,
+            )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(dims))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.set_xlabel("embedding dimension d (served size)")
+    axes.set_ylabel("AUC")
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)

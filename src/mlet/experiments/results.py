@@ -1,0 +1,202 @@
+"""The outcome of a comparison, and the statements it supports."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mlet.data.schema import DatasetSchema
+from mlet.experiments.iso_quality import IsoQuality, iso_quality
+from mlet.experiments.statistics import Estimate, estimate
+from mlet.training import RunConfig
+from mlet.training.metrics import Scores
+
+Measure = Literal["auc", "logloss"]
+Rows = Literal["test", "rare"]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """One seed of one arm.
+
+    Attributes:
+        test, rare: scores on all test rows and on the rare ones.
+        valid_auc: of the kept weights.
+        steps, seconds: of training.
+    """
+
+    seed: int
+    test: Scores
+    rare: Scores
+    valid_auc: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One configuration over all seeds.
+
+    Attributes:
+        dim, inner_dim: d, and k (None: single-layer).
+        learning_rate: of the tables, as chosen on validation.
+        runs: by seed.
+        model_bytes: the collapsed model's size.
+    """
+
+    dim: int
+    inner_dim: int | None
+    learning_rate: float
+    runs: tuple[RunScores, ...]
+    model_bytes: int
+
+    @property
+    def method(self) -> str:
+        """``SLT`` or ``MLET``."""
+        return "SLT" if self.inner_dim is None else "MLET"
+
+    def values(self, rows: Rows, measure: Measure) -> list[float]:
+        """One number for each seed."""
+        return [getattr(getattr(run, rows), measure) for run in self.runs]
+
+    def estimate(self, rows: Rows, measure: Measure) -> Estimate:
+        """Mean and t-interval over seeds."""
+        return estimate(self.values(rows, measure))
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of a run."""
+        return sum(run.seconds for run in self.runs) / len(self.runs)
+
+    @property
+    def step_milliseconds(self) -> float:
+        """Mean training time of a step."""
+        return 1e3 * sum(run.seconds for run in self.runs) / sum(run.steps for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms of one comparison.
+
+    Attributes:
+        schema: of the data set.
+        base: the run that the arms vary.
+        arms: SLT and MLET for each dimension.
+        tried_rates: step sizes tried for every arm; empty if none was tuned.
+        rare_below: training count below which a row's rarest category makes it rare.
+        rare_rows: test rows that are.
+        jobs: runs trained at once; training times are of that load.
+        seconds: of this call (resumed runs took theirs before).
+        machine: what it ran on.
+    """
+
+    schema: DatasetSchema
+    base: RunConfig
+    arms: tuple[ArmResult, ...]
+    tried_rates: tuple[float, ...]
+    rare_below: int
+    rare_rows: int
+    jobs: int
+    seconds: float
+    machine: str
+
+    @property
+    def inner_dims(self) -> list[int]:
+        """The k of the MLET arms."""
+        return sorted({arm.inner_dim for arm in self.arms if arm.inner_dim is not None})
+
+    def curve(self, inner_dim: int | None) -> list[ArmResult]:
+        """The arms of SLT (None) or of one k, by dimension."""
+        arms = [arm for arm in self.arms if arm.inner_dim == inner_dim]
+        return sorted(arms, key=lambda arm: arm.dim)
+
+    def gain(self, arm: ArmResult, rows: Rows = "test", measure: Measure = "auc") -> Estimate:
+        """MLET minus SLT of the same dimension, paired by seed."""
+        slt = next(other for other in self.curve(None) if other.dim == arm.dim)
+        pairs = zip(arm.values(rows, measure), slt.values(rows, measure), strict=True)
+        return estimate([mlet - single for mlet, single in pairs])
+
+    def reduction(self, arm: ArmResult, rows: Rows = "test") -> IsoQuality | None:
+        """Iso-quality reduction by mean AUC; None where the AUC is undefined."""
+        curve = {slt.dim: slt.estimate(rows, "auc").mean for slt in self.curve(None)}
+        quality = arm.estimate(rows, "auc").mean
+        if any(math.isnan(value) for value in (*curve.values(), quality)):
+            return None
+        return iso_quality(curve, arm.dim, quality)
+
+    def verdict(self) -> list[str]:
+        """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
+        sentences = []
+        for inner in self.inner_dims:
+            better: list[str] = []
+            worse: list[str] = []
+            unclear: list[str] = []
+            for arm in self.curve(inner):
+                gain = self.gain(arm)
+                margin = gain.margin if gain.margin is not None else math.inf
+                text = f"d={arm.dim} ({gain.mean:+.4f})"
+                bucket = better if gain.mean > margin else worse if gain.mean < -margin else unclear
+                bucket.append(text)
+            for texts, what in (
+                (better, "beat SLT of the same dimension in test AUC at"),
+                (worse, "was worse than SLT of the same dimension in test AUC at"),
+                (unclear, "cannot be told apart from SLT, with these seeds, at"),
+            ):
+                if texts:
+                    sentences.append(f"MLET with k={inner} {what} {', '.join(texts)}.")
+        return sentences
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values; NaN becomes null."""
+        arms = []
+        for arm in self.arms:
+            entry: dict[str, Any] = {
+                "method": arm.method.lower(),
+                "dim": arm.dim,
+                "inner_dim": arm.inner_dim,
+                "learning_rate": arm.learning_rate,
+                "model_bytes": arm.model_bytes,
+                "train_seconds": arm.seconds,
+                "step_milliseconds": arm.step_milliseconds,
+            }
+            for rows in ("test", "rare"):
+                entry[rows] = {
+                    measure: asdict(arm.estimate(rows, measure)) for measure in ("auc", "logloss")
+                }
+                if arm.inner_dim is not None:
+                    reduction = self.reduction(arm, rows)
+                    entry[rows]["auc_gain"] = asdict(self.gain(arm, rows))
+                    entry[rows]["reduction"] = asdict(reduction) if reduction else None
+            entry["runs"] = [
+                {**asdict(run), "test": run.test._asdict(), "rare": run.rare._asdict()}
+                for run in arm.runs
+            ]
+            arms.append(entry)
+        values = {
+            "source": self.schema.source,
+            "splits": self.schema.model_dump(mode="json")["splits"],
+            "base": self.base.model_dump(mode="json"),
+            "tried_rates": list(self.tried_rates),
+            "rare": {"below": self.rare_below, "rows": self.rare_rows},
+            "machine": self.machine,
+            "jobs": self.jobs,
+            "seconds": self.seconds,
+            "verdict": self.verdict(),
+            "arms": arms,
+        }
+        without_nan: dict[str, Any] = _without_nan(values)
+        return without_nan
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,61 @@
+"""A run's model as one file of ordinary tables, checked against the trained one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from mlet.errors import RunError
+from mlet.export import load_collapsed, save_collapsed
+from mlet.training.evaluate import load_trained
+from mlet.training.predict import predict
+from mlet.training.run import RunDirectory
+
+_CHECKED_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """What collapsing did.
+
+    Attributes:
+        rows: validation rows on which trained and collapsed model were compared.
+        largest_difference: between their click probabilities.
+        trained_bytes, collapsed_bytes: size of the embedding parameters before and after.
+    """
+
+    rows: int
+    largest_difference: float
+    trained_bytes: int
+    collapsed_bytes: int
+
+
+def collapse_run(run: Path, out: Path, *, overwrite: bool = False) -> CollapseReport:
+    """Write the collapsed model of a run to ``out`` and compare its scores on real rows.
+
+    Raises:
+        RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false.
+    """
+    if out.exists() and not overwrite:
+        raise RunError(f"{out} already exists: pass --overwrite or choose another file")
+    directory = RunDirectory(run)
+    trained, data = load_trained(directory)
+    save_collapsed(trained, directory.config().model, data.schema, out)
+    collapsed, _, _ = load_collapsed(out)
+    rows = data.split("valid")
+    before = predict(trained, rows, max_rows=_CHECKED_ROWS)
+    after = predict(collapsed, rows, max_rows=_CHECKED_ROWS)
+    return CollapseReport(
+        rows=len(before),
+        largest_difference=float(np.abs(before - after).max()),
+        trained_bytes=_bytes(trained.embedding),
+        collapsed_bytes=_bytes(collapsed.embedding),
+    )
+
+
+def _bytes(module: nn.Module) -> int:
+
+    return sum(p.numel() * p.element_size() for p in module.parameters())

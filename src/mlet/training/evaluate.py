@@ -1,0 +1,134 @@
+"""Quality of a trained model, overall and on slices by category frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlet.data import PreparedDataset
+from mlet.data.schema import DatasetSchema, SplitName
+from mlet.errors import ConfigError, RunError
+from mlet.export import load_collapsed
+from mlet.models import CTRModel, build_model
+from mlet.training.metrics import Interval, Scores, bootstrap, score
+from mlet.training.predict import predict
+from mlet.training.run import RunDirectory
+
+#: A row with rarest training count c is in the slice between two of these.
+DEFAULT_EDGES = (1, 10, 100, 1_000)
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """Scores on some rows of a split.
+
+    Attributes:
+        name: ``all``, or the range of training counts.
+        rows, clicks: in the slice.
+        scores: AUC, logloss and calibration; NaN where undefined.
+        intervals: of each, from a bootstrap over rows.
+    """
+
+    name: str
+    rows: int
+    clicks: int
+    scores: Scores
+    intervals: dict[str, Interval]
+
+
+def evaluate(
+    model: CTRModel,
+    data: PreparedDataset,
+    *,
+    split: SplitName = "test",
+    field: str | None = None,
+    edges: Sequence[int] = DEFAULT_EDGES,
+    samples: int = 200,
+) -> list[SliceScores]:
+    """Score a model on a split and on its slices by frequency.
+
+    A row belongs to the slice of its rarest category's training count, or of ``field``'s alone.
+
+    Args:
+        model: to be scored.
+        data: the prepared data set.
+        split: ``train``, ``valid`` or ``test``.
+        field: count this field's categories only.
+        edges: increasing counts where a new slice begins; below the first is a slice too.
+        samples: bootstrap samples for the intervals.
+
+    Raises:
+        ConfigError: the edges do not increase, or ``samples`` is below 1.
+        DataError: no field of that name, or the data set is damaged.
+    """
+    if list(edges) != sorted(set(edges)) or not edges or edges[0] < 1:
+        raise ConfigError(f"slice edges must be increasing positive counts, got {list(edges)}")
+    if samples < 1:
+        raise ConfigError(f"bootstrap samples must be at least 1, got {samples}")
+    labels = np.asarray(data.split(split).labels)
+    counts = data.rarest_counts(split, field)
+    probabilities = predict(model, data.split(split))
+
+    def scored(name: str, rows: npt.NDArray[np.bool_]) -> SliceScores:
+        y, p = labels[rows], probabilities[rows]
+        return SliceScores(
+            name, len(y), int(y.sum()), score(y, p), bootstrap(y, p, samples=samples)
+        )
+
+    slices = [scored("all", np.ones(len(labels), bool))]
+    bounds = [0, *edges, None]
+    for low, high in pairwise(bounds):
+        assert low is not None
+        rows = counts >= low
+        if high is not None:
+            rows &= counts < high
+        slices.append(scored(_range_name(low, high), rows))
+    return slices
+
+
+def _range_name(low: int, high: int | None) -> str:
+    if high is None:
+        return f"{low}+"
+    return str(low) if high == low + 1 else f"{low}-{high - 1}"
+
+
+def load_trained(run: RunDirectory) -> tuple[CTRModel, PreparedDataset]:
+    """The best weights of a run so far, as trained, and its data set.
+
+    Raises:
+        RunError: the directory is no run, has no validation yet, or its data set has changed.
+    """
+    config = run.config()
+    data = PreparedDataset(config.data)
+    model = build_model(config.model, data.schema)
+    try:
+        model.load_state_dict(run.load_best()["model"])
+    except RuntimeError:
+        raise RunError(f"{run.root}: {config.data} is no longer the run's data set") from None
+    return model.eval(), data
+
+
+def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:
+    """A run directory's model, or a collapsed file's with the data set to use.
+
+    Raises:
+        RunError, DataError: either cannot be read, or they do not belong together.
+    """
+    if path.is_dir():
+        model, own = load_trained(RunDirectory(path))
+        return model, own if data is None else _same_fields(PreparedDataset(data), own.schema)
+    model, _, schema = load_collapsed(path)
+    if data is None:
+        raise RunError(f"{path} is a collapsed model: name its data set with --data")
+    return model, _same_fields(PreparedDataset(data), schema)
+
+
+def _same_fields(data: PreparedDataset, schema: DatasetSchema) -> PreparedDataset:
+    if (data.schema.fields, data.schema.dense) != (schema.fields, schema.dense):
+        raise RunError(f"{data.root}: other fields or vocabularies than the model was trained on")
+    return data
