@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -18,6 +19,7 @@ from mlet.experiments import CompareConfig, Comparison, write_report
 from mlet.experiments import compare as compare_arms
 from mlet.experiments.table import COLUMNS, markdown, table_rows
 from mlet.settings import load_yaml
+from mlet.training import RunConfig
 from mlet.training.config import merge
 
 
@@ -25,14 +27,17 @@ def compare(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for runs and report.")],
     model: Annotated[str, typer.Option(help="Model: dlrm.")] = "dlrm",
-    dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16,32",
+    dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16",
     inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
     seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
     optimizer: Optimizer = None,
     learning_rate: Rate = None,
     learning_rates: Annotated[
         str | None,
-        typer.Option(help="Tune: every arm tries these and keeps the best on validation."),
+        typer.Option(
+            help="Every arm tries these and keeps the best on validation. Default: a quarter of "
+            "the optimizer's step size, itself, and four times it; --learning-rate tries only one."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
@@ -73,7 +78,7 @@ def compare(
             "dims": parse_integers(dims, "--dims"),
             "inner_dims": parse_integers(inner_dims, "--inner-dims"),
             "seeds": seeds,
-            "learning_rates": _parse_rates(learning_rates),
+            "learning_rates": _rates(learning_rates, learning_rate, values),
             "rare_below": rare_below,
         },
         "compare",
@@ -97,9 +102,15 @@ def compare(
     _print(comparison, page)
 
 
-def _parse_rates(text: str | None) -> list[float]:
-    if text is None:
+def _rates(text: str | None, single: float | None, values: Mapping[str, Any]) -> list[float]:
+    """The step sizes that every arm tries; none if the user gave just one."""
+    if text is not None and single is not None:
+        raise ConfigError("give --learning-rate or --learning-rates, not both")
+    if single is not None:
         return []
+    if text is None:
+        middle = RunConfig.parse(values, "configuration").optimizer.tables.learning_rate
+        return [middle * factor for factor in (0.25, 1.0, 4.0)]
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

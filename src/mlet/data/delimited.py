@@ -109,6 +109,9 @@ def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[t
         if quoted and b'"' in rest:
             ends = _record_ends(rest, quoted)
             cut = int(ends[-1]) + 1 if len(ends) else 0
+        # Blank lines are held back until it is known whether anything follows them.
+        cut = len(rest[:cut].rstrip(b"\r\n"))
+        cut = rest.find(b"\n", cut) + 1 if cut else 0
         if cut:
             block, rest = rest[:cut], rest[cut:]
             _check_text(path, block, line)
@@ -118,13 +121,9 @@ def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[t
         _check_text(path, rest, line)
         if quoted and rest.count(b'"') % 2:
             raise DataError(f"{path}, line {line}: a quote opened here or later is never closed")
-        yield line, rest + b"\n"
+        yield line, rest.rstrip(b"\r\n") + b"\n"
     elif line == 1:
         raise DataError(f"{path}: the file is empty")
-
-
-def _without_final_blank_lines(block: bytes) -> bytes:
-    return block.rstrip(b"\r\n") + b"\n" if block.endswith((b"\n\n", b"\n\r\n")) else block
 
 
 def read_delimited(
@@ -151,7 +150,7 @@ def read_delimited(
             number of columns than expected; names the file and the line.
     """
     for line, raw in _blocks(path, quoted=quoted, encoding=encoding, size=block_bytes):
-        block = _without_final_blank_lines(raw.replace(b"\r\n", b"\n"))
+        block = raw.replace(b"\r\n", b"\n")
         single = separator
         if len(separator) > 1:
             single = "\x1f"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset
@@ -47,7 +47,7 @@ class CompareConfig(Settings):
     dims: list[PositiveInt] = Setting(min_length=1)
     inner_dims: list[PositiveInt] = Setting(min_length=1)
     seeds: PositiveInt = 3
-    learning_rates: list[float] = Setting(default_factory=list)
+    learning_rates: list[PositiveFloat] = Setting(default_factory=list)
     rare_below: PositiveInt = 10
 
 

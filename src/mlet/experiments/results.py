@@ -146,7 +146,23 @@ class Comparison:
             ):
                 if texts:
                     sentences.append(f"MLET with k={inner} {what} {', '.join(texts)}.")
+        if edge := self._at_the_edge():
+            sentences.append(
+                f"The chosen learning rate is the largest or smallest tried for {', '.join(edge)}; "
+                f"a wider grid may serve these better."
+            )
         return sentences
+
+    def _at_the_edge(self) -> list[str]:
+        """Arms whose learning rate might have been better beyond the ones tried."""
+        if len(self.tried_rates) < 2:
+            return []
+        ends = (min(self.tried_rates), max(self.tried_rates))
+        return [
+            f"{arm.method} d={arm.dim}" + ("" if arm.inner_dim is None else f" k={arm.inner_dim}")
+            for arm in self.arms
+            if arm.learning_rate in ends
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; NaN becomes null."""

@@ -17,7 +17,7 @@ Width = Annotated[int, Setting(ge=1)]
 
 
 class DLRMConfig(ModelConfig):
-    """DLRM's settings; the defaults are those of the MLET authors for Criteo-Kaggle.
+    """DLRM's settings; presets ``criteo-kaggle`` and ``avazu`` have the MLET authors' widths.
 
     Attributes:
         bottom_mlp: hidden widths between the dense features and the d-wide output.
@@ -26,8 +26,8 @@ class DLRMConfig(ModelConfig):
     """
 
     name: Literal["dlrm"] = "dlrm"
-    bottom_mlp: list[Width] = Setting([512, 256, 64])
-    top_mlp: list[Width] = Setting([512, 256])
+    bottom_mlp: list[Width] = Setting([64, 32])
+    top_mlp: list[Width] = Setting([64, 32])
     interaction: Literal["dot", "cat"] = "dot"
 
 

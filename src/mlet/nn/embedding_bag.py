@@ -20,6 +20,9 @@ class EmbeddingBag(TwoLayerTable):
     dimension and projected once per bag, which is the same by linearity; maxima are taken over
     projected rows.
 
+    ``scale_grad_by_freq`` divides by the category's own frequency in the mini-batch, as torch
+    defines it; torch 2.13's CPU kernel divides by another category's in some batches.
+
     Shape:
         - Input: (N,) with ``offsets`` (B,), or (B, L) without; int32 or int64.
         - ``per_sample_weights``: the shape of the input; ``mode="sum"`` only, as in torch.

@@ -57,7 +57,7 @@ class FieldEmbedding(nn.Module):
     Args:
         fields: the fields, in output order.
         init: initialisation of two-layer tables; ordinary tables are uniform on ``±sqrt(1/n)``.
-        sparse: give tables sparse gradients over the batch's distinct rows (coalesced); dense
+        sparse: give tables sparse gradients over the batch's distinct rows, each once; dense
             ones otherwise. Projections always get dense gradients.
 
     Shape:

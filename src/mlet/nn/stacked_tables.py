@@ -20,7 +20,7 @@ from mlet.nn.two_layer import check_dimensions, collapse_table
 
 
 class _SparseRows(torch.autograd.Function):
-    """``table[rows]`` for sorted distinct ``rows``; the gradient is a coalesced sparse tensor."""
+    """``table[rows]`` for sorted distinct ``rows``; the gradient is sparse, of those rows."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ class StackedTables(nn.Module):
         dim: embedding dimension d.
         inner_dim: inner dimension k of two-layer tables; None for ordinary ones.
         init: initialisation of two-layer tables.
-        sparse: give the stacked matrix a coalesced sparse gradient; a dense one otherwise.
+        sparse: give the stacked matrix a sparse gradient over the distinct rows; a dense one
+            otherwise.
 
     Attributes:
         inner, projection: (Σn × k) and (T × k × d), where ``inner_dim`` is given.

@@ -164,7 +164,7 @@ class TwoLayerTable(nn.Module):
         scale = None
         if self.scale_grad_by_freq:
             _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-            scale = counts[inverse].reciprocal()
+            scale = counts.to(embeddings.dtype).reciprocal()[inverse]
         if self.padding_idx is not None:
             # The padding row's own factor gets no gradient from the lookup; this keeps its
             # gradient out of the projection too, should the user have made the row non-zero.

@@ -87,7 +87,7 @@ class TrainingConfig(Settings):
     Attributes:
         batch_size: rows of a step.
         epochs: passes over the training split, at most.
-        validate_every: steps between validations; null validates at the end of each epoch.
+        validate_every: steps between validations; null validates four times an epoch.
         patience: stop after this many validations without a better AUC; null trains all epochs.
         checkpoint_every: steps between checkpoints beside those at validations; null for none.
         seed: of the initialisation and the shuffle.
@@ -96,10 +96,10 @@ class TrainingConfig(Settings):
         device: a torch device, as ``cpu`` or ``cuda``.
     """
 
-    batch_size: int = Setting(256, ge=1)
+    batch_size: int = Setting(512, ge=1)
     epochs: int = Setting(5, ge=1)
     validate_every: int | None = Setting(None, ge=1)
-    patience: int | None = Setting(2, ge=1)
+    patience: int | None = Setting(4, ge=1)
     checkpoint_every: int | None = Setting(None, ge=1)
     seed: int = Setting(0, ge=0)
     threads: int | None = Setting(None, ge=1)

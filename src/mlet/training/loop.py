@@ -22,6 +22,9 @@ from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary, data_fingerprint
 
+#: Where ``training.validate_every`` is not set.
+_VALIDATIONS_PER_EPOCH = 4
+
 
 class Observer(Protocol):
     """Watches a run, to show it."""
@@ -126,7 +129,7 @@ class _Trainer:
     def _epoch(self) -> None:
         """Train from the current position to the end of its epoch, or to an early stop."""
         settings, progress = self.config.training, self.progress
-        every = settings.validate_every or len(self.loader)
+        every = settings.validate_every or -(-len(self.loader) // _VALIDATIONS_PER_EPOCH)
         self.model.train()
         began = time.perf_counter()
         for batch in self.loader.epoch(progress.epoch, progress.batch):

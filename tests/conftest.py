@@ -1,0 +1,79 @@
+"""Data and commands shared by the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlet.data import SplitRule, prepare
+from mlet.data.synthetic import SyntheticConfig, SyntheticSource
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("MLET_DATA", ROOT.parent / "shared" / "data")).resolve()
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"no {path}: set MLET_DATA to the folder of the real data sets")
+    return path
+
+
+@pytest.fixture(scope="session")
+def movielens() -> Path:
+    return _shared("movielens-small")
+
+
+@pytest.fixture(scope="session")
+def criteo_sample() -> Path:
+    return _shared("criteo-sample/train.txt")
+
+
+@pytest.fixture(scope="session")
+def small_config() -> SyntheticConfig:
+    return SyntheticConfig(rows=3_000, cardinalities=[300, 50, 7], dense=2, rank=3, clusters=4)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory, small_config: SyntheticConfig) -> Path:
+    """A prepared synthetic data set of 3 000 rows."""
+    path = tmp_path_factory.mktemp("data") / "small"
+    prepare(SyntheticSource(small_config), path, split=SplitRule(valid=0.15, test=0.25))
+    return path
+
+
+Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def mlet_command() -> Path:
+    """The installed console script."""
+    command = Path(sys.executable).parent / "mlet"
+    assert command.exists(), "install the package first: make test does"
+    return command
+
+
+@pytest.fixture
+def mlet(mlet_command: Path, tmp_path: Path) -> Mlet:
+    """Run ``mlet ARGS`` in a scratch directory and return what it printed."""
+
+    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [mlet_command, *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    return run

@@ -1,0 +1,109 @@
+"""Blocks of delimited text: same rows whatever the block size, errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlet.data.delimited import LINE, read_delimited
+from mlet.errors import DataError
+
+
+def read(path: Path, *, size: int = 1 << 20, quoted: bool = True, **more: object) -> pl.DataFrame:
+    options = {"separator": ",", "columns": None, "quoted": quoted, "block_bytes": size} | more
+    return pl.concat(list(read_delimited(path, **options)))
+
+
+cell = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=8
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_block_size_reads_what_csv_wrote(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.tuples(cell, cell, cell), min_size=1, max_size=12))
+    path = tmp_path_factory.mktemp("csv") / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerows([("a", "b", "c"), *rows])
+    frame = read(path, size=data.draw(st.integers(1, 60)))
+    assert frame.select("a", "b", "c").fill_null("").rows() == rows
+    lines, line = [], 2
+    for row in rows:
+        lines.append(line)
+        line += 1 + sum(text.count("\n") for text in row)
+    assert frame[LINE].to_list() == lines
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_compressed_files(tmp_path: Path, suffix: str) -> None:
+    text = b"a,b\n" + b"".join(b"%d,x\n" % i for i in range(5_000))
+    path = tmp_path / f"t.csv{suffix}"
+    if suffix == ".zst":  # two frames, as parallel compressors write
+        pack = zstandard.ZstdCompressor().compress
+        path.write_bytes(pack(text[:7_001]) + pack(text[7_001:]))
+    else:
+        path.write_bytes(gzip.compress(text) if suffix else text)
+    frame = read(path, size=4_096)
+    assert frame["a"].to_list() == [str(i) for i in range(5_000)]
+    if suffix:
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(DataError, match="cut short"):
+            read(path)
+
+
+def test_crlf_and_final_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\r\n1,2\r\n3,\r\n\r\n")
+    assert read(path).rows() == [("1", "2", 2), ("3", None, 3)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "t.csv: the file is empty"),
+        (b"a,b\n1,2\n1\n", "t.csv, line 3: 1 columns where 2 are expected"),
+        (b"a,b\n1,2\n1,2,3\n", "t.csv, line 3: 3 columns where 2 are expected"),
+        (b'a,b\n"x\ny",2\n1\n', "t.csv, line 4: 1 columns where 2 are expected"),
+        (b"a,b\n1,2\n\n1,2\n", "t.csv, line 3: 1 columns where 2 are expected"),
+        (b"a,b\n1,\x002\n", "t.csv, line 2: byte 0x00 is not UTF-8 text"),
+        (b"a,b\n1,2\n\xff\xfe,2\n", "t.csv, line 3: byte 0xff is not UTF-8 text"),
+        (b'a,b\n"1,2\n', "a quote opened here or later is never closed"),
+        (b"a,a\n1,2\n", "line 1: repeated column names: a"),
+    ],
+)
+@pytest.mark.parametrize("size", [5, 1 << 20])
+def test_damage_is_named(tmp_path: Path, content: bytes, message: str, size: int) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(path, size=size)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing: no such file"):
+        read(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is a directory"):
+        read(tmp_path)
+    (tmp_path / "bad.gz").write_bytes(b"not gzip at all")
+    with pytest.raises(DataError, match=r"not a readable \.gz file"):
+        read(tmp_path / "bad.gz")
+
+
+def test_separators_of_several_characters_and_latin_1(tmp_path: Path) -> None:
+    path = tmp_path / "movies.dat"
+    path.write_bytes("1::Amélie (2001)::Comedy\n".encode("latin-1"))
+    frame = read(
+        path, separator="::", columns=["id", "title", "genres"], quoted=False, encoding="latin-1"
+    )
+    assert frame.row(0) == ("1", "Amélie (2001)", "Comedy", 1)

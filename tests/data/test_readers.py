@@ -1,0 +1,211 @@
+"""Each published format, on small files written here and on the real samples."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mlet.data.readers import (
+    AvazuSource,
+    CriteoSource,
+    LibFMSource,
+    MovieLensSource,
+    TableSchema,
+    TableSource,
+)
+from mlet.data.readers.avazu import CATEGORICAL as AVAZU
+from mlet.data.source import LABEL, TIME, RawSource, dense_column, field_column
+from mlet.errors import ConfigError, DataError
+
+
+def rows(source: RawSource) -> pl.DataFrame:
+    return pl.concat(list(source.frames()))
+
+
+def field(source: RawSource, name: str) -> list[object]:
+    return rows(source)[field_column(name)].to_list()
+
+
+def test_criteo_sample(criteo_sample: Path) -> None:
+    frame = rows(CriteoSource([criteo_sample]))
+    lines = [line.split("\t") for line in criteo_sample.read_text().splitlines()]
+    assert len(frame) == len(lines) == 1_000
+    assert frame[LABEL].to_list() == [int(cells[0]) for cells in lines]
+    for place, cells in enumerate(zip(*lines, strict=True)):
+        if 1 <= place <= 13:
+            expected = [float(cell) if cell else None for cell in cells]
+            assert frame[dense_column(f"I{place}")].to_list() == expected
+        elif place > 13:
+            expected = [cell or None for cell in cells]
+            assert frame[field_column(f"C{place - 13}")].to_list() == expected
+
+
+CriteoEdit = Callable[[list[str]], list[str]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda cells: cells[:-1], "line 3: 39 columns where 40 are expected"),
+        (lambda cells: ["click", *cells[1:]], "line 3: column 'label' holds 'click', expected"),
+        (lambda cells: ["2", *cells[1:]], "line 3: column 'label' holds '2', expected a label"),
+        (lambda cells: ["", *cells[1:]], "line 3: column 'label' holds nothing, expected a label"),
+        (
+            lambda cells: [cells[0], "9" * 30, *cells[2:]],
+            "line 3: column 'I1' holds '9{30}', expected a 64-bit integer",
+        ),
+        (lambda cells: [cells[0], "1.5", *cells[2:]], "line 3: column 'I1' holds '1.5', expected"),
+    ],
+)
+def test_criteo_names_the_line_of_a_bad_row(tmp_path: Path, edit: CriteoEdit, message: str) -> None:
+    good = ["0", *["1"] * 13, *["ab"] * 26]
+    path = tmp_path / "train.txt"
+    path.write_text("".join("\t".join(r) + "\n" for r in (good, good, edit(list(good)), good)))
+    with pytest.raises(DataError, match=rf"train.txt, {message}"):
+        rows(CriteoSource([path]))
+
+
+def test_avazu(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    header = ["id", "click", "hour", *AVAZU]
+    path.write_text(f"{','.join(header)}\n1,0,14102123,{','.join(AVAZU)}\n")
+    source = AvazuSource([path])
+    assert rows(source)[TIME].to_list() == [14102123]
+    assert field(source, "hour") == ["23"]
+    assert field(source, "weekday") == ["2"], "21 October 2014 was a Tuesday"
+    assert [field(source, name) for name in AVAZU] == [[name] for name in AVAZU]
+    path.write_text(path.read_text().replace("14102123", "14109923"))
+    with pytest.raises(DataError, match="line 2: column 'hour' holds '14109923'"):
+        rows(source)
+    path.write_text("id,click\n1,0\n")
+    with pytest.raises(DataError, match="line 1: no column 'hour'"):
+        rows(source)
+
+
+def test_movielens_sample(movielens: Path) -> None:
+    frame = rows(MovieLensSource(movielens))
+    assert len(frame) == 100_004
+    first = frame.row(0, named=True)  # 1,31,2.5,1260759144 and 31,Dangerous Minds (1995),Drama
+    moment = dt.datetime.fromtimestamp(1260759144, dt.timezone.utc)
+    assert first == {
+        LABEL: 0,
+        TIME: 1260759144,
+        field_column("user"): "1",
+        field_column("film"): "31",
+        field_column("year"): "1995",
+        field_column("hour"): str(moment.hour),
+        field_column("weekday"): str(moment.isoweekday()),
+        field_column("genres"): ["Drama"],
+    }
+    assert frame[field_column("genres")].list.len().max() > 3
+
+
+def test_movielens_dat(tmp_path: Path) -> None:
+    (tmp_path / "movies.dat").write_bytes(
+        "1::Café, The (1999)::Comedy|Drama\n2::Untitled::(no genres listed)\n".encode("latin-1")
+    )
+    (tmp_path / "ratings.dat").write_text("7::1::4::978300760\n7::2::3::978300761\n")
+    source = MovieLensSource(tmp_path)
+    assert rows(source)[LABEL].to_list() == [1, 0]
+    assert field(source, "year") == ["1999", None]
+    assert field(source, "genres") == [["Comedy", "Drama"], []]
+    (tmp_path / "ratings.dat").write_text("7::1::4::978300760\n7::3::3::978300761\n")
+    with pytest.raises(DataError, match=r"ratings\.dat, line 2: film '3' is not in"):
+        rows(source)
+
+
+def test_movielens_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        MovieLensSource(tmp_path / "none")
+    with pytest.raises(DataError, match=r"no ratings\.csv or ratings\.dat"):
+        MovieLensSource(tmp_path)
+
+
+def test_libfm(tmp_path: Path) -> None:
+    path = tmp_path / "frappe.libfm"
+    path.write_text("-1 204:1 4798:1\n1 42:1 1572:1.0\n")
+    source = LibFMSource([path])
+    assert source.columns.categorical == ("field_1", "field_2")
+    assert rows(source)[LABEL].to_list() == [0, 1]
+    assert field(source, "field_2") == ["4798", "1572"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 3:1", "line 2: 2 columns where 3 are expected"),
+        ("5 3:1 4:1", "line 2: label '5', expected 1, 0 or -1"),
+        ("1 3:0.5 4:1", "line 2: feature '3:0.5' of 'field_1', expected 'id:1'"),
+        ("1 3:1 x", "line 2: feature 'x' of 'field_2'"),
+    ],
+)
+def test_libfm_names_the_line_of_a_bad_row(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "rows.libfm"
+    path.write_text(f"1 1:1 2:1\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        rows(LibFMSource([path]))
+
+
+SCHEMA = {
+    "label": "click",
+    "dense": {"price": "none", "age": "log"},
+    "categorical": ["user"],
+    "multi_valued": {"tags": "|"},
+    "time": "when",
+}
+CSV = """\
+click,price,age,user,tags,when,more
+1,2.5,,u1,a|b,2024-01-02T03:04:05,x
+0,,7,,,2023-12-31,y
+"""
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_table(tmp_path: Path, parquet: bool) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(CSV)
+    if parquet:
+        frame = pl.read_csv(path).with_columns(
+            pl.col("tags").str.split("|").fill_null([]), pl.col("when").str.to_datetime()
+        )
+        path = tmp_path / "t.parquet"
+        frame.write_parquet(path)
+    source = TableSource([path], TableSchema.parse(SCHEMA, "test"))
+    frame = rows(source)
+    assert frame[LABEL].to_list() == [1, 0]
+    assert frame[dense_column("price")].to_list() == [2.5, None]
+    assert frame[dense_column("age")].to_list() == [None, 7.0]
+    assert field(source, "user") == ["u1", None]
+    assert field(source, "tags") == [["a", "b"], []]
+    hours = (frame[TIME][0] - frame[TIME][1]) / 3.6e9
+    assert hours == pytest.approx(51.068, abs=1e-3)
+    assert source.default_split == "time"
+
+
+def test_table_errors(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(CSV)
+    changed = {**SCHEMA, "categorical": ["visitor"]}
+    with pytest.raises(DataError, match=r"no column 'visitor'; the file has click, price"):
+        rows(TableSource([path], TableSchema.parse(changed, "test")))
+    with pytest.raises(ConfigError, match="unknown key 'categorial'; did you mean 'categorical'"):
+        TableSchema.parse({"label": "x", "categorial": []}, "test")
+    with pytest.raises(ConfigError, match="'label' is missing"):
+        TableSchema.parse({"categorical": ["a"]}, "test")
+    with pytest.raises(ConfigError, match="column 'user' is given two roles"):
+        TableSource([path], TableSchema.parse({**SCHEMA, "multi_valued": {"user": ","}}, "test"))
+    with pytest.raises(ConfigError, match="at least one categorical"):
+        TableSource([path], TableSchema.parse({"label": "click"}, "test"))
+    path.write_text(CSV.replace("2.5", "nan"))
+    with pytest.raises(DataError, match="line 2: column 'price' holds 'nan', expected a finite"):
+        rows(TableSource([path], TableSchema.parse(SCHEMA, "test")))
+    path.write_text(CSV.replace("2023-12-31", "soon"))
+    with pytest.raises(DataError, match="line 3: 'when' holds 'soon', expected a date"):
+        rows(TableSource([path], TableSchema.parse(SCHEMA, "test")))
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        rows(TableSource([tmp_path / "bad.parquet"], TableSchema.parse(SCHEMA, "test")))

@@ -1,0 +1,168 @@
+"""`FieldEmbedding` against a loop over rows and fields in float64."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from mlet.nn import Bags, Field, FieldEmbedding
+
+
+def naive(
+    layer: FieldEmbedding, tables: dict[str, torch.Tensor], ids: torch.Tensor, bags: dict[str, Bags]
+) -> list[torch.Tensor]:
+    """Vectors (B, d) of each field, one row at a time."""
+    result, column = [], 0
+    for field in layer.fields:
+        table, rows = tables[field.name], []
+        if field.multi_valued:
+            values, offsets = bags[field.name]
+            for start, stop in pairwise(offsets.tolist()):
+                chosen = table[values[start:stop].long()]
+                pooled = chosen.sum(0)
+                if field.pooling == "mean" and len(chosen):
+                    pooled = pooled / len(chosen)
+                rows.append(pooled)
+        else:
+            rows = [table[int(i)] for i in ids[:, column]]
+            column += 1
+        result.append(torch.stack(rows))
+    return result
+
+
+def draw_layer(data: st.DataObject) -> FieldEmbedding:
+    fields = []
+    same = data.draw(st.booleans())
+    for place in range(data.draw(st.integers(1, 5))):
+        dim = 2 if same else data.draw(st.integers(1, 3))
+        fields.append(
+            Field(
+                f"f{place}",
+                data.draw(st.integers(1, 9)),
+                dim,
+                data.draw(st.sampled_from([None, dim + 1, dim + 3])),
+                multi_valued=data.draw(st.booleans()),
+                pooling=data.draw(st.sampled_from(["sum", "mean"])),
+            )
+        )
+    return FieldEmbedding(fields, sparse=data.draw(st.booleans())).double()
+
+
+def draw_input(data: st.DataObject, layer: FieldEmbedding) -> tuple[torch.Tensor, dict[str, Bags]]:
+    rows = data.draw(st.integers(1, 6))
+    single = [torch.randint(f.num_embeddings, (rows,)) for f in layer.fields if not f.multi_valued]
+    ids = torch.stack(single, 1) if single else torch.empty(rows, 0, dtype=torch.int64)
+    bags = {}
+    for field in layer.fields:
+        if field.multi_valued:
+            lengths = data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))
+            values = torch.randint(field.num_embeddings, (sum(lengths),), dtype=torch.int32)
+            bags[field.name] = Bags(values, torch.tensor([0, *lengths]).cumsum(0))
+    return ids.to(data.draw(st.sampled_from([torch.int32, torch.int64]))), bags
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_equals_a_naive_loop_forward_and_backward(data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 1_000)))
+    layer = draw_layer(data)
+    ids, bags = draw_input(data, layer)
+    out = layer(ids, bags)
+
+    factors: dict[str, list[torch.Tensor]] = {}
+    for field in layer.fields:
+        group = next(t for t in layer.tables if field.name in t.sizes)
+        rows = [group.rows_of(field.name).clone()]
+        if field.inner_dim is not None:
+            rows.append(group.projection.detach()[list(group.sizes).index(field.name)].clone())
+        factors[field.name] = [factor.requires_grad_() for factor in rows]
+    tables = {
+        name: rows[0] if len(rows) == 1 else rows[0] @ rows[1] for name, rows in factors.items()
+    }
+    expected = naive(layer, tables, ids, bags)
+    joined = torch.stack(expected, 1) if layer.same_dim else torch.cat(expected, 1)
+    torch.testing.assert_close(out, joined, rtol=1e-10, atol=1e-12)
+
+    upstream = torch.randn_like(out)
+    out.backward(upstream)
+    joined.backward(upstream)
+    for table in layer.tables:
+        grad = table.stacked.grad
+        assert grad.is_sparse == layer.sparse
+        for place, name in enumerate(table.sizes):
+            rows = slice(table.starts[name], table.starts[name] + table.sizes[name])
+            known = [f.grad if f.grad is not None else torch.zeros_like(f) for f in factors[name]]
+            torch.testing.assert_close(grad.to_dense()[rows], known[0], rtol=1e-9, atol=1e-12)
+            if table.inner_dim is not None:
+                found = table.projection.grad[place]
+                torch.testing.assert_close(found, known[1], rtol=1e-9, atol=1e-12)
+
+
+def test_gradcheck() -> None:
+    """With dense gradients: gradcheck takes no sparse ones, which the naive loop checks above."""
+    torch.manual_seed(0)
+    fields = [Field("a", 4, 2, 3), Field("g", 3, 2, 3, multi_valued=True), Field("b", 2, 2)]
+    layer = FieldEmbedding(fields, sparse=False).double()
+    ids = torch.tensor([[1, 1], [1, 0]])
+    bags = {"g": Bags(torch.tensor([2, 0, 2]), torch.tensor([0, 3, 3]))}
+    names = [name for name, _ in layer.named_parameters()]
+
+    def forward(*values: torch.Tensor) -> torch.Tensor:
+        return functional_call(layer, dict(zip(names, values, strict=True)), (ids, bags))
+
+    assert torch.autograd.gradcheck(forward, tuple(layer.parameters()))
+
+
+def test_sparse_gradients_hold_each_queried_row_once() -> None:
+    layer = FieldEmbedding([Field("a", 50, 2, 4), Field("b", 50, 2, 4)])
+    layer(torch.tensor([[3, 3], [3, 7], [40, 3]])).sum().backward()
+    grad = layer.tables[0].inner.grad
+    assert grad._indices()[0].tolist() == [3, 40, 53, 57]
+    assert not layer.tables[0].projection.grad.is_sparse
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_collapse_gives_ordinary_tables_with_the_same_outputs(data: st.DataObject) -> None:
+    layer = draw_layer(data).float()
+    ids, bags = draw_input(data, layer)
+    plain = layer.collapse()
+    assert all(field.inner_dim is None for field in plain.fields)
+    torch.testing.assert_close(plain(ids, bags), layer(ids, bags), rtol=1e-5, atol=1e-7)
+
+
+def test_each_table_is_initialised_by_its_own_number_of_categories() -> None:
+    torch.manual_seed(0)
+    layer = FieldEmbedding([Field("small", 16, 4, 64), Field("large", 10_000, 4, 64)])
+    table = layer.tables[0]
+    assert 0.2 < table.rows_of("small").abs().max() <= 0.25
+    assert 0.009 < table.rows_of("large").abs().max() <= 0.01
+
+
+def test_an_id_outside_its_table_names_field_id_and_size() -> None:
+    layer = FieldEmbedding([Field("user", 5, 2, 4), Field("film", 3, 2, 4)])
+    with pytest.raises(IndexError, match=r"field 'user': id 5 is outside its table of 5"):
+        layer(torch.tensor([[5, 0]]))
+    with pytest.raises(IndexError, match=r"field 'film': id -1 is outside its table of 3"):
+        layer(torch.tensor([[0, -1]]))
+
+
+def test_errors_name_what_is_wrong() -> None:
+    layer = FieldEmbedding([Field("user", 5, 2), Field("tags", 3, 2, multi_valued=True)])
+    with pytest.raises(ValueError, match="no bags given for the multi-valued field 'tags'"):
+        layer(torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="one column for each one-valued field: user"):
+        layer(torch.tensor([[1, 2]]))
+    with pytest.raises(ValueError, match="repeated: a"):
+        FieldEmbedding([Field("a", 5, 2), Field("a", 3, 2)])
+    with pytest.raises(ValueError, match="at least one field"):
+        FieldEmbedding([])
+    with pytest.raises(ValueError, match="field 'a': num_embeddings must be at least 1"):
+        FieldEmbedding([Field("a", 0, 2)])
+    with pytest.raises(ValueError, match=r"table of field 'user': expected \(5, 2\), got \(5, 3\)"):
+        layer.load_tables({"user": torch.zeros(5, 3), "tags": torch.zeros(3, 2)})
