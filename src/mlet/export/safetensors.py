@@ -1,8 +1,9 @@
 """Collapsed models as safetensors: ordinary tables under their fields' names.
 
 ``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids; the
-other names are those of the model's ``state_dict``. The metadata (``model``, ``schema``) is
-enough to build the model again.
+other names are those of the model's ``state_dict``. The metadata, JSON under the one key ``mlet``, is
+enough to build the model again (one key, since the format keeps no order among several and the
+same run should give the same bytes).
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def save_collapsed(
     plain = config.model_copy(update={"inner_dim": None})
     metadata = {
         "format": _FORMAT,
-        "model": plain.model_dump_json(),
-        "schema": schema.model_dump_json(),
+        "model": plain.model_dump(mode="json"),
+        "schema": schema.model_dump(mode="json"),
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
 
 
 def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]:
@@ -51,7 +52,7 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("mlet", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
@@ -59,8 +60,8 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
         raise RunError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
-    config = AnyModelConfig.parse(json.loads(metadata["model"]), str(path))
-    schema = DatasetSchema.parse(json.loads(metadata["schema"]), str(path))
+    config = AnyModelConfig.parse(metadata["model"], str(path))
+    schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
     tables = {name: tensors.pop(_TABLE + name) for name in (f.name for f in schema.fields)}
     model.embedding.load_tables(tables)

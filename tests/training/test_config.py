@@ -1,0 +1,84 @@
+"""The configuration: one tree, three spellings, helpful errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlet.errors import ConfigError
+from mlet.training import RunConfig
+from mlet.training.config import PRESETS, OptimizersConfig, merge, parse_assignments, preset
+
+
+def test_yaml_round_trip_is_complete(tmp_path: Path) -> None:
+    config = RunConfig(data="data", optimizer=OptimizersConfig.same("adam"))
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+    assert "learning_rate: 0.001" in config.to_yaml(), "defaults are written out"
+
+
+def test_assignments_are_the_same_tree() -> None:
+    values = parse_assignments(["model.dim=8", "model.top_mlp=[32, 16]", "training.patience=null"])
+    assert values == {"model": {"dim": 8, "top_mlp": [32, 16]}, "training": {"patience": None}}
+    assert merge({"model": {"dim": 4, "name": "dlrm"}}, values)["model"] == {
+        "name": "dlrm", "dim": 8, "top_mlp": [32, 16]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainig": {}}, "unknown key 'trainig'; did you mean 'training'?"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ({"training": {"epochs": 0}}, "'training.epochs': Input should be greater than or equal"),
+        ({"optimizer": {"tables": {"name": "lamb"}}}, "'optimizer.tables.name'"),
+        ({"optimizer": {"tables": {"momentum": 0.9}}}, "known keys: learning_rate, name"),
+        ({"model": {"dim": "wide"}}, "'model.dim'"),
+        ({"optimizer": {"dense": {"learning_rate": float("nan")}}}, "learning_rate"),
+    ],
+)
+def test_errors_name_the_key(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.parse({"data": "d", **values}, "test")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    with pytest.raises(ConfigError, match="No such file"):
+        RunConfig.load(path)
+    path.write_text("a: [1\nb: 2")
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2"):
+        RunConfig.load(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="expected 'key: value' lines"):
+        RunConfig.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        RunConfig.load(path)
+
+
+def test_bad_assignments() -> None:
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_assignments(["training.epochs"])
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        parse_assignments(["a=[1"])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_hold_the_authors_settings(name: str) -> None:
+    config = RunConfig.parse({"data": "d", **preset(name)}, name)
+    assert config.optimizer.tables.name == config.optimizer.dense.name == "sgd"
+    assert config.optimizer.tables.learning_rate == 0.2
+    assert (config.training.batch_size, config.training.epochs) == (128, 1)
+    assert config.model.top_mlp == [512, 256]
+    with pytest.raises(ConfigError, match="no preset 'criteo'; there are: criteo-kaggle, avazu"):
+        preset("criteo")
+
+
+def test_each_method_has_its_own_default_step_size() -> None:
+    assert OptimizersConfig.same("sgd").tables.learning_rate == 0.1
+    assert OptimizersConfig.same("rowwise_adagrad").dense.name == "adagrad"
+    assert OptimizersConfig.same("adam", 0.5).dense.learning_rate == 0.5

@@ -1,0 +1,106 @@
+"""Table optimizers: what they do to queried rows, and that they leave the others alone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlet.data import PreparedDataset
+from mlet.models import DLRMConfig, build_model
+from mlet.training.config import OptimizersConfig
+from mlet.training.optimizers import Optimizers
+from mlet.training.rowwise_adagrad import RowWiseAdagrad
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_rowwise_adagrad_follows_its_equations(data: st.DataObject) -> None:
+    n, w = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    sparse = data.draw(st.booleans())
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    parameter = torch.nn.Parameter(torch.randn(n, w, dtype=torch.float64))
+    expected, sums = parameter.detach().clone(), [0.0] * n
+    optimizer = RowWiseAdagrad([parameter], lr=0.3, eps=1e-3)
+    for _ in range(3):
+        ids = torch.randint(n, (data.draw(st.integers(0, 5)),))
+        grads = torch.randn(len(ids), w, dtype=torch.float64)
+        dense = torch.zeros(n, w, dtype=torch.float64).index_add_(0, ids, grads)
+        parameter.grad = (
+            torch.sparse_coo_tensor(ids[None], grads, (n, w)) if sparse else dense.clone()
+        )
+        optimizer.step()
+        for row in set(ids.tolist()):
+            sums[row] += float((dense[row] ** 2).sum()) / w
+            expected[row] -= 0.3 * dense[row] / (sums[row] ** 0.5 + 1e-3)
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-10, atol=1e-12)
+    if optimizer.state:
+        assert optimizer.state[parameter]["sum"].shape == (n,)
+
+
+def test_rowwise_adagrad_refuses_negative_settings() -> None:
+    with pytest.raises(ValueError, match="must not be negative, got lr=-1"):
+        RowWiseAdagrad([torch.zeros(2, 2)], lr=-1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+def test_tables_move_in_queried_rows_only_and_as_torchs_dense_optimizer_would(
+    small_data: Path, name: str
+) -> None:
+    torch.manual_seed(0)
+    schema = PreparedDataset(small_data).schema
+    model = build_model(DLRMConfig(dim=2, inner_dim=6), schema)
+    optimizers = Optimizers(OptimizersConfig.same(name, 0.05), model)
+    table = model.embedding.tables[0]
+    dense = torch.nn.Parameter(table.inner.detach().clone())
+    reference = {
+        "sgd": torch.optim.SGD([dense], lr=0.05),
+        "adagrad": torch.optim.Adagrad([dense], lr=0.05, eps=1e-8),
+        "rowwise_adagrad": RowWiseAdagrad([dense], lr=0.05, eps=1e-8),
+        "adam": torch.optim.Adam([dense], lr=0.05, eps=1e-8),
+    }[name]
+    before = table.inner.detach().clone()
+    ids = torch.tensor([[1, 2, 3], [1, 4, 3]])  # the same rows each step: lazy equals dense
+    queried = torch.zeros(len(before), dtype=torch.bool)
+    starts = list(table.starts.values())
+    for column in range(3):
+        queried[ids[:, column] + starts[column]] = True
+    projection = table.projection.detach().clone()
+    for _ in range(3):
+        optimizers.zero_grad()
+        # large gradients: SparseAdam and Adam place ε differently, which matters near zero
+        (1e4 * model.embedding(ids).square().sum()).backward()
+        dense.grad = table.inner.grad.to_dense()
+        optimizers.step()
+        reference.step()
+    moved = (table.inner.detach() != before).any(dim=1)
+    assert torch.equal(moved, queried)
+    torch.testing.assert_close(table.inner.detach()[queried], dense.detach()[queried])
+    assert not torch.equal(table.projection.detach(), projection)
+
+
+def test_state_survives_a_round_trip(small_data: Path) -> None:
+    torch.manual_seed(0)
+    schema = PreparedDataset(small_data).schema
+    model = build_model(DLRMConfig(dim=2, inner_dim=6), schema)
+    config = OptimizersConfig.same("adam", 0.01)
+    ids = torch.tensor([[1, 2, 3]])
+
+    def step(optimizers: Optimizers, model: torch.nn.Module) -> None:
+        optimizers.zero_grad()
+        model.embedding(ids).sum().backward()
+        optimizers.step()
+
+    optimizers = Optimizers(config, model)
+    step(optimizers, model)
+    twin = copy.deepcopy(model)
+    restored = Optimizers(config, twin)
+    restored.load_state_dict(copy.deepcopy(optimizers.state_dict()))
+    step(optimizers, model)
+    step(restored, twin)
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other)
