@@ -1,7 +1,7 @@
 """Collapsed models as safetensors: ordinary tables under their fields' names.
 
 ``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids; the
-other names are those of the model's ``state_dict``. The metadata, JSON under the one key ``mlet``, is
+other names are those of the model's ``state_dict``. The metadata, JSON under the key ``mlet``, is
 enough to build the model again (one key, since the format keeps no order among several and the
 same run should give the same bytes).
 """

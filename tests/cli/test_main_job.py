@@ -1,0 +1,166 @@
+"""The main job through the installed command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
+SMALL = ("--set", "cardinalities=[60,20,8]", "--set", "dense=2", "--rows", "2000")
+
+
+def test_prepare_train_evaluate_collapse(mlet: Mlet, tmp_path: Path) -> None:
+    made = mlet("synthesize", "--out", "data", *SMALL)
+    assert "best possible AUC" in made.stdout
+    trained = mlet(
+        "train", "data", "--out", "run", "--dim", 4, "--inner-dim", 16, "--optimizer", "adam",
+        "--epochs", 2, "--batch-size", 100, "--set", "model.top_mlp=[8]",
+    )  # fmt: skip
+    assert "valid AUC" in trained.stdout
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    evaluated = json.loads(mlet("evaluate", "run", "--json", "--bootstrap", 20).stdout)
+    overall = evaluated["slices"][0]
+    assert overall["rows"] == 400
+    assert overall["auc"]["low"] <= overall["auc"]["value"] <= overall["auc"]["high"]
+    assert evaluated["bayes"]["auc"] > overall["auc"]["value"]
+    assert sum(entry["rows"] for entry in evaluated["slices"][1:]) == 400
+    assert "calibration" in mlet("evaluate", "run", "--field", "C1", "--edges", "5,50").stdout
+    collapsed = mlet("collapse", "run", "-o", "model.safetensors")
+    assert "largest difference" in collapsed.stdout
+    same = mlet("evaluate", "model.safetensors", "--data", "data", "--json", "--bootstrap", 20)
+    again = json.loads(same.stdout)["slices"][0]
+    assert again["auc"]["value"] == pytest.approx(overall["auc"]["value"], abs=1e-6)
+    resumed = mlet("train", "--resume", "run")
+    assert resumed.stdout.splitlines()[0] == trained.stdout.splitlines()[0]
+
+
+def test_compare(mlet: Mlet, tmp_path: Path) -> None:
+    mlet("synthesize", "--out", "data", *SMALL)
+    arguments = (
+        "compare", "data", "--out", "cmp", "--dims", "2,4", "--inner-dims", "8,16", "--seeds", 2,
+        "--learning-rate", "0.05", "--epochs", 1, "--json", "c.json", "--markdown", "c.md",
+    )  # fmt: skip
+    result = mlet(*arguments)
+    assert "SLT and MLET" in result.stdout
+    assert "report: cmp/report.html" in result.stdout
+    values = json.loads((tmp_path / "c.json").read_text())
+    assert [(arm["method"], arm["dim"], arm["inner_dim"]) for arm in values["arms"]] == [
+        ("slt", 2, None), ("mlet", 2, 8), ("mlet", 2, 16),
+        ("slt", 4, None), ("mlet", 4, 8), ("mlet", 4, 16),
+    ]  # fmt: skip
+    assert (tmp_path / "c.md").read_text().startswith("| method |")
+    again = mlet(*arguments)
+    assert again.stdout == result.stdout, "finished runs are not trained again"
+
+
+def test_movielens_and_criteo(mlet: Mlet, movielens: Path, criteo_sample: Path) -> None:
+    assert "80,004" in mlet("prepare", "movielens", movielens, "--out", "ml").stdout
+    assert "800" in mlet("prepare", "criteo", criteo_sample, "--out", "cr").stdout
+    mlet("train", "cr", "--out", "run", "--preset", "criteo-kaggle", "--set", "model.dim=4")
+    mlet("evaluate", "run", "--bootstrap", 5)
+
+
+def test_libfm_pooled_or_with_its_published_splits(mlet: Mlet, tmp_path: Path) -> None:
+    rows = "".join(f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 4}:1\n" for i in range(60))
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.libfm").write_text(rows)
+    pooled = mlet("prepare", "libfm", "a.libfm", "b.libfm", "--out", "pooled")
+    assert "96" in pooled.stdout
+    published = ("--train-file", "a.libfm", "--valid-file", "b.libfm", "--test-file", "c.libfm")
+    assert "60" in mlet("prepare", "libfm", *published, "--out", "given").stdout
+    refused = mlet("prepare", "libfm", "a.libfm", *published[:2], "--out", "x", code=2)
+    assert "give either FILES, or all of" in refused.stderr
+
+
+def test_table_and_config_files(mlet: Mlet, tmp_path: Path) -> None:
+    lines = [f"{i % 2},{i % 5},u{i % 9},a|b" for i in range(200)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["click,age,user,tags", *lines]) + "\n")
+    (tmp_path / "schema.yaml").write_text(
+        "label: click\ndense: [age]\ncategorical: [user]\nmulti_valued: {tags: '|'}\n"
+    )
+    mlet("prepare", "table", "clicks.csv", "--schema", "schema.yaml", "--out", "data")
+    (tmp_path / "run.yaml").write_text(
+        "data: data\nmodel: {dim: 2, inner_dim: 8}\ntraining: {epochs: 1}\n"
+    )
+    mlet("train", "--config", "run.yaml", "--out", "run")
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    assert "inner_dim: 8" in written
+    assert "batch_size: 512" in written, "the configuration is complete"
+
+
+BAD_CRITEO = {
+    "short row": ("\t".join(["0"] * 39), "line 2: 39 columns where 40 are expected"),
+    "label": ("\t".join(["x", *["1"] * 39]), "line 2: column 'label' holds 'x'"),
+    "integer": ("\t".join(["0", "9" * 40, *["1"] * 38]), "line 2: column 'I1' holds '9999"),
+}
+
+
+@pytest.mark.parametrize("case", [*BAD_CRITEO, "empty", "binary", "missing"])
+def test_bad_files_give_one_line_and_leave_nothing(
+    mlet: Mlet, tmp_path: Path, case: str, criteo_sample: Path
+) -> None:
+    path = tmp_path / "train.txt"
+    if case in BAD_CRITEO:
+        row, message = BAD_CRITEO[case]
+        first = criteo_sample.read_text().splitlines()[0]
+        path.write_text(f"{first}\n{row}\n{first}\n")
+    elif case == "empty":
+        path.touch()
+        message = "the file is empty"
+    elif case == "binary":
+        path.write_bytes(bytes(range(256)) * 100)
+        message = "line 1: byte 0x00 is not UTF-8 text"
+    else:
+        message = "no such file"
+    before = sorted(tmp_path.iterdir())
+    result = mlet("prepare", "criteo", "train.txt", "--out", "data", code=2)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "train.txt" in errors[0]
+    assert message in errors[0]
+    assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere", "--out", "r"), "not a prepared data set"),
+        (("train", "--out", "r"), "missing DATA"),
+        (("train", "d"), "missing --out RUN"),
+        (("train", "d", "--resume", "r"), "--resume RUN takes everything from the run"),
+        (("train", "d", "--out", "r", "--set", "training.epoch=3"), "did you mean 'epochs'?"),
+        (("train", "d", "--out", "r", "--preset", "kaggle"), "no preset 'kaggle'"),
+        (("train", "d", "--out", "r", "--model", "dlmr"), "'model.name'"),
+        (("evaluate", "nowhere"), "no such file"),
+        (("collapse", "nowhere", "-o", "f"), "not a run"),
+        (("compare", "d", "--out", "c", "--dims", "2;4"), "--dims '2;4': expected integers"),
+        (("compare", "d", "--out", "c", "--lr", "1", "--learning-rates", "1"), "not both"),
+        (("compare", "d", "--out", "c", "--dims", "0"), "'dims.0'"),
+    ],
+)
+def test_bad_calls_exit_with_2_and_one_line(
+    mlet: Mlet, arguments: tuple[str, ...], message: str
+) -> None:
+    result = mlet(*arguments, code=2)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    "command", ["", "prepare", "prepare criteo", "synthesize", "train", "evaluate", "collapse",
+                "compare"],
+)  # fmt: skip
+def test_help_teaches(mlet: Mlet, command: str) -> None:
+    text = mlet(*command.split(), "--help").stdout
+    assert "Usage: mlet" in text
+    assert len(text.splitlines()) > 8
+
+
+def test_version(mlet: Mlet) -> None:
+    assert mlet("--version").stdout.startswith("mlet 0.")
