@@ -1,0 +1,46 @@
+# Two commands for a newcomer: make demo, make test. Both set up everything they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Where `make demo` leaves its data, runs and report.
+DEMO ?= demo
+
+.PHONY: help demo test lint style bench clean
+
+help:
+	@echo "make demo   compare single- and multi-layer training on embedded data (about 3 minutes)"
+	@echo "make test   run the whole test suite"
+	@echo "make lint   check style and types"
+	@echo "make style  repair what style checks can repair"
+	@echo "make bench  time the embedding layers against their peers"
+	@echo "make clean  remove the environment and everything that was built"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mlet needs Python 3.10 or newer: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@test -f $(DEMO)/data/schema.json || $(BIN)/mlet synthesize --out $(DEMO)/data
+	@$(BIN)/mlet compare $(DEMO)/data --out $(DEMO)/comparison
+
+test: $(INSTALLED)
+	$(BIN)/pytest --numprocesses 2 --durations 10
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+style: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/embedding.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
