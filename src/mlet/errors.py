@@ -23,4 +23,4 @@ class RunError(MletError):
 
 
 class TrainingError(MletError):
-    """Training cannot go on: the loss or an input is NaN or infinite."""
+    """Training diverged: the loss is NaN or infinite."""

@@ -109,6 +109,24 @@ def test_a_run_that_fails_is_named(small_data: Path, tmp_path: Path) -> None:
         compare(config(data, dims=[2], seeds=1), tmp_path / "out")
 
 
+def test_a_step_size_that_diverges_is_left_out(small_data: Path, tmp_path: Path) -> None:
+    base = {
+        "data": str(small_data),
+        "model": {"bottom_mlp": [8], "top_mlp": [8]},
+        "optimizer": {"tables": {"name": "sgd"}, "dense": {"name": "sgd"}},
+        "training": {"epochs": 1, "batch_size": 128, "threads": 1},
+    }
+    one = config(small_data, base=base, dims=[2], seeds=1, learning_rates=[1e30, 0.05])
+    comparison = compare(one, tmp_path)
+    assert [arm.learning_rate for arm in comparison.arms] == [0.05, 0.05]
+    assert comparison.diverged == ("slt-d2-lr1e+30", "mlet-k16-d2-lr1e+30")
+    assert "Diverged, and left out: slt-d2-lr1e+30" in comparison.verdict()[-1]
+    again = compare(one, tmp_path)
+    assert again.arms == comparison.arms
+    with pytest.raises(RunError, match=r"no learning rate works: .* lower optimizer\.tables"):
+        compare(config(small_data, base=base, dims=[2], seeds=1, learning_rates=[1e30]), tmp_path)
+
+
 def made_up(finished: Comparison, auc: dict[tuple[int, int | None], list[float]]) -> Comparison:
     """The finished comparison's settings with other numbers, for the arithmetic alone."""
     arms = []
@@ -119,7 +137,7 @@ def made_up(finished: Comparison, auc: dict[tuple[int, int | None], list[float]]
         ]
         arms.append(ArmResult(dim, inner, 0.05, tuple(runs), 4 * dim))
     return Comparison(
-        finished.schema, finished.base, tuple(arms), (0.05, 0.5), 10, 0, 1, 1.0, "a machine"
+        finished.schema, finished.base, tuple(arms), (0.05, 0.5), (), 10, 0, 1, 1.0, "a machine"
     )
 
 

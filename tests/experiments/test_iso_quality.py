@@ -24,10 +24,13 @@ def test_outside_the_curve_gives_bounds_only() -> None:
     assert str(iso_quality({8: 0.5}, 8, 0.6)) == "> 1×"
 
 
-def test_noise_in_the_curve_is_not_read_as_a_gain() -> None:
-    # 8 happens to be worse than 4: their mean is the quality of both, first reached at 4
+def test_a_wider_table_that_is_worse_counts_for_nothing() -> None:
     noisy = {2: 0.70, 4: 0.74, 8: 0.72, 16: 0.80}
-    assert iso_quality(noisy, 2, 0.73).reduction == pytest.approx(2.0)
+    assert iso_quality(noisy, 2, 0.74).reduction == pytest.approx(2.0)
+    assert iso_quality(noisy, 8, 0.73).reduction == pytest.approx(2**1.75 / 8)
+    falling = {2: 0.71, 4: 0.70}
+    assert str(iso_quality(falling, 4, 0.705)) == "< 0.5×"
+    assert str(iso_quality(falling, 4, 0.72)) == "> 1×"
 
 
 @given(

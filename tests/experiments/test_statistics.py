@@ -16,7 +16,7 @@ def test_interval() -> None:
 
 
 def test_text() -> None:
-    assert str(Estimate(0.71234, 0.00456)) == "0.7123 ± 0.0046"
+    assert str(Estimate(0.71234, 0.00456)) == "0.7123 ±0.0046"
     assert Estimate(0.01, None).signed() == "+0.0100"
     assert estimate([0.5]) == Estimate(0.5, None)
     with pytest.raises(ValueError, match="no values"):

@@ -222,6 +222,8 @@ def test_a_loss_that_is_not_finite_names_step_and_place(
     observer.trainer.run.create(settings)
     with pytest.raises(TrainingError, match=message):
         observer.trainer.fit()
+    with pytest.raises(TrainingError, match=message):
+        resume(tmp_path / "run")
 
 
 def test_a_dense_feature_that_is_not_finite_is_named(small_data: Path, tmp_path: Path) -> None:
@@ -232,9 +234,7 @@ def test_a_dense_feature_that_is_not_finite_is_named(small_data: Path, tmp_path:
     dense = np.load(data / "train" / "dense.npy")
     dense[:, 1] = np.nan
     np.save(data / "train" / "dense.npy", dense)
-    with pytest.raises(
-        TrainingError, match="at step 1; it comes from the data: dense feature 'I2'"
-    ):
+    with pytest.raises(DataError, match="at step 1; it comes from the data: dense feature 'I2'"):
         train(config(data), tmp_path / "run")
 
 

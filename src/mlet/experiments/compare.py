@@ -19,7 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset
-from mlet.errors import MletError, RunError
+from mlet.errors import MletError, RunError, TrainingError
 from mlet.experiments.results import ArmResult, Comparison, RunScores
 from mlet.export import load_collapsed
 from mlet.settings import Settings
@@ -38,8 +38,8 @@ class CompareConfig(Settings):
         inner_dims: inner dimensions k of the MLET arms.
         seeds: runs of each arm, with seeds 0, 1, ….
         learning_rates: step sizes tried for tables and dense layers together, the same list for
-            every arm; each arm keeps the one with the best mean validation AUC. Empty trains
-            every arm with the base's step sizes.
+            every arm; each arm keeps the one with the best mean validation AUC, those that
+            diverge with any seed left out. Empty trains every arm with the base's step sizes.
         rare_below: a test row is rare if its rarest category has fewer training rows than this.
     """
 
@@ -107,7 +107,8 @@ def compare(
         report: told of progress.
 
     Raises:
-        RunError: ``out`` holds runs with other settings, or a run failed.
+        RunError: ``out`` holds runs with other settings, a run failed, or all step sizes of an arm
+            diverged.
     """
     began = time.perf_counter()
     write_text(out / "compare.yaml", config.to_yaml())
@@ -124,8 +125,12 @@ def compare(
     data = PreparedDataset(config.base.data)
     rare = data.rarest_counts("test") < config.rare_below
     results = []
+    diverged = [arm for family in arms for arm in family if _failure(out, arm, config.seeds)]
     for family in arms:
-        chosen = max(family, key=lambda arm: _mean_validation_auc(out, arm, config.seeds))
+        kept = [arm for arm in family if arm not in diverged]
+        if not kept:
+            raise RunError(f"no learning rate works: {_failure(out, family[0], config.seeds)}")
+        chosen = max(kept, key=lambda arm: _mean_validation_auc(out, arm, config.seeds))
         scores = [_score(out, chosen, seed, data, rare) for seed in range(config.seeds)]
         summary = RunDirectory(_run_path(out, chosen, 0)).summary()
         rate = chosen.learning_rate or config.base.optimizer.tables.learning_rate
@@ -137,6 +142,7 @@ def compare(
         base=config.base,
         arms=tuple(results),
         tried_rates=tuple(config.learning_rates),
+        diverged=tuple(arm.name for arm in diverged),
         rare_below=config.rare_below,
         rare_rows=int(rare.sum()),
         jobs=jobs,
@@ -161,12 +167,15 @@ def _machine() -> str:
 def _train_one(config: RunConfig, path: Path) -> None:
     """Train or continue one run; in a worker process."""
     run = RunDirectory(path)
-    if not run.config_file.exists():
-        train(config, path)
-        return
-    if run.config() != config:
+    if run.config_file.exists() and run.config() != config:
         raise RunError(f"{path} holds a run with other settings; choose another --out")
-    resume(path)
+    try:
+        if run.config_file.exists():
+            resume(path)
+        else:
+            train(config, path)
+    except TrainingError:
+        pass  # the run keeps the reason; a step size that diverges loses to those that do not
 
 
 def _train_all(runs: dict[Path, RunConfig], jobs: int, report: Report) -> None:
@@ -196,6 +205,12 @@ def _completed(runs: dict[Path, RunConfig], jobs: int) -> Iterator[Path]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _failure(out: Path, arm: Arm, seeds: int) -> str | None:
+    """Why an arm diverged, with the first seed that did."""
+    runs = (RunDirectory(_run_path(out, arm, seed)) for seed in range(seeds))
+    return next((run.failure for run in runs if run.failure is not None), None)
 
 
 def _mean_validation_auc(out: Path, arm: Arm, seeds: int) -> float:

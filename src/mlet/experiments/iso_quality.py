@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class IsoQuality:
 def iso_quality(slt: Mapping[int, float], dim: int, quality: float) -> IsoQuality:
     """Read the reduction off the SLT curve (higher quality is better).
 
-    The curve is made non-decreasing by isotonic regression, so that noise between neighbouring
-    dimensions cannot be read as a gain, and interpolated linearly in log d; where several
-    dimensions reach the quality the smallest counts. Nothing is extrapolated.
+    At each dimension the curve is the best quality of that dimension and all smaller ones, since
+    nobody would take a wider table for less; between dimensions it is linear in log d. The
+    smallest dimension that reaches the quality counts. Nothing is extrapolated.
 
     Args:
         slt: mean quality of the single-layer models by dimension.
@@ -48,7 +47,7 @@ def iso_quality(slt: Mapping[int, float], dim: int, quality: float) -> IsoQualit
         raise ValueError("no single-layer results to compare with")
     dims = np.array(sorted(slt), np.float64)
     logs = np.log2(dims)
-    curve = IsotonicRegression().fit_transform(logs, [slt[int(d)] for d in dims])
+    curve = np.maximum.accumulate([slt[int(d)] for d in dims])
     if quality > curve[-1]:
         return IsoQuality(float(dims[-1] / dim), "above")
     if quality < curve[0]:

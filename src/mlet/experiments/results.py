@@ -85,6 +85,7 @@ class Comparison:
         base: the run that the arms vary.
         arms: SLT and MLET for each dimension.
         tried_rates: step sizes tried for every arm; empty if none was tuned.
+        diverged: names of the arms whose step size diverged with some seed, and was left out.
         rare_below: training count below which a row's rarest category makes it rare.
         rare_rows: test rows that are.
         jobs: runs trained at once; training times are of that load.
@@ -96,6 +97,7 @@ class Comparison:
     base: RunConfig
     arms: tuple[ArmResult, ...]
     tried_rates: tuple[float, ...]
+    diverged: tuple[str, ...]
     rare_below: int
     rare_rows: int
     jobs: int
@@ -151,6 +153,8 @@ class Comparison:
                 f"The chosen learning rate is the largest or smallest tried for {', '.join(edge)}; "
                 f"a wider grid may serve these better."
             )
+        if self.diverged:
+            sentences.append(f"Diverged, and left out: {', '.join(self.diverged)}.")
         return sentences
 
     def _at_the_edge(self) -> list[str]:
@@ -195,6 +199,7 @@ class Comparison:
             "splits": self.schema.model_dump(mode="json")["splits"],
             "base": self.base.model_dump(mode="json"),
             "tried_rates": list(self.tried_rates),
+            "diverged": list(self.diverged),
             "rare": {"below": self.rare_below, "rows": self.rare_rows},
             "machine": self.machine,
             "jobs": self.jobs,

@@ -26,7 +26,7 @@ class Estimate:
 
     @property
     def _plus_minus(self) -> str:
-        return "" if self.margin is None else f" ± {self.margin:.4f}"
+        return "" if self.margin is None else f" ±{self.margin:.4f}"
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:

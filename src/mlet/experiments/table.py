@@ -10,15 +10,15 @@ COLUMNS = (
     "method",
     "d",
     "k",
-    "learning rate",
+    "lr",
     "test AUC",
     "gain over SLT",
     "test logloss",
     "rare AUC",
     "rare logloss",
     "reduction",
-    "model size",
-    "training",
+    "size",
+    "time",
 )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
-from mlet.errors import ConfigError, RunError, TrainingError
+from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
 from mlet.export import save_collapsed
 from mlet.models import CTRModel, build_model
 from mlet.training.config import RunConfig
@@ -57,7 +57,8 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
 
     Raises:
         ConfigError, DataError, RunError: settings, data or directory cannot be used.
-        TrainingError: the loss is NaN or infinite.
+        DataError: also if a dense feature is NaN or infinite.
+        TrainingError: training diverged: the loss is NaN or infinite.
     """
     trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
     trainer.run.create(config)
@@ -73,6 +74,8 @@ def resume(out: Path, observer: Observer | None = None) -> Summary:
     config = run.config()
     if run.finished:
         return run.summary()
+    if run.failure is not None:
+        raise TrainingError(run.failure)
     trainer = _Trainer(config, run, observer or SilentObserver())
     trainer.restore()
     return trainer.fit()
@@ -123,6 +126,9 @@ class _Trainer:
                 self._epoch()
         except KeyboardInterrupt:
             self._save_checkpoint()
+            raise
+        except TrainingError as error:
+            self.run.write_failure(str(error))
             raise
         return self._finish()
 
@@ -232,26 +238,28 @@ class _Trainer:
         self.run.write_summary(summary)
         return summary
 
-    def _explain(self, batch: Batch, loss: float) -> TrainingError:
+    def _explain(self, batch: Batch, loss: float) -> MletError:
         """Where a loss that is not finite comes from."""
-        step = self.progress.step + 1
-        lower = (
-            f"lower optimizer.tables.learning_rate ({self.config.optimizer.tables.learning_rate}) "
-            f"or optimizer.dense.learning_rate ({self.config.optimizer.dense.learning_rate})"
+        what = (
+            f"{self.run.root}: the loss is {loss} at step {self.progress.step + 1}; it comes from"
         )
-        place, remedy = "the dense layers", lower
         bad = _first_bad(batch.dense, dim=1)
         if bad is not None:
-            place = f"the data: dense feature {self.data.schema.dense[bad].name!r}"
-            remedy = "prepare the data set again"
-        else:
-            with torch.no_grad():
-                vectors = self.model.embedding(batch.ids, batch.bags)
-            bad = _first_bad(vectors, dim=1)
-            if bad is not None:
-                place = f"the embedding vectors of field {self.model.embedding.fields[bad].name!r}"
+            name = self.data.schema.dense[bad].name
+            return DataError(f"{what} the data: dense feature {name!r}; prepare the data set again")
+        with torch.no_grad():
+            bad = _first_bad(self.model.embedding(batch.ids, batch.bags), dim=1)
+        fields = self.model.embedding.fields
+        place = (
+            "the dense layers"
+            if bad is None
+            else f"the embedding vectors of field {fields[bad].name!r}"
+        )
+        optimizer = self.config.optimizer
         return TrainingError(
-            f"{self.run.root}: the loss is {loss} at step {step}; it comes from {place}; {remedy}"
+            f"{what} {place}; lower optimizer.tables.learning_rate "
+            f"({optimizer.tables.learning_rate}) or optimizer.dense.learning_rate "
+            f"({optimizer.dense.learning_rate})"
         )
 
 

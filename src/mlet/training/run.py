@@ -85,6 +85,7 @@ class RunDirectory:
         self.metrics_file = self.root / "metrics.jsonl"
         self.summary_file = self.root / "summary.json"
         self.model_file = self.root / "model.safetensors"
+        self._failure_file = self.root / "failure.txt"
         self._last = self.root / "checkpoints" / "last.pt"
         self._best = self.root / "checkpoints" / "best.pt"
 
@@ -106,6 +107,17 @@ class RunDirectory:
     def finished(self) -> bool:
         """Whether training has come to its end."""
         return self.summary_file.exists()
+
+    @property
+    def failure(self) -> str | None:
+        """Why training cannot go on, if it diverged."""
+        if not self._failure_file.exists():
+            return None
+        return self._failure_file.read_text(encoding="utf-8")
+
+    def write_failure(self, reason: str) -> None:
+        """Mark the run as diverged: resuming it would only diverge again."""
+        write_text(self._failure_file, reason)
 
     def config(self) -> RunConfig:
         """The run's configuration.

@@ -1,0 +1,134 @@
+"""Every command and snippet of the documentation runs."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlet.data.readers.avazu import CATEGORICAL as AVAZU
+from mlet.data.readers.table import TableSchema
+from mlet.settings import load_yaml
+from mlet.training import RunConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Added to every comparison, so that the full-size ones of the results run in seconds.
+SMALL = "--seeds 1 --epochs 1 --dims 2 --inner-dims 8 --learning-rates 0.02"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: language and text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, movielens: Path, criteo_sample: Path) -> Path:
+    """A folder with the input files that the documentation speaks of."""
+    (tmp_path / "train.txt").symlink_to(criteo_sample)
+    (tmp_path / "ml-latest-small").symlink_to(movielens)
+    rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
+    for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    lines = [
+        ",".join([str(i), str(i % 2), f"1410{21 + i // 24:02d}{i % 24:02d}", *AVAZU])
+        for i in range(96)
+    ]
+    header = ",".join(["id", "click", "hour", *AVAZU])
+    (tmp_path / "avazu.csv.gz").write_bytes(gzip.compress("\n".join([header, *lines]).encode()))
+    clicks = [f"{i % 2},1.5,{i % 60},u{i % 9},i{i % 5},a|b,{i}" for i in range(200)]
+    text = "\n".join(["click,price,age,user,item,tags,timestamp", *clicks]) + "\n"
+    (tmp_path / "clicks.csv").write_text(text)
+    schema = next(text for kind, text in blocks(ROOT / "docs" / "data.md") if kind == "yaml")
+    (tmp_path / "clicks.yaml").write_text(schema)
+    return tmp_path
+
+
+def in_small(script: str) -> str:
+    """The script with its comparisons cut down and without calls of make."""
+    joined = script.replace("\\\n", " ")
+    lines = []
+    for line in joined.splitlines():
+        if line.startswith("make "):
+            continue
+        command = line.split("  #", 1)[0]
+        if command.startswith("mlet compare"):
+            # the last value of a repeated option counts; one step size excludes a list of them
+            command = re.sub(r"--learning-rate \S+", "", command) + " " + SMALL
+        lines.append(command)
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_snippets_run(page: Path, desk: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for place, (kind, text) in enumerate(blocks(page)):
+        if kind == "bash":
+            command = ["bash", "-euo", "pipefail", "-c", in_small(text)]
+        elif kind == "python":
+            script = desk / f"snippet_{place}.py"
+            script.write_text(text)
+            command = [sys.executable, str(script)]
+        else:
+            continue
+        result = subprocess.run(
+            command, cwd=desk, env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
+
+
+def test_yaml_examples_are_valid_and_complete(desk: Path) -> None:
+    assert TableSchema.load(desk / "clicks.yaml").names()
+    text = next(text for kind, text in blocks(ROOT / "docs" / "training.md") if kind == "yaml")
+    (desk / "run.yaml").write_text(text)
+    config = RunConfig.load(desk / "run.yaml")
+    assert config.model_dump(mode="json") == load_yaml(desk / "run.yaml"), "no key is left out"
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    kinds = {kind for page in PAGES for kind, _ in blocks(page)}
+    assert kinds <= {"bash", "python", "yaml", ""}
+
+
+def test_links_and_pictures_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def dry_run(target: str) -> str:
+    command = ["make", "--dry-run", "--always-make", target]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_gate_runs_the_readmes_test_command() -> None:
+    script = next(text for kind, text in blocks(ROOT / "README.md") if kind == "bash")
+    assert script.split("\n")[:2] == ["make demo", "make test"]
+    gate = (ROOT / ".ci" / "run").read_text()
+    assert re.search(r'^make PYTHON="\$PYTHON" test$', gate, re.MULTILINE)
+    recipe = next(line for line in dry_run("test").splitlines() if "bin/pytest" in line)
+    words = recipe.split()
+    assert not {"-m", "-k", "--deselect", "--ignore"} & set(words), "the whole suite"
+
+
+@pytest.mark.slow
+def test_make_demo(tmp_path: Path) -> None:
+    """The README's first command, in the environment that runs this test."""
+    environment = Path(sys.executable).parents[1]
+    result = subprocess.run(
+        ["make", "demo", f"DEMO={tmp_path / 'demo'}", f"VENV={environment}",
+         f"INSTALLED={environment / 'pyvenv.cfg'}", "--assume-old=pyproject.toml",
+         "--assume-old=constraints.txt"],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "SLT and MLET" in result.stdout
+    assert f"report: {tmp_path / 'demo' / 'comparison' / 'report.html'}" in result.stdout
+    assert (tmp_path / "demo" / "comparison" / "report.html").exists()
