@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mlet.data import PreparedDataset
-from mlet.errors import ConfigError, RunError, TrainingError
+from mlet.errors import ConfigError, DataError, RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.models import DLRMConfig
 from mlet.training import RunConfig, RunDirectory, loop, resume, train
