@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mlet.cli import main
+
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("--set", "cardinalities=[60,20,8]", "--set", "dense=2", "--rows", "2000")
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """Run the command in this process, which spares the start-up; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["mlet", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return exit_.value.code
 
 
 def test_prepare_train_evaluate_collapse(mlet: Mlet, tmp_path: Path) -> None:
@@ -144,10 +155,15 @@ def test_bad_files_give_one_line_and_leave_nothing(
     ],
 )
 def test_bad_calls_exit_with_2_and_one_line(
-    mlet: Mlet, arguments: tuple[str, ...], message: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
-    result = mlet(*arguments, code=2)
-    last = result.stderr.strip().splitlines()[-1]
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, *arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
 
@@ -156,8 +172,11 @@ def test_bad_calls_exit_with_2_and_one_line(
     "command", ["", "prepare", "prepare criteo", "synthesize", "train", "evaluate", "collapse",
                 "compare"],
 )  # fmt: skip
-def test_help_teaches(mlet: Mlet, command: str) -> None:
-    text = mlet(*command.split(), "--help").stdout
+def test_help_teaches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    assert run_here(monkeypatch, *command.split(), "--help") == 0
+    text = capsys.readouterr().out
     assert "Usage: mlet" in text
     assert len(text.splitlines()) > 8
 
