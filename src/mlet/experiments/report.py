@@ -20,12 +20,11 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("mlet.experiments"), autoescape=True, undefined=StrictUndefined
     )
-    best = None
-    for arm in comparison.arms:
-        if arm.inner_dim is not None:
-            gain = comparison.gain(arm)
-            if best is None or gain.mean > best[1].mean:
-                best = (arm, gain)
+    gains = sorted(
+        ((comparison.gain(arm).mean, arm) for arm in comparison.mlet_arms),
+        key=lambda pair: pair[0],
+    )
+    outcomes = [comparison.outcome(arm) for arm in comparison.mlet_arms]
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         schema=comparison.schema,
@@ -33,7 +32,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         columns=COLUMNS,
         rows=table_rows(comparison),
         svg=Markup(svg),
-        best=best,
+        gains=gains,
+        outcomes=outcomes,
         version=__version__,
     )
     write_text(out / "curves.svg", svg)

@@ -15,6 +15,7 @@ from mlet.training.metrics import Scores
 
 Measure = Literal["auc", "logloss"]
 Rows = Literal["test", "rare"]
+Outcome = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Comparison:
     machine: str
 
     @property
+    def mlet_arms(self) -> list[ArmResult]:
+        """All two-layer arms."""
+        return [arm for arm in self.arms if arm.inner_dim is not None]
+
+    @property
     def inner_dims(self) -> list[int]:
         """The k of the MLET arms."""
         return sorted({arm.inner_dim for arm in self.arms if arm.inner_dim is not None})
@@ -120,6 +126,13 @@ class Comparison:
         pairs = zip(arm.values(rows, measure), slt.values(rows, measure), strict=True)
         return estimate([mlet - single for mlet, single in pairs])
 
+    def outcome(self, arm: ArmResult) -> Outcome:
+        """Whether the interval of the gain in test AUC leaves out zero, and on which side."""
+        gain = self.gain(arm)
+        if gain.margin is None or abs(gain.mean) <= gain.margin:
+            return "unclear"
+        return "better" if gain.mean > 0 else "worse"
+
     def reduction(self, arm: ArmResult, rows: Rows = "test") -> IsoQuality | None:
         """Iso-quality reduction by mean AUC; None where the AUC is undefined."""
         curve = {slt.dim: slt.estimate(rows, "auc").mean for slt in self.curve(None)}
@@ -132,20 +145,13 @@ class Comparison:
         """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
         sentences = []
         for inner in self.inner_dims:
-            better: list[str] = []
-            worse: list[str] = []
-            unclear: list[str] = []
-            for arm in self.curve(inner):
-                gain = self.gain(arm)
-                margin = gain.margin if gain.margin is not None else math.inf
-                text = f"d={arm.dim} ({gain.mean:+.4f})"
-                bucket = better if gain.mean > margin else worse if gain.mean < -margin else unclear
-                bucket.append(text)
-            for texts, what in (
-                (better, "beat SLT of the same dimension in test AUC at"),
-                (worse, "was worse than SLT of the same dimension in test AUC at"),
-                (unclear, "cannot be told apart from SLT, with these seeds, at"),
+            for outcome, what in (
+                ("better", "beat SLT of the same dimension in test AUC at"),
+                ("worse", "was worse than SLT of the same dimension in test AUC at"),
+                ("unclear", "cannot be told apart from SLT, with these seeds, at"),
             ):
+                arms = [arm for arm in self.curve(inner) if self.outcome(arm) == outcome]
+                texts = [f"d={arm.dim} ({self.gain(arm).mean:+.4f})" for arm in arms]
                 if texts:
                     sentences.append(f"MLET with k={inner} {what} {', '.join(texts)}.")
         if edge := self._at_the_edge():
