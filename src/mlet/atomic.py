@@ -26,9 +26,37 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it is renamed to ``path``."""
+def _naming(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn a failure to write into an error that names the file and the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (OSError, *failures)):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunError(
+            f"{path}: cannot be written ({reason}); is the disk full? Earlier files are intact"
+        ) from None
+
+
+@contextmanager
+def atomic_path(path: Path, *, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it is renamed to ``path``.
+
+    Args:
+        path: the file to appear.
+        failures: what the writer raises, beside OSError, when it cannot write.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     path = Path(path)
+    with _naming(path, failures), _replacement(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(descriptor)
@@ -57,12 +85,19 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory to fill; on success it is renamed to ``path``.
 
     Raises:
-        RunError: ``path`` exists and ``overwrite`` is false, or is not a directory.
+        RunError: ``path`` exists and ``overwrite`` is false, or is not a directory, or something in
+            it cannot be written.
     """
     path = Path(path)
     if path.exists() and (not overwrite or not path.is_dir()):
         remedy = "pass --overwrite or choose another directory" if path.is_dir() else "it is a file"
         raise RunError(f"{path} already exists: {remedy}")
+    with _naming(path, ()), _replacement_directory(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacement_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

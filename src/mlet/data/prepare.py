@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from mlet.atomic import atomic_directory
 from mlet.data import layout
+from mlet.data.parquet import write_parquet
 from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
 from mlet.data.source import (
     LABEL,
@@ -158,7 +159,7 @@ def _stage(source: RawSource, folder: Path, report: Report) -> _Staged:
     report("reading", 0, None)
     for frame in source.frames():
         if len(frame):
-            frame.write_parquet(folder / f"{len(lengths)}.parquet", compression="lz4")
+            write_parquet(frame, folder / f"{len(lengths)}.parquet")
             lengths.append(len(frame))
             report("reading", sum(lengths), None)
     if not lengths:

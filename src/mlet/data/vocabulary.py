@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mlet.data.parquet import write_parquet
+
 #: Batches of counts folded together at once; bounds memory while counting.
 _FOLD = 8
 
@@ -63,4 +65,4 @@ class Vocabulary:
 
     def write(self, path: Path) -> None:
         """Write the table as Parquet."""
-        self.table.write_parquet(path)
+        write_parquet(self.table, path)

@@ -40,7 +40,7 @@ def save_collapsed(
         "model": plain.model_dump(mode="json"),
         "schema": schema.model_dump(mode="json"),
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(path, failures=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
 
 

@@ -169,7 +169,8 @@ class RunDirectory:
 
     @staticmethod
     def _save(state: dict[str, Any], path: Path) -> None:
-        with atomic_path(path) as temporary:
+        # torch reports a failed write as a RuntimeError
+        with atomic_path(path, failures=(RuntimeError,)) as temporary:
             torch.save(state, temporary)
 
     @staticmethod

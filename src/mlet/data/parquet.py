@@ -1,0 +1,19 @@
+"""Parquet files whose failure to be written is the OSError that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk; Polars reports a ComputeError.
+    """
+    try:
+        frame.write_parquet(path, compression="lz4")
+    except pl.exceptions.ComputeError as error:
+        raise OSError(None, str(error), str(path)) from None
