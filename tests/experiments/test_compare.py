@@ -17,8 +17,8 @@ from mlet.experiments import CompareConfig, Comparison, compare, write_report
 from mlet.experiments.results import ArmResult, RunScores
 from mlet.experiments.table import COLUMNS, human_bytes, markdown, table_rows
 from mlet.export import load_collapsed
+from mlet.metrics import Scores
 from mlet.training import RunDirectory
-from mlet.training.metrics import Scores
 from mlet.training.predict import predict
 
 

@@ -16,7 +16,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn.metrics import log_loss, roc_auc_score
 
 from mlet.atomic import atomic_directory
 from mlet.data import layout
@@ -34,6 +33,7 @@ from mlet.data.source import (
 )
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder
 from mlet.errors import ConfigError, DataError
+from mlet.metrics import score
 
 #: Called with what is being done and how many of how many steps (None: unknown) are behind.
 Report: TypeAlias = Callable[[str, int, int | None], None]
@@ -314,10 +314,8 @@ def _write_labels(
         bayes: dict[str, float] = {}
         if truth is not None:
             np.save(layout.probabilities(root, name), truth[rows])
-            bayes = {
-                "bayes_auc": float(roc_auc_score(clicks, truth[rows])),
-                "bayes_logloss": float(log_loss(clicks, truth[rows])),
-            }
+            best = score(clicks, truth[rows])
+            bayes = {"bayes_auc": best.auc, "bayes_logloss": best.logloss}
         splits[name] = SplitSchema(rows=len(clicks), click_rate=float(clicks.mean()), **bayes)
     return splits
 

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field, field_validator
-from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
 from mlet.atomic import atomic_path
@@ -201,6 +200,9 @@ class SyntheticSource:
 
     @cached_property
     def _bias(self) -> float:
+        # Imported on use: it takes longer to load than most commands take to run.
+        from scipy.optimize import brentq
+
         scaled = self._scale * self._pilot
         reach = 50.0 + float(np.abs(scaled).max())
 

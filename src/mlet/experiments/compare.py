@@ -22,10 +22,10 @@ from mlet.data import PreparedDataset
 from mlet.errors import MletError, RunError, TrainingError
 from mlet.experiments.results import ArmResult, Comparison, RunScores
 from mlet.export import load_collapsed
+from mlet.metrics import score
 from mlet.settings import Settings
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import OptimizersConfig
-from mlet.training.metrics import score
 from mlet.training.predict import predict
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-
 from mlet.experiments.results import Comparison, Rows
 
 if TYPE_CHECKING:
@@ -31,6 +27,10 @@ def auc_curves(comparison: Comparison) -> str:
 
     Points are means over seeds, bands their 95 % t-intervals.
     """
+    # Imported on use: loading matplotlib takes longer than most commands.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         panels = figure.subplots(1, 2)
@@ -49,6 +49,8 @@ def auc_curves(comparison: Comparison) -> str:
 
 
 def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
     dims = [arm.dim for arm in comparison.curve(None)]
     for place, inner_dim in enumerate([None, *comparison.inner_dims]):
         arms = comparison.curve(inner_dim)

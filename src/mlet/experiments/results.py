@@ -10,8 +10,8 @@ from typing import Any, Literal
 from mlet.data.schema import DatasetSchema
 from mlet.experiments.iso_quality import IsoQuality, iso_quality
 from mlet.experiments.statistics import Estimate, estimate
+from mlet.metrics import Scores
 from mlet.training import RunConfig
-from mlet.training.metrics import Scores
 
 Measure = Literal["auc", "logloss"]
 Rows = Literal["test", "rare"]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     Raises:
         ValueError: there are no values.
     """
+    # Imported on use: loading scipy.stats takes longer than most commands.
+    from scipy import stats
+
     if not values:
         raise ValueError("no values to average")
     mean = float(np.mean(values))

@@ -14,8 +14,8 @@ from mlet.data import PreparedDataset
 from mlet.data.schema import DatasetSchema, SplitName
 from mlet.errors import ConfigError, RunError
 from mlet.export import load_collapsed
+from mlet.metrics import Interval, Scores, bootstrap, score
 from mlet.models import CTRModel, build_model
-from mlet.training.metrics import Interval, Scores, bootstrap, score
 from mlet.training.predict import predict
 from mlet.training.run import RunDirectory
 

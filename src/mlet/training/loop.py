@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
 from mlet.export import save_collapsed
+from mlet.metrics import score
 from mlet.models import CTRModel, build_model
 from mlet.training.config import RunConfig
-from mlet.training.metrics import score
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary, data_fingerprint

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mlet.training import metrics
-from mlet.training.metrics import bootstrap, score
+from mlet import metrics
+from mlet.metrics import bootstrap, score
 
 
 def sample(rows: int = 800) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import log_loss, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,6 +29,9 @@ class Scores(NamedTuple):
 
 def score(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
     """Score probabilities (N,) against labels (N,) of 0 and 1."""
+    # Imported on use: loading scikit-learn takes longer than most commands.
+    from sklearn.metrics import log_loss, roc_auc_score
+
     y = np.asarray(labels, np.float64)
     p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
     if not len(y):
