@@ -4,6 +4,17 @@ from importlib.metadata import version
 
 from mlet.errors import MletError
 from mlet.nn import Embedding, EmbeddingBag
+from mlet.surgery import collapse, collapse_state_dict, convert, param_groups, summary
 
 __version__ = version("mlet")
-__all__ = ["Embedding", "EmbeddingBag", "MletError", "__version__"]
+__all__ = [
+    "Embedding",
+    "EmbeddingBag",
+    "MletError",
+    "__version__",
+    "collapse",
+    "collapse_state_dict",
+    "convert",
+    "param_groups",
+    "summary",
+]

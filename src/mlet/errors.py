@@ -24,3 +24,7 @@ class RunError(MletError):
 
 class TrainingError(MletError):
     """Training diverged: the loss is NaN or infinite."""
+
+
+class ConversionError(MletError):
+    """A model or checkpoint cannot be converted or collapsed as asked."""

@@ -1,0 +1,221 @@
+"""Ordinary tables to two-layer ones, in any model."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from mlet.errors import ConversionError
+from mlet.nn import Embedding, EmbeddingBag
+from mlet.nn.two_layer import TwoLayerTable
+from mlet.surgery.factors import balanced_factors
+from mlet.surgery.modules import find, replace
+
+#: A glob on the qualified name, or a compiled regular expression searched in it.
+Pattern: TypeAlias = str | re.Pattern[str]
+Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
+#: Inner dimension of every table, by name pattern, or by rule ``(name, n, d) -> k or None``.
+InnerDim: TypeAlias = int | Mapping[str, int] | Callable[[str, int, int], int | None]
+
+
+def convert(
+    model: nn.Module,
+    inner_dim: InnerDim = 64,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    min_rows: int = 1,
+    init: Literal["preserve", "fresh"] = "preserve",
+) -> nn.Module:
+    """Make the model's embedding tables two-layer, in place.
+
+    Every ``nn.Embedding`` and ``nn.EmbeddingBag`` of the module tree is replaced, wherever it is
+    held: those inside TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` too. A
+    module that is used in several places is converted once and stays shared. Subclasses are left
+    alone: what their ``forward`` does is not known.
+
+    Args:
+        model: any module.
+        inner_dim: the inner dimension k; or a mapping from name patterns to k, the first match
+            counting and tables without one left alone; or a rule ``(name, n, d) -> k``, None
+            leaving the table alone.
+        include, exclude: globs (``"*.user_table"``) or compiled regular expressions on qualified
+            names. By default every table is included.
+        min_rows: tables with fewer categories are left alone.
+        init: ``"preserve"`` keeps the table's values to float precision (see
+            `mlet.surgery.factors.balanced_factors`; the extra directions are drawn with standard
+            deviation ``1/sqrt(n)``); ``"fresh"`` draws both factors as the paper does, for training
+            from scratch.
+
+    Returns:
+        The model; or, if it was itself a table, the layer that replaces it.
+
+    Raises:
+        ConversionError: there is nothing to convert, a pattern matches no table, a weight is
+            shared with another module or parametrized, or a table cannot be converted.
+        UserWarning: (warning) an inner dimension is not above its embedding dimension.
+    """
+    tables = find(model, (nn.Embedding, nn.EmbeddingBag), exact=True)
+    if not tables:
+        already = find(model, (TwoLayerTable,))
+        reason = (
+            f"its tables are two-layer already: {', '.join(already)}"
+            if already
+            else "it has no nn.Embedding or nn.EmbeddingBag"
+        )
+        raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
+    chosen = _choose(tables, include, exclude, min_rows)
+    sizes = _inner_dims(chosen, inner_dim)
+    if not sizes:
+        raise ConversionError(
+            f"nothing to convert: no table is left of {', '.join(tables)}; check include, exclude, "
+            f"min_rows and inner_dim"
+        )
+    for name in sizes:
+        _check_weight(model, name, chosen[name])
+    # All new layers are made before the first is put in place: an error leaves the model alone.
+    layers = {name: _two_layer(name, chosen[name], k, init) for name, k in sizes.items()}
+    for name, layer in layers.items():
+        model = replace(model, chosen[name], layer)
+    return model
+
+
+def _matches(name: str, pattern: Pattern) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(name) is not None
+    return fnmatch.fnmatchcase(name, pattern)
+
+
+def _selected(names: Sequence[str], patterns: Patterns, argument: str) -> set[str]:
+    """The names that some pattern matches; each pattern must match one."""
+    if patterns is None:
+        return set()
+    listed = [patterns] if isinstance(patterns, str | re.Pattern) else list(patterns)
+    selected = set()
+    for pattern in listed:
+        matched = {name for name in names if _matches(name, pattern)}
+        if not matched:
+            text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+            raise ConversionError(
+                f"{argument} pattern {text!r} matches no table; there are: {', '.join(names)}"
+            )
+        selected |= matched
+    return selected
+
+
+def _choose(
+    tables: Mapping[str, nn.Module], include: Patterns, exclude: Patterns, min_rows: int
+) -> dict[str, nn.Embedding | nn.EmbeddingBag]:
+    names = list(tables)
+    included = set(names) if include is None else _selected(names, include, "include")
+    included -= _selected(names, exclude, "exclude")
+    return {
+        name: table
+        for name, table in tables.items()
+        if name in included
+        and isinstance(table, nn.Embedding | nn.EmbeddingBag)
+        and table.num_embeddings >= min_rows
+    }
+
+
+def _inner_dims(
+    tables: Mapping[str, nn.Embedding | nn.EmbeddingBag], inner_dim: InnerDim
+) -> dict[str, int]:
+    """k of each table that is to be converted."""
+    if isinstance(inner_dim, int):
+        return dict.fromkeys(tables, inner_dim)
+    if isinstance(inner_dim, Mapping):
+        _selected(list(tables), list(inner_dim), "inner_dim")
+        rule = _first_match(inner_dim)
+    else:
+        rule = inner_dim
+    sizes = {}
+    for name, table in tables.items():
+        k = rule(name, table.num_embeddings, table.embedding_dim)
+        if k is not None:
+            sizes[name] = k
+    return sizes
+
+
+def _first_match(sizes: Mapping[str, int]) -> Callable[[str, int, int], int | None]:
+    def rule(name: str, n: int, d: int) -> int | None:
+        return next((k for pattern, k in sizes.items() if _matches(name, pattern)), None)
+
+    return rule
+
+
+def _check_weight(model: nn.Module, name: str, table: nn.Module) -> None:
+    """Refuse a table whose weight is not its own plain parameter.
+
+    Raises:
+        ConversionError: the weight is tied to another module's, or parametrized.
+    """
+    weight = table._parameters.get("weight")
+    if weight is None:
+        raise ConversionError(
+            f"table {name!r}: its weight is parametrized, or no parameter of its own; remove that "
+            f"first (torch.nn.utils.parametrize.remove_parametrizations) or exclude={name!r}"
+        )
+    for other_name, other in model.named_modules():
+        if other is not table and any(p is weight for p in other._parameters.values()):
+            raise ConversionError(
+                f"table {name!r}: its weight is tied to that of {other_name!r}, which would keep "
+                f"the old one; exclude={name!r}, or untie them first"
+            )
+
+
+def _two_layer(
+    name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: Literal["preserve", "fresh"]
+) -> TwoLayerTable:
+    """The layer that takes the table's place, with its options, dtype, device and mode.
+
+    Raises:
+        ConversionError: the table cannot be held by a product of this inner dimension.
+    """
+    if init not in ("preserve", "fresh"):
+        raise ConversionError(f"init={init!r} is not one of 'preserve', 'fresh'")
+    if k < (table.embedding_dim if init == "preserve" else 1):
+        raise ConversionError(
+            f"table {name!r}: inner_dim={k} cannot hold the {table.embedding_dim} dimensions of "
+            f"its weights; use a larger one, or init='fresh' with at least 1"
+        )
+    weight = table.weight
+    options = {
+        "padding_idx": table.padding_idx,
+        "max_norm": table.max_norm,
+        "norm_type": table.norm_type,
+        "scale_grad_by_freq": table.scale_grad_by_freq,
+        "sparse": table.sparse,
+        "inner_dim": k,
+        "device": weight.device,
+        "dtype": weight.dtype,
+    }
+    layer: TwoLayerTable
+    if isinstance(table, nn.EmbeddingBag):
+        layer = EmbeddingBag(
+            table.num_embeddings,
+            table.embedding_dim,
+            mode=table.mode,  # type: ignore[arg-type]
+            include_last_offset=table.include_last_offset,
+            **options,  # type: ignore[arg-type]
+        )
+    else:
+        layer = Embedding(table.num_embeddings, table.embedding_dim, **options)  # type: ignore[arg-type]
+    if init == "preserve":
+        inner, projection = balanced_factors(weight, k, table.num_embeddings**-0.5)
+        with torch.no_grad():
+            if table.padding_idx is not None and not weight.is_meta:
+                # The padding row is its product alone: the extra directions must not train on it.
+                inner[table.padding_idx, table.embedding_dim :] = 0
+            layer.inner.copy_(inner)
+            layer.projection.copy_(projection)
+    elif not weight.requires_grad:
+        warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
+    layer.requires_grad_(weight.requires_grad)
+    return layer.train(table.training)
