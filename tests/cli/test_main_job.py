@@ -9,7 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
+from mlet import convert
 from mlet.cli import main
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -101,6 +105,29 @@ def test_table_and_config_files(mlet: Mlet, tmp_path: Path) -> None:
     written = (tmp_path / "run" / "config.yaml").read_text()
     assert "inner_dim: 8" in written
     assert "batch_size: 512" in written, "the configuration is complete"
+
+
+def test_checkpoints_of_any_model_collapse(mlet: Mlet, tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.ModuleDict({"words": nn.Embedding(30, 4), "out": nn.Linear(4, 2)})
+
+    plain, converted = model(), convert(model(), inner_dim=16)
+    torch.save({"epoch": 3, "state_dict": converted.state_dict()}, tmp_path / "checkpoint.pt")
+    said = mlet("collapse", "checkpoint.pt", "-o", "plain.safetensors").stdout
+    assert "1 tables collapsed" in said
+    plain.load_state_dict(load_file(tmp_path / "plain.safetensors"), strict=True)
+    torch.testing.assert_close(plain["words"].weight, converted["words"].weight)
+    mlet("collapse", "checkpoint.pt", "-o", "plain.pt")
+    plain.load_state_dict(torch.load(tmp_path / "plain.pt"), strict=True)
+    for arguments, message in (
+        (("checkpoint.pt", "-o", "plain.pt"), "already exists"),
+        (("plain.pt", "-o", "x.pt"), "plain.pt: nothing to collapse"),
+        (("missing.pt", "-o", "x.pt"), "missing.pt: not a run"),
+    ):
+        assert message in mlet("collapse", *arguments, code=2).stderr
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    assert "bad.pt: no" in mlet("collapse", "bad.pt", "-o", "x.pt", code=2).stderr
 
 
 BAD_CRITEO = {

@@ -26,7 +26,7 @@ def product_gradients(
     return grad @ two.projection.detach().T, two.inner.detach().T @ grad
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(st.data())
 def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
     n, d = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))

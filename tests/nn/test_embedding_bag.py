@@ -12,7 +12,7 @@ from torch.func import functional_call
 import mlet
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=1_200, deadline=None)
 @given(st.data())
 def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 1_000)))

@@ -14,6 +14,7 @@ from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
 from mlet.data import PreparedDataset
 from mlet.errors import ConfigError
 from mlet.experiments.table import human_bytes
+from mlet.export import collapse_checkpoint
 from mlet.settings import load_yaml
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
@@ -212,11 +213,24 @@ def _print_slices(
 
 
 def collapse(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help=".safetensors file to write.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, or any checkpoint file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors or .pt.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Write a run's model with ordinary tables (W := W2 W1) and check that scores are the same."""
+    """Write a model with ordinary tables (W := W2 W1).
+
+    Of a run: safetensors with a table for each field; scores are checked to be the same. Of a
+    checkpoint of any converted model: the plain model's state_dict, without building the model.
+    """
+    if run.is_file():
+        done = collapse_checkpoint(run, out, overwrite=overwrite)
+        output.print(
+            f"{done.tables} tables collapsed, {human_bytes(done.before)} -> "
+            f"{human_bytes(done.after)} -> {out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
     report = collapse_run(run, out, overwrite=overwrite)
     output.print(
         f"embedding parameters {human_bytes(report.trained_bytes)} -> "

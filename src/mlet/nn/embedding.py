@@ -83,6 +83,45 @@ class Embedding(TwoLayerTable):
         rows = F.embedding(input, self.inner, self.padding_idx, sparse=self.sparse)
         return self._project(rows, input)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        *,
+        inner_dim: int = 64,
+    ) -> Embedding:
+        """A layer that holds a given table (n × d) to float precision, in balanced factors.
+
+        Args:
+            embeddings: the table; ``inner_dim`` must not be below its width d.
+            freeze: train neither factor, torch's default.
+            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, inner_dim: as for the
+                class. The padding row keeps the values given, as in torch.
+
+        Raises:
+            ValueError: the table is not two-dimensional, or ``inner_dim`` is below d.
+        """
+        layer = cls(
+            *cls._table_shape(embeddings),
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            sparse,
+            inner_dim=inner_dim,
+            device=embeddings.device,
+            dtype=embeddings.dtype,
+        )
+        layer.set_table(embeddings)
+        layer.requires_grad_(not freeze)
+        return layer
+
     def collapse(self) -> nn.Embedding:
         """The ordinary torch layer with the same options and the same outputs."""
         return nn.Embedding(

@@ -111,7 +111,7 @@ class EmbeddingBag(TwoLayerTable):
             include_last_offset=self.include_last_offset,
             padding_idx=self.padding_idx,
         )
-        return pooled @ self.projection
+        return self._multiply(pooled)
 
     def _pool_projected(
         self, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
@@ -139,6 +139,39 @@ class EmbeddingBag(TwoLayerTable):
             per_sample_weights=weights,
             include_last_offset=True,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: Literal["sum", "mean", "max"] = "mean",
+        sparse: bool = False,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        *,
+        inner_dim: int = 64,
+    ) -> EmbeddingBag:
+        """A layer that holds a given table (n × d); see `mlet.Embedding.from_pretrained`."""
+        layer = cls(
+            *cls._table_shape(embeddings),
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            include_last_offset,
+            padding_idx,
+            inner_dim=inner_dim,
+            device=embeddings.device,
+            dtype=embeddings.dtype,
+        )
+        layer.set_table(embeddings)
+        layer.requires_grad_(not freeze)
+        return layer
 
     def collapse(self) -> nn.EmbeddingBag:
         """The ordinary torch layer with the same options and the same outputs."""

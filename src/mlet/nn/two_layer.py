@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlet.nn.factors import balanced_factors
 from mlet.nn.init import INITIALISATIONS, InitName
 
 #: Rows multiplied at once when a table is collapsed; bounds the float64 copy to a few MB.
@@ -135,6 +136,28 @@ class TwoLayerTable(nn.Module):
             with torch.no_grad():
                 self.inner[self.padding_idx].zero_()
 
+    @staticmethod
+    def _table_shape(table: Tensor) -> tuple[int, int]:
+        if table.dim() != 2:
+            raise ValueError(f"a table has 2 dimensions, n × d; got shape {tuple(table.shape)}")
+        return table.shape[0], table.shape[1]
+
+    @torch.no_grad()
+    def set_table(self, table: Tensor) -> None:
+        """Let the product equal ``table`` (n × d) to float precision, in balanced factors.
+
+        The extra k − d directions are drawn with standard deviation ``1/sqrt(n)``, those of the
+        padding row excepted; see `mlet.nn.factors.balanced_factors`.
+
+        Raises:
+            ValueError: k < d, where the product cannot hold the table.
+        """
+        inner, projection = balanced_factors(table, self.inner_dim, self.num_embeddings**-0.5)
+        if self.padding_idx is not None and not table.is_meta:
+            inner[self.padding_idx, self.embedding_dim :] = 0
+        self.inner.copy_(inner)
+        self.projection.copy_(projection)
+
     @property
     def weight(self) -> Tensor:
         """The table the layer stands for, ``inner @ projection`` (n × d), differentiable.
@@ -158,9 +181,17 @@ class TwoLayerTable(nn.Module):
             factors = self.max_norm / (norms[long] + 1e-7)
             self.inner[rows[long]] *= factors.unsqueeze(1)
 
+    def _multiply(self, rows: Tensor) -> Tensor:
+        """``rows @ projection`` in the parameters' own dtype.
+
+        torch's lookups stay out of autocast; a product would be rounded to its lower precision.
+        """
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows @ self.projection
+
     def _project(self, rows: Tensor, ids: Tensor) -> Tensor:
         """Map rows of ``inner`` (… × k) to embeddings (… × d) of the categories ``ids`` (…)."""
-        embeddings = rows @ self.projection
+        embeddings = self._multiply(rows)
         scale = None
         if self.scale_grad_by_freq:
             _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)

@@ -8,13 +8,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-import torch
 from torch import nn
 
 from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.factors import balanced_factors
 from mlet.surgery.modules import find, replace
 
 #: A glob on the qualified name, or a compiled regular expression searched in it.
@@ -49,7 +47,7 @@ def convert(
             names. By default every table is included.
         min_rows: tables with fewer categories are left alone.
         init: ``"preserve"`` keeps the table's values to float precision (see
-            `mlet.surgery.factors.balanced_factors`; the extra directions are drawn with standard
+            `mlet.nn.factors.balanced_factors`; the extra directions are drawn with standard
             deviation ``1/sqrt(n)``); ``"fresh"`` draws both factors as the paper does, for training
             from scratch.
 
@@ -208,13 +206,7 @@ def _two_layer(
     else:
         layer = Embedding(table.num_embeddings, table.embedding_dim, **options)  # type: ignore[arg-type]
     if init == "preserve":
-        inner, projection = balanced_factors(weight, k, table.num_embeddings**-0.5)
-        with torch.no_grad():
-            if table.padding_idx is not None and not weight.is_meta:
-                # The padding row is its product alone: the extra directions must not train on it.
-                inner[table.padding_idx, table.embedding_dim :] = 0
-            layer.inner.copy_(inner)
-            layer.projection.copy_(projection)
+        layer.set_table(weight)
     elif not weight.requires_grad:
         warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
     layer.requires_grad_(weight.requires_grad)

@@ -1,0 +1,207 @@
+"""The layers in torch's own machinery: compile, export, autocast, distributed wrappers, …"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
+
+import mlet
+from mlet.nn.two_layer import TwoLayerTable
+
+IDS = torch.tensor([[1, 2, 2], [0, 5, 1]])
+
+LAYERS: dict[str, Callable[[], TwoLayerTable]] = {
+    "plain": lambda: mlet.Embedding(10, 3, inner_dim=8),
+    "padding": lambda: mlet.Embedding(10, 3, 0, inner_dim=8),
+    "max_norm": lambda: mlet.Embedding(10, 3, max_norm=0.5, inner_dim=8),
+    "by frequency": lambda: mlet.Embedding(10, 3, scale_grad_by_freq=True, inner_dim=8),
+    "sparse": lambda: mlet.Embedding(10, 3, sparse=True, inner_dim=8),
+    "sum": lambda: mlet.EmbeddingBag(10, 3, mode="sum", inner_dim=8),
+    "mean, padding": lambda: mlet.EmbeddingBag(10, 3, mode="mean", padding_idx=1, inner_dim=8),
+    "max": lambda: mlet.EmbeddingBag(10, 3, mode="max", inner_dim=8),
+    "bag by frequency": lambda: mlet.EmbeddingBag(10, 3, scale_grad_by_freq=True, inner_dim=8),
+    "bag max_norm": lambda: mlet.EmbeddingBag(10, 3, max_norm=0.5, mode="sum", inner_dim=8),
+}
+
+each_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+
+
+def seeded(make: Callable[[], TwoLayerTable]) -> TwoLayerTable:
+    torch.manual_seed(0)
+    return make()
+
+
+@each_layer
+def test_compile_fullgraph(make: Callable[[], TwoLayerTable]) -> None:
+    torch.compiler.reset()
+    eager, layer = seeded(make), seeded(make)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    out = compiled(IDS)
+    torch.testing.assert_close(out, eager(IDS))
+    out.square().sum().backward()
+    eager(IDS).square().sum().backward()
+    torch.testing.assert_close(layer.inner.grad.to_dense(), eager.inner.grad.to_dense())
+    torch.testing.assert_close(layer.projection.grad, eager.projection.grad)
+
+
+@each_layer
+def test_export(make: Callable[[], TwoLayerTable]) -> None:
+    layer = seeded(make).eval()
+    program = torch.export.export(layer, (IDS,))
+    torch.testing.assert_close(program.module()(IDS), seeded(make)(IDS))
+
+
+@each_layer
+def test_deepcopy_pickle_and_state_dict(make: Callable[[], TwoLayerTable]) -> None:
+    layer = seeded(make)
+    expected = seeded(make)(IDS)
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    loaded = make()
+    loaded.load_state_dict(torch.load(file))
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+        torch.testing.assert_close(twin(IDS), expected)
+
+
+@each_layer
+def test_autocast_and_low_precision_give_torchs_dtypes(make: Callable[[], TwoLayerTable]) -> None:
+    layer = seeded(make)
+    plain = layer.collapse()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, expected = layer(IDS), plain(IDS)
+    assert out.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+    for dtype in (torch.bfloat16, torch.float16):
+        out = copy.deepcopy(layer).to(dtype)(IDS)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.02)
+
+
+@each_layer
+def test_meta_device_and_materialisation(make: Callable[[], TwoLayerTable]) -> None:
+    with torch.device("meta"):
+        layer = make()
+    assert layer.inner.is_meta
+    layer.to_empty(device="cpu").reset_parameters()
+    assert layer(IDS).isfinite().all()
+
+
+def test_functional_call_and_per_sample_gradients() -> None:
+    layer = seeded(LAYERS["plain"])
+    state = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def loss(state: dict[str, Tensor], ids: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, state, (ids,)).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(state, IDS)
+    layer(IDS).square().sum().backward()
+    torch.testing.assert_close(grads["inner"].sum(0), layer.inner.grad)
+    torch.testing.assert_close(grads["projection"].sum(0), layer.projection.grad)
+
+
+def test_parametrizations_act_on_the_factors() -> None:
+    class Doubled(nn.Module):
+        def forward(self, value: Tensor) -> Tensor:
+            return 2 * value
+
+    layer = seeded(LAYERS["plain"])
+    before = layer(IDS).detach()
+    parametrize.register_parametrization(layer, "projection", Doubled())
+    torch.testing.assert_close(layer(IDS), 2 * before)
+    torch.testing.assert_close(layer.collapse()(IDS), 2 * before)
+    parametrize.remove_parametrizations(layer, "projection")
+    torch.testing.assert_close(layer(IDS), 2 * before)
+
+
+def test_tied_factors_train_together() -> None:
+    first, second = seeded(LAYERS["plain"]), seeded(LAYERS["plain"])
+    second.projection = first.projection
+    both = nn.ModuleList([first, second])
+    assert len(list(both.parameters())) == 3
+    optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
+    (first(IDS) + second(IDS)).sum().backward()
+    optimizer.step()
+    assert second.projection is first.projection
+
+
+@pytest.mark.parametrize("kind", [mlet.Embedding, mlet.EmbeddingBag])
+def test_from_pretrained(kind: type[mlet.Embedding | mlet.EmbeddingBag]) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(9, 3)
+    plain_kind = nn.Embedding if kind is mlet.Embedding else nn.EmbeddingBag
+    options = {"padding_idx": 2, "sparse": True}
+    layer = kind.from_pretrained(table, inner_dim=8, **options)
+    plain = plain_kind.from_pretrained(table, **options)
+    torch.testing.assert_close(layer(IDS), plain(IDS), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.weight, table, rtol=1e-5, atol=1e-6)
+    assert not layer.inner.requires_grad
+    assert kind.from_pretrained(table, freeze=False, inner_dim=8).projection.requires_grad
+    with pytest.raises(ValueError, match="got shape"):
+        kind.from_pretrained(table[0], inner_dim=8)
+    with (
+        pytest.warns(UserWarning, match="rank 2"),
+        pytest.raises(ValueError, match="cannot hold the weights"),
+    ):
+        kind.from_pretrained(table, inner_dim=2)
+
+
+def model(converted: bool) -> nn.Module:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(9, 1))
+    return mlet.convert(plain, inner_dim=8) if converted else plain
+
+
+def train_step(wrapped: nn.Module, ids: Tensor) -> None:
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    wrapped(ids).square().mean().backward()
+    optimizer.step()
+
+
+def worker(rank: int, folder: str, kind: str) -> None:
+    """One of two processes: a step on its half of the batch, then collapse and save."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    mine = IDS[rank : rank + 1]
+    if kind == "ddp":
+        wrapped = DistributedDataParallel(model(converted=True))
+        train_step(wrapped, mine)
+        collapsed = mlet.collapse(wrapped)
+        assert not isinstance(collapsed, DistributedDataParallel)
+        state = collapsed.state_dict()
+    else:
+        wrapped = model(converted=True)
+        mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+        fully_shard(wrapped, mesh=mesh)
+        train_step(wrapped, mine)
+        full = {name: value.full_tensor() for name, value in wrapped.state_dict().items()}
+        state = mlet.collapse_state_dict(full)
+    if rank == 0:
+        torch.save(state, f"{folder}/state.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_distributed_training_equals_one_process_and_collapses(kind: str, tmp_path: Path) -> None:
+    mp.spawn(worker, args=(str(tmp_path), kind), nprocs=2)
+    single = model(converted=True)
+    train_step(single, IDS)
+    expected = mlet.collapse(single).state_dict()
+    state = torch.load(tmp_path / "state.pt")
+    model(converted=False).load_state_dict(state, strict=True)
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
