@@ -7,6 +7,10 @@ INSTALLED := $(VENV)/.installed
 # Where `make demo` leaves its data, runs and report.
 DEMO ?= demo
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# For the tests of other libraries' models; the demo does without.
+CLIENTS := $(VENV)/.clients
+
 .PHONY: help demo test lint style bench clean
 
 help:
@@ -20,14 +24,19 @@ help:
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mlet needs Python 3.10 or newer: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(CLIENTS): $(INSTALLED)
+	$(PIP) --editable '.[clients]'
+	$(PIP) --no-deps torchrec
 	@touch $@
 
 demo: $(INSTALLED)
 	@test -f $(DEMO)/data/schema.json || $(BIN)/mlet synthesize --out $(DEMO)/data
 	@$(BIN)/mlet compare $(DEMO)/data --out $(DEMO)/comparison
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(CLIENTS)
 	$(BIN)/pytest --numprocesses 2 --durations 10
 
 lint: $(INSTALLED)

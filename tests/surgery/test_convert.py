@@ -233,6 +233,38 @@ def test_subclasses_are_left_alone() -> None:
     assert isinstance(model[1], mlet.Embedding)
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_torchrec_collections(pooled: bool) -> None:
+    pytest.importorskip("torchrec", reason="make test installs the extra 'clients'")
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+    from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    kind = EmbeddingBagConfig if pooled else EmbeddingConfig
+    sizes = {"user": 20, "item": 30}
+    tables = [
+        kind(name=name, embedding_dim=4, num_embeddings=size, feature_names=[f"{name}_id"])
+        for name, size in sizes.items()
+    ]
+    torch.manual_seed(0)
+    make = EmbeddingBagCollection if pooled else EmbeddingCollection
+    plain = make(tables=tables)
+    features = KeyedJaggedTensor.from_lengths_sync(
+        ["user_id", "item_id"], torch.tensor([1, 19, 3, 29, 0]), torch.tensor([1, 1, 0, 3])
+    )
+
+    def outputs(collection: nn.Module) -> Tensor:
+        result = collection(features)
+        if pooled:
+            return result.values()
+        return torch.cat([jagged.values() for jagged in result.values()])
+
+    converted = mlet.convert(copy.deepcopy(plain), 16)
+    assert len(mlet.summary(converted).tables) == 2
+    torch.testing.assert_close(outputs(converted), outputs(plain), rtol=1e-5, atol=1e-6)
+    plain.load_state_dict(mlet.collapse(converted).state_dict(), strict=True)
+
+
 def test_a_compiled_model_collapses_to_the_users_own() -> None:
     model = mlet.convert(towers(), 16)
     compiled = torch.compile(model, backend="eager")
