@@ -18,6 +18,11 @@ from mlet.training import RunConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: What is done in the documentation with a Criteo-sized file is tested with a small one.
+SMALLER = {
+    "--rows 10000000": "--rows 5000",
+    "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",
+}
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
 SMALL = "--seeds 1 --epochs 1 --dims 2 --inner-dims 8 --learning-rates 0.02"
 
@@ -32,6 +37,7 @@ def desk(tmp_path: Path, movielens: Path, criteo_sample: Path) -> Path:
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
@@ -57,6 +63,8 @@ def in_small(script: str) -> str:
         if line.startswith("make "):
             continue
         command = line.split("  #", 1)[0]
+        for large, small in SMALLER.items():
+            command = command.replace(large, small)
         if command.startswith("mlet compare"):
             # the last value of a repeated option counts; one step size excludes a list of them
             command = re.sub(r"--learning-rate \S+", "", command) + " " + SMALL
