@@ -83,7 +83,10 @@ def test_libfm_pooled_or_with_its_published_splits(mlet: Mlet, tmp_path: Path) -
     rows = "".join(f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 4}:1\n" for i in range(60))
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.libfm").write_text(rows)
-    pooled = mlet("prepare", "libfm", "a.libfm", "b.libfm", "--out", "pooled")
+    rare = ("--min-count", 2, "--min-count", "field_1=20")
+    pooled = mlet("prepare", "libfm", "a.libfm", "b.libfm", "--out", "pooled", *rare)
+    fields = json.loads((tmp_path / "pooled" / "schema.json").read_text())["fields"]
+    assert [field["min_count"] for field in fields] == [20, 2]
     assert "96" in pooled.stdout
     published = ("--train-file", "a.libfm", "--valid-file", "b.libfm", "--test-file", "c.libfm")
     assert "60" in mlet("prepare", "libfm", *published, "--out", "given").stdout
@@ -179,6 +182,7 @@ def test_bad_files_give_one_line_and_leave_nothing(
         (("compare", "d", "--out", "c", "--dims", "2;4"), "--dims '2;4': expected integers"),
         (("compare", "d", "--out", "c", "--lr", "1", "--learning-rates", "1"), "not both"),
         (("compare", "d", "--out", "c", "--dims", "0"), "'dims.0'"),
+        (("prepare", "criteo", "f", "--out", "d", "--min-count", "C1:3"), "expected N or FIELD=N"),
     ],
 )
 def test_bad_calls_exit_with_2_and_one_line(

@@ -105,6 +105,16 @@ def test_columns_decode_to_the_rows_that_were_read(
         assert bags == [[tag if tag in tags else None for tag in bag] for bag in read]
 
 
+def test_each_field_may_have_its_own_minimum_count(tmp_path: Path) -> None:
+    source = Rows(make_rows(200), COLUMNS)
+    schema = prepare(source, tmp_path / "d", min_count=3, field_min_counts={"user": 15})
+    assert {field.name: field.min_count for field in schema.fields} == {"user": 15, "tags": 3}
+    dataset = PreparedDataset(tmp_path / "d")
+    assert dataset.vocabulary("user")["count"][1:].min() >= 15
+    assert dataset.vocabulary("tags")["count"][1:].min() >= 3
+    assert len(dataset.vocabulary("user")) < schema.fields[0].total_categories + 1
+
+
 def test_rarest_counts(tmp_path: Path) -> None:
     frame = make_rows(200)
     prepare(Rows(frame, COLUMNS), tmp_path / "d", min_count=12)
@@ -173,8 +183,10 @@ def test_errors(tmp_path: Path) -> None:
         prepare(Rows(ones, COLUMNS), out)
     with pytest.raises(DataError, match="no rows"):
         prepare(Rows(frame.clear(), COLUMNS), out)
-    with pytest.raises(ConfigError, match="min_count must be at least 1"):
+    with pytest.raises(ConfigError, match="min_count of field 'user' must be at least 1, got 0"):
         prepare(source, out, min_count=0)
+    with pytest.raises(ConfigError, match="min_count for 'film': no such field; the fields are us"):
+        prepare(source, out, field_min_counts={"film": 2})
     with pytest.raises(ConfigError, match="together below 1"):
         SplitRule(valid=0.5, test=0.5)
     without_time = RawColumns(COLUMNS.dense, COLUMNS.categorical, COLUMNS.multi_valued)

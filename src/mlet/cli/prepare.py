@@ -37,8 +37,11 @@ Valid: TypeAlias = Annotated[float, typer.Option(help="Share of rows for validat
 Test: TypeAlias = Annotated[float, typer.Option(help="Share of rows for the test split.")]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of a random split.", min=0)]
 MinCount: TypeAlias = Annotated[
-    int,
-    typer.Option(help="Categories seen less often in training become 'unknown or rare'.", min=1),
+    list[str] | None,
+    typer.Option(
+        help="Categories seen less often in training become 'unknown or rare': N for all fields, "
+        "FIELD=N for one. Repeatable. Default: 1."
+    ),
 ]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")]
 
@@ -50,15 +53,36 @@ def _run(
     valid: float,
     test: float,
     seed: int,
-    min_count: int,
+    min_count: list[str] | None,
     overwrite: bool,
 ) -> None:
+    default, by_field = _parse_min_counts(min_count or [])
     rule = SplitRule(by=split, valid=valid, test=test, seed=seed)
     with counting() as report:
         schema = prepare_source(
-            source, out, split=rule, min_count=min_count, overwrite=overwrite, report=report
+            source,
+            out,
+            split=rule,
+            min_count=default,
+            field_min_counts=by_field,
+            overwrite=overwrite,
+            report=report,
         )
     print_schema(schema, out)
+
+
+def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
+    """``["2", "user=5"]``: the default and the exceptions."""
+    default, by_field = 1, {}
+    for option in options:
+        field, equals, text = option.rpartition("=")
+        if not text.isdecimal():
+            raise ConfigError(f"--min-count {option!r}: expected N or FIELD=N")
+        if equals:
+            by_field[field] = int(text)
+        else:
+            default = int(text)
+    return default, by_field
 
 
 def print_schema(schema: DatasetSchema, out: Path) -> None:
@@ -91,7 +115,7 @@ def criteo(
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
-    min_count: MinCount = 1,
+    min_count: MinCount = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories."""
@@ -106,7 +130,7 @@ def avazu(
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
-    min_count: MinCount = 1,
+    min_count: MinCount = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Avazu's train.csv."""
@@ -121,7 +145,7 @@ def movielens(
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
-    min_count: MinCount = 1,
+    min_count: MinCount = None,
     overwrite: Overwrite = False,
 ) -> None:
     """MovieLens (ml-latest, 20m, 25m, 32m, 1m); a click is a rating of 4 or more."""
@@ -139,7 +163,7 @@ def libfm(
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
-    min_count: MinCount = 1,
+    min_count: MinCount = None,
     overwrite: Overwrite = False,
 ) -> None:
     """One-hot libFM text (Frappe, MovieLens-tag): FILES to split, or the three published files."""
@@ -162,7 +186,7 @@ def table(
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
-    min_count: MinCount = 1,
+    min_count: MinCount = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Any CSV or Parquet file, described by a YAML schema.

@@ -8,7 +8,7 @@ than on the number of rows (plus nine bytes a row for the split).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -71,6 +71,7 @@ def prepare(
     *,
     split: SplitRule | None = None,
     min_count: int = 1,
+    field_min_counts: Mapping[str, int] | None = None,
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
 ) -> DatasetSchema:
@@ -80,19 +81,20 @@ def prepare(
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
         min_count: training occurrences below which a category is "unknown or rare" (id 0).
+        field_min_counts: the same for single fields, by name.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
 
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or ``min_count`` cannot be used with this source.
+        ConfigError: the split or a minimum count cannot be used with this source.
     """
-    if min_count < 1:
-        raise ConfigError(f"min_count must be at least 1, got {min_count}")
     rule = split or SplitRule()
     by = rule.by or source.default_split
     columns = source.columns
+    names = (*columns.categorical, *columns.multi_valued)
+    least = _min_counts(names, min_count, field_min_counts or {})
     if (by == "time" and not columns.time) or ((by == "given") != columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -101,21 +103,20 @@ def prepare(
         staged = _stage(source, building / ".staging", report)
         assignment = _assign(staged, by, rule)
         layout.create_folders(building)
-        steps = len(columns.categorical) + len(columns.multi_valued) + 1
+        steps = len(names) + 1
         fields = []
         report("encoding fields", 0, steps)
         for name in columns.categorical:
-            fields.append(_encode_field(staged, assignment, building, name, min_count))
+            fields.append(_encode_field(staged, assignment, building, name, least[name]))
             report("encoding fields", len(fields), steps)
         for name in columns.multi_valued:
-            fields.append(_encode_bags(staged, assignment, building, name, min_count))
+            fields.append(_encode_bags(staged, assignment, building, name, least[name]))
             report("encoding fields", len(fields), steps)
         _write_dense(staged, assignment, building, columns.dense)
         schema = DatasetSchema(
             source=source.description,
             split_by=by,
             seed=rule.seed,
-            min_count=min_count,
             dense=[DenseSchema(name=name, scale=scale) for name, scale in columns.dense.items()],
             fields=fields,
             splits=_write_labels(staged, assignment, building, columns.probability),
@@ -124,6 +125,22 @@ def prepare(
         (building / layout.SCHEMA).write_text(schema.model_dump_json(indent=2), encoding="utf-8")
         shutil.rmtree(staged.folder)
     return schema
+
+
+def _min_counts(
+    fields: Sequence[str], min_count: int, by_field: Mapping[str, int]
+) -> dict[str, int]:
+    """The minimum count of every field."""
+    unknown = sorted(set(by_field) - set(fields))
+    if unknown:
+        raise ConfigError(
+            f"min_count for {unknown[0]!r}: no such field; the fields are {', '.join(fields)}"
+        )
+    result = dict.fromkeys(fields, min_count) | dict(by_field)
+    for name, count in result.items():
+        if count < 1:
+            raise ConfigError(f"min_count of field {name!r} must be at least 1, got {count}")
+    return result
 
 
 @dataclass(frozen=True)
@@ -214,11 +231,14 @@ def _explode(bags: pl.Series) -> pl.Series:
     return values
 
 
-def _field_schema(name: str, vocabulary: Vocabulary, *, multi_valued: bool) -> FieldSchema:
+def _field_schema(
+    name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool
+) -> FieldSchema:
     return FieldSchema(
         name=name,
         num_categories=len(vocabulary),
         multi_valued=multi_valued,
+        min_count=min_count,
         total_categories=vocabulary.total_categories,
     )
 
@@ -236,7 +256,7 @@ def _encode_field(
         ids = vocabulary.encode(frame[field_column(name)])
         for place, output in enumerate(outputs):
             output.append(ids[assignment[chunk] == place])
-    return _field_schema(name, vocabulary, multi_valued=False)
+    return _field_schema(name, vocabulary, min_count, multi_valued=False)
 
 
 def _encode_bags(
@@ -258,7 +278,7 @@ def _encode_bags(
             output.append(
                 vocabulary.encode(_explode(bags.filter(pl.Series(assignment[chunk] == place))))
             )
-    return _field_schema(name, vocabulary, multi_valued=True)
+    return _field_schema(name, vocabulary, min_count, multi_valued=True)
 
 
 def _write_dense(

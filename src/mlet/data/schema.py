@@ -20,12 +20,14 @@ class FieldSchema(Settings):
         name: as in the raw data.
         num_categories: size of its table, id 0 ("unknown or rare") included.
         multi_valued: whether a row holds a bag of categories.
+        min_count: training occurrences below which a category became "unknown or rare".
         total_categories: distinct categories in the training split before ``min_count``.
     """
 
     name: str
     num_categories: int
     multi_valued: bool
+    min_count: int
     total_categories: int
 
 
@@ -57,7 +59,6 @@ class DatasetSchema(Settings):
     source: str
     split_by: Literal["time", "order", "random", "given"]
     seed: int
-    min_count: int
     dense: list[DenseSchema]
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]

@@ -110,11 +110,6 @@ class FieldEmbedding(nn.Module):
         """Whether all fields have the same embedding dimension."""
         return len({field.dim for field in self.fields}) == 1
 
-    @property
-    def output_dim(self) -> int:
-        """Sum of the fields' embedding dimensions: F · d where they are equal."""
-        return sum(field.dim for field in self.fields)
-
     def forward(self, ids: Tensor, bags: Mapping[str, Bags] | None = None) -> Tensor:
         """Embeddings of every field: (B, F, d), or (B, Σ d) where dimensions differ."""
         bags = bags or {}
