@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,25 @@ def test_prepare_train_evaluate_collapse(mlet: Mlet, tmp_path: Path) -> None:
     assert again["auc"]["value"] == pytest.approx(overall["auc"]["value"], abs=1e-6)
     resumed = mlet("train", "--resume", "run")
     assert resumed.stdout.splitlines()[0] == trained.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_interrupted_training_says_how_to_continue(
+    mlet: Mlet, mlet_command: Path, tmp_path: Path
+) -> None:
+    mlet("synthesize", "--out", "data", *SMALL)
+    command = [mlet_command, "train", "data", "--out", "run", "--epochs", "400",
+               "--batch-size", "50", "--set", "training.patience=null"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().endswith("stopped; continue with: mlet train --resume run")
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+    assert "run: the run is unfinished" not in mlet("evaluate", "run", "--bootstrap", 5).stderr
 
 
 def test_compare(mlet: Mlet, tmp_path: Path) -> None:
@@ -178,6 +199,7 @@ def test_bad_files_give_one_line_and_leave_nothing(
         (("train", "d", "--out", "r", "--preset", "kaggle"), "no preset 'kaggle'"),
         (("train", "d", "--out", "r", "--model", "dlmr"), "'model.name'"),
         (("evaluate", "nowhere"), "no such file"),
+        (("evaluate", "run[bold]"), "run[bold]: no such file"),
         (("collapse", "nowhere", "-o", "f"), "not a run"),
         (("compare", "d", "--out", "c", "--dims", "2;4"), "--dims '2;4': expected integers"),
         (("compare", "d", "--out", "c", "--lr", "1", "--learning-rates", "1"), "not both"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mlet.cli.app import app
-from mlet.cli.console import errors
+from mlet.cli.console import complain
 from mlet.errors import MletError
 
 __all__ = ["main"]
@@ -16,8 +16,8 @@ def main() -> None:
     try:
         app()
     except MletError as error:
-        errors.print(f"[bold red]error:[/] {error!s}", highlight=False, soft_wrap=True)
+        complain(f"error: {error}")
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        errors.print(f"[bold red]error:[/] {place}{error.strerror or error}", soft_wrap=True)
+        complain(f"error: {place}{error.strerror or error}")
     sys.exit(2)

@@ -15,7 +15,7 @@ from mlet.cli.train import collapse, evaluate, train
 app = typer.Typer(
     name="mlet",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,9 +35,9 @@ def _mlet(
 ) -> None:
     """Multi-layer embedding training: better or smaller embedding tables, free when serving.
 
-    Click data becomes a prepared data set ([bold]prepare[/], or [bold]synthesize[/] for data of
-    known truth); a model is trained on it ([bold]train[/]), scored ([bold]evaluate[/]) and written
-    with ordinary tables ([bold]collapse[/]). [bold]compare[/] does it all, with and without MLET.
+    Click data becomes a prepared data set (**prepare**, or **synthesize** for data of
+    known truth); a model is trained on it (**train**), scored (**evaluate**) and written
+    with ordinary tables (**collapse**). **compare** does it all, with and without MLET.
     """
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from mlet.atomic import write_text
-from mlet.cli.console import counting, errors, output
+from mlet.cli.console import complain, counting, output, say
 from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
 from mlet.cli.train import parse_integers
 from mlet.errors import ConfigError
@@ -46,7 +46,9 @@ def compare(
     rare_below: Annotated[
         int, typer.Option(help="A row is rare if a category has fewer training rows.", min=1)
     ] = 10,
-    jobs: Annotated[int | None, typer.Option(help="Runs at once; default: all cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; default: all cores.", min=1)
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers here.")] = None,
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", help="Also write the table here.")
@@ -92,7 +94,7 @@ def compare(
                 report=lambda done, total, name: report("training runs", done, total),
             )
     except KeyboardInterrupt:
-        errors.print("stopped; the same command continues where it was", soft_wrap=True)
+        complain("stopped; the same command continues where it was")
         raise typer.Exit(130) from None
     page = write_report(comparison, out)
     if json is not None:
@@ -129,8 +131,8 @@ def _print(comparison: Comparison, page: Path) -> None:
         table.add_row(*row, style="bold" if row[0] == "MLET" else None)
     output.print(table)
     for sentence in comparison.verdict():
-        output.print(sentence, soft_wrap=True, highlight=False)
+        say(sentence)
     ceiling = comparison.schema.splits["test"].bayes_auc
     if ceiling is not None:
-        output.print(f"Best possible test AUC of this synthetic data: {ceiling:.4f}.")
-    output.print(f"report: {page}", soft_wrap=True, highlight=False)
+        say(f"Best possible test AUC of this synthetic data: {ceiling:.4f}.")
+    say(f"report: {page}")

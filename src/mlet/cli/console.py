@@ -21,8 +21,18 @@ from rich.progress import (
 
 #: Results; tables keep their width when piped into a file.
 output = Console(width=None if Console().is_terminal else 160)
-#: Progress and errors. Markup in messages is off: paths may contain brackets.
+#: Progress and errors.
 errors = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line of result, as it is: names and paths may contain what Rich takes for markup."""
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line for stderr, as it is."""
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

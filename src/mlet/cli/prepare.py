@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from mlet.cli.console import counting, output
+from mlet.cli.console import counting, output, say
 from mlet.data import DatasetSchema, SplitRule
 from mlet.data import prepare as prepare_source
 from mlet.data.readers import (
@@ -24,6 +25,7 @@ from mlet.errors import ConfigError
 
 prepare_app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     help="Turn raw click data into a prepared data set. Inputs may be plain, .gz or .zst.",
 )
 
@@ -87,7 +89,9 @@ def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
 
 def print_schema(schema: DatasetSchema, out: Path) -> None:
     """What was prepared, for a person."""
-    table = Table(title=f"{schema.source}, split by {schema.split_by}", title_justify="left")
+    table = Table(
+        title=escape(f"{schema.source}, split by {schema.split_by}"), title_justify="left"
+    )
     table.add_column("split")
     table.add_column("rows", justify="right")
     table.add_column("clicks", justify="right")
@@ -100,10 +104,9 @@ def print_schema(schema: DatasetSchema, out: Path) -> None:
         table.add_row(name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best)
     output.print(table)
     categories = sum(field.num_categories for field in schema.fields)
-    output.print(
+    say(
         f"{len(schema.fields)} categorical fields with {categories:,} categories, "
         f"{len(schema.dense)} dense features -> {out}",
-        soft_wrap=True,
     )
 
 

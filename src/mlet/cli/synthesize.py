@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlet.cli.console import counting, output
+from mlet.cli.console import counting, say
 from mlet.cli.prepare import print_schema
 from mlet.data import SplitRule, prepare
 from mlet.data.synthetic import SyntheticSource, preset, write_criteo_tsv
@@ -49,7 +49,7 @@ def synthesize(
             if out.exists() and not overwrite:
                 raise ConfigError(f"{out} already exists: pass --overwrite or choose another file")
             write_criteo_tsv(source, out, report)
-            output.print(f"{source.config.rows:,} rows -> {out}", soft_wrap=True)
+            say(f"{source.config.rows:,} rows -> {out}")
             return
         rule = SplitRule(valid=valid, test=test, seed=seed)
         schema = prepare(source, out, split=rule, overwrite=overwrite, report=report)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from mlet.cli.console import TrainingBar, errors, output, print_json
+from mlet.cli.console import TrainingBar, complain, output, print_json, say
 from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
 from mlet.data import PreparedDataset
 from mlet.errors import ConfigError
@@ -93,25 +94,21 @@ def _watch(path: Path, config: RunConfig | None = None) -> None:
         with TrainingBar() as bar:
             summary = train_run(config, path, bar) if config else resume_run(path, bar)
     except KeyboardInterrupt:
-        errors.print(f"stopped; continue with: mlet train --resume {path}", soft_wrap=True)
+        complain(f"stopped; continue with: mlet train --resume {path}")
         raise typer.Exit(130) from None
     _print_summary(summary, path)
 
 
 def _print_summary(summary: Summary, path: Path) -> None:
     why = "no better validation AUC" if summary.stopped == "early" else "all epochs done"
-    output.print(
+    say(
         f"best at step {summary.best_step:,}: valid AUC {summary.valid['auc']:.4f}, logloss "
         f"{summary.valid['logloss']:.4f}  ({why}; {summary.steps:,} steps in "
         f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s)",
-        highlight=False,
-        soft_wrap=True,
     )
-    output.print(
+    say(
         f"parameters {human_bytes(summary.training_bytes)} in training, "
         f"{human_bytes(summary.model_bytes)} collapsed -> {RunDirectory(path).model_file}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -197,7 +194,7 @@ def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
 def _print_slices(
     slices: list[SliceScores], data: PreparedDataset, split: Literal["train", "valid", "test"]
 ) -> None:
-    table = Table(title=f"{split} split of {data.root}", title_justify="left")
+    table = Table(title=escape(f"{split} split of {data.root}"), title_justify="left")
     for column in ("rarest count", "rows", "AUC", "logloss", "calibration"):
         table.add_column(column, justify="left" if column == "rarest count" else "right")
     for entry in slices:
@@ -205,11 +202,11 @@ def _print_slices(
         for measure, digits in (("auc", 4), ("logloss", 4), ("calibration", 3)):
             value, interval = getattr(entry.scores, measure), entry.intervals[measure]
             shown = f"{value:.{digits}f}  [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-            cells.append("–" if math.isnan(value) else shown.replace("[", "\\["))
+            cells.append("–" if math.isnan(value) else escape(shown))
         table.add_row(entry.name, f"{entry.rows:,}", *cells)
     output.print(table)
     if bayes := _ceiling(data, split).get("bayes"):
-        output.print(f"best possible: AUC {bayes['auc']:.4f}, logloss {bayes['logloss']:.4f}")
+        say(f"best possible: AUC {bayes['auc']:.4f}, logloss {bayes['logloss']:.4f}")
 
 
 def collapse(
@@ -224,18 +221,14 @@ def collapse(
     """
     if run.is_file():
         done = collapse_checkpoint(run, out, overwrite=overwrite)
-        output.print(
+        say(
             f"{done.tables} tables collapsed, {human_bytes(done.before)} -> "
             f"{human_bytes(done.after)} -> {out}",
-            highlight=False,
-            soft_wrap=True,
         )
         return
     report = collapse_run(run, out, overwrite=overwrite)
-    output.print(
+    say(
         f"embedding parameters {human_bytes(report.trained_bytes)} -> "
         f"{human_bytes(report.collapsed_bytes)}; largest difference between trained and collapsed "
         f"click probabilities on {report.rows:,} rows: {report.largest_difference:.1e} -> {out}",
-        highlight=False,
-        soft_wrap=True,
     )
