@@ -284,6 +284,12 @@ def test_state_dicts_collapse_without_the_model(prefix: str) -> None:
     torch.testing.assert_close(plain(*INPUTS), model(*INPUTS), rtol=1e-5, atol=1e-6)
 
 
+def test_a_part_that_is_called_module_keeps_its_name() -> None:
+    model = nn.ModuleDict({"module": nn.Embedding(9, 2), "head": nn.Linear(2, 1)})
+    collapsed = mlet.collapse_state_dict(mlet.convert(copy.deepcopy(model), 8).state_dict())
+    model.load_state_dict(collapsed, strict=True)
+
+
 def test_state_dicts_that_cannot_be_collapsed() -> None:
     with pytest.raises(ConversionError, match="no pair of 'inner' and 'projection'"):
         mlet.collapse_state_dict(towers().state_dict())

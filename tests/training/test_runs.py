@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from mlet.data import PreparedDataset
 from mlet.errors import ConfigError, DataError, RunError, TrainingError
@@ -169,6 +170,34 @@ def test_collapsed_file_scores_as_the_trained_model(small_data: Path, tmp_path: 
     assert a[0].scores.auc == pytest.approx(b[0].scores.auc, abs=1e-6)
     with pytest.raises(RunError, match="name its data set with --data"):
         load_for_evaluation(tmp_path / "m.safetensors", None)
+
+
+def test_collapsed_files_that_are_damaged_or_something_else(
+    small_data: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(RunError, match=r"m\.safetensors: no such file"):
+        load_collapsed(path)
+    train(config(small_data, epochs=1), tmp_path / "run")
+    good = tmp_path / "run" / "model.safetensors"
+    path.write_bytes(good.read_bytes()[:-100])
+    with pytest.raises(RunError, match="not a readable safetensors file"):
+        load_collapsed(path)
+    tensors = load_file(good)
+    save_file(tensors, path)
+    with pytest.raises(RunError, match="not written by mlet collapse"):
+        load_collapsed(path)
+    with safe_open(good, framework="pt") as file:
+        metadata = file.metadata()
+    for lost, message in (
+        ("embedding.C2", r"table of field 'C2': expected \(\d+, 4\), got none"),
+        ("top_mlp.0.bias", r"tensors missing \['top_mlp.0.bias'\]"),
+    ):
+        save_file({n: t for n, t in tensors.items() if n != lost}, path, metadata=metadata)
+        with pytest.raises(RunError, match=message):
+            load_collapsed(path)
 
 
 def test_slices_are_the_rows_of_their_counts(small_data: Path, tmp_path: Path) -> None:

@@ -63,8 +63,12 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
     config = AnyModelConfig.parse(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
-    tables = {name: tensors.pop(_TABLE + name) for name in (f.name for f in schema.fields)}
-    model.embedding.load_tables(tables)
+    names = [field.name for field in schema.fields]
+    tables = {name: tensors.pop(_TABLE + name) for name in names if _TABLE + name in tensors}
+    try:
+        model.embedding.load_tables(tables)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}") from None
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = [name for name in missing if not name.startswith(_TABLE)]
     if lost or unexpected:

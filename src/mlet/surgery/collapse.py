@@ -62,7 +62,8 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """A plain model's ``state_dict`` from that of a converted one, without building either.
 
     Pairs ``x.inner`` (n × k) and ``x.projection`` (k × d) become ``x.weight`` (n × d); all else
-    stays. Prefixes of DistributedDataParallel and ``torch.compile`` are taken off.
+    stays. A prefix of DistributedDataParallel or ``torch.compile`` that all names share is taken
+    off.
 
     Raises:
         ConversionError: there is no such pair, or a factor is without its other or of another
@@ -70,7 +71,7 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain: dict[str, Any] = {}
     pairs = 0
-    state = {_without_wrappers(name): value for name, value in state.items()}
+    state = _without_wrappers(state)
     for name, value in state.items():
         prefix, _, last = name.rpartition(".")
         dot = "." if prefix else ""
@@ -92,7 +93,13 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _without_wrappers(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.removeprefix(next(w for w in _WRAPPERS if name.startswith(w)))
-    return name
+def _without_wrappers(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state without wrappers' prefixes.
+
+    Only those that every name has: a model may well have a part of its own called ``module``.
+    """
+    for wrapper in _WRAPPERS:
+        if state and all(name.startswith(wrapper) for name in state):
+            stripped = {name.removeprefix(wrapper): value for name, value in state.items()}
+            return _without_wrappers(stripped)
+    return state
