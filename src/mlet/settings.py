@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,7 +29,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: {_explain(error, values, cls)}") from None
+            raise ConfigError(f"{origin}: {_explain(error, cls)}") from None
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -67,31 +67,58 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _known_keys(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed beside the one at ``location``."""
-    for step in location[:-1]:
-        field = cls.model_fields.get(str(step))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if not issubclass(field.annotation, BaseModel):
-            return []
-        cls = field.annotation
-    return list(cls.model_fields)
+def _walk(
+    cls: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], type[BaseModel] | None]:
+    """The user's spelling of a place in the tree, and the node whose key it is.
+
+    Where a node is one of several kinds, pydantic puts the kind's name into the location; the user
+    did not write it, so it is left out.
+    """
+    path: list[str] = []
+    node: type[BaseModel] | None = cls
+    kinds: dict[str, type[BaseModel]] = {}
+    for step in location:
+        if str(step) in kinds:
+            node, kinds = kinds[str(step)], {}
+            continue
+        path.append(str(step))
+        last, field = node, node.model_fields.get(str(step)) if node else None
+        node, kinds = None, {}
+        for kind in _nodes(field.annotation) if field else ():
+            node = kind
+            if "name" in kind.model_fields:
+                kinds[str(kind.model_fields["name"].default)] = kind
+    return path, last if location else cls
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any], cls: type[BaseModel]) -> str:
+def _nodes(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings classes within a field's annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _nodes(part)
+
+
+def _explain(error: ValidationError, cls: type[BaseModel]) -> str:
     """All problems on one line, in the user's spelling of the keys."""
     problems = []
     for item in error.errors():
-        key = ".".join(str(step) for step in item["loc"]) or "configuration"
+        path, node = _walk(cls, item["loc"])
+        key = ".".join(path) or "configuration"
         if item["type"] == "extra_forbidden":
-            name = str(item["loc"][-1])
-            known = _known_keys(cls, item["loc"])
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            known = list(node.model_fields) if node else []
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             problems.append(f"unknown key {key!r}; {hint}")
         elif item["type"] == "missing":
             problems.append(f"{key!r} is missing")
+        elif item["type"] == "union_tag_invalid":
+            context = item.get("ctx", {})
+            problems.append(
+                f"'{key}.name': no {key} {context.get('tag')!r}; there are: "
+                f"{context.get('expected_tags')}"
+            )
         else:
             problems.append(f"{key!r}: {item['msg']} (got {item['input']!r})")
     return "; ".join(problems)

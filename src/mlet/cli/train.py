@@ -16,6 +16,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import ConfigError
 from mlet.experiments.table import human_bytes
 from mlet.export import collapse_checkpoint
+from mlet.models import MODELS
 from mlet.settings import load_yaml
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
@@ -35,7 +36,7 @@ def train(
         str | None,
         typer.Option("--preset", help="The authors' settings: criteo-kaggle or avazu."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model: dlrm.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dim: Annotated[int | None, typer.Option(help="Embedding dimension d.", min=1)] = None,
     inner_dim: Annotated[
         int | None, typer.Option(help="Inner dimension k; 0 for ordinary tables.", min=0)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
-from mlet.models import AnyModelConfig, CTRModel, build_model
+from mlet.models import AnyModelConfig, CTRModel, build_model, parse_model_config
 
 _TABLE = "embedding."
 _FORMAT = "mlet-collapsed-1"
@@ -60,7 +60,7 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
         raise RunError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
-    config = AnyModelConfig.parse(metadata["model"], str(path))
+    config = parse_model_config(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
     names = [field.name for field in schema.fields]

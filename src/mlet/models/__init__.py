@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Discriminator, Tag
+
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError
-from mlet.models.base import CTRModel
+from mlet.models.base import CTRModel, ModelConfig
+from mlet.models.dcnv2 import DCNv2, DCNv2Config
+from mlet.models.deepfm import DeepFM, DeepFMConfig
 from mlet.models.dlrm import DLRM, DLRMConfig
+from mlet.models.fm import FM, FMConfig
+from mlet.models.wide_deep import WideDeep, WideDeepConfig
+from mlet.settings import Settings
 
-__all__ = ["DLRM", "MODELS", "AnyModelConfig", "CTRModel", "DLRMConfig", "build_model"]
+__all__ = [
+    "DLRM",
+    "FM",
+    "MODELS",
+    "AnyModelConfig",
+    "CTRModel",
+    "DCNv2",
+    "DCNv2Config",
+    "DLRMConfig",
+    "DeepFM",
+    "DeepFMConfig",
+    "FMConfig",
+    "ModelConfig",
+    "WideDeep",
+    "WideDeepConfig",
+    "build_model",
+    "parse_model_config",
+]
 
-#: The configuration of any model; grows into a union told apart by ``name``.
-AnyModelConfig = DLRMConfig
+MODELS: dict[str, type[CTRModel]] = {
+    "dlrm": DLRM,
+    "fm": FM,
+    "deepfm": DeepFM,
+    "wide_deep": WideDeep,
+    "dcnv2": DCNv2,
+}
 
-MODELS = {"dlrm": DLRM}
+
+def _name(value: Any) -> str:
+    """The model's name, by which its settings are told apart; DLRM where none is given."""
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return "dlrm" if name is None else str(name)
+
+
+#: The configuration of any model, told apart by ``name``.
+AnyModelConfig: TypeAlias = Annotated[
+    Annotated[DLRMConfig, Tag("dlrm")]
+    | Annotated[FMConfig, Tag("fm")]
+    | Annotated[DeepFMConfig, Tag("deepfm")]
+    | Annotated[WideDeepConfig, Tag("wide_deep")]
+    | Annotated[DCNv2Config, Tag("dcnv2")],
+    Discriminator(_name),
+]
+
+
+class _Holder(Settings):
+    model: AnyModelConfig
+
+
+def parse_model_config(values: Mapping[str, Any], origin: str) -> AnyModelConfig:
+    """A model's settings from plain values; ``origin`` says where they come from, for the error.
+
+    Raises:
+        ConfigError: no such model, or a setting is unknown or out of its range.
+    """
+    return _Holder.parse({"model": dict(values)}, origin).model
 
 
 def build_model(config: AnyModelConfig, schema: DatasetSchema) -> CTRModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field as Setting
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.nn.init import InitName
 from mlet.settings import Settings
+
+#: Width of a hidden layer.
+Width = Annotated[int, Setting(ge=1)]
 
 
 class ModelConfig(Settings):

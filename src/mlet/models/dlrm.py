@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Setting
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, embed_fields
+from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
 from mlet.models.mlp import MLP
-
-Width = Annotated[int, Setting(ge=1)]
 
 
 class DLRMConfig(ModelConfig):

@@ -173,8 +173,10 @@ class FieldEmbedding(nn.Module):
             init=self.init,
             sparse=self.sparse,
         )
+        like = next(self.parameters())
+        plain.to(device=like.device, dtype=like.dtype)
         plain.load_tables({field.name: self.table(field.name) for field in self.fields})
-        return plain.to(self.table(self.fields[0].name).device).train(self.training)
+        return plain.train(self.training)
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mlet.models import CTRModel
+from mlet.nn.stacked_tables import StackedTables
 from mlet.training.config import OptimizersConfig
 from mlet.training.rowwise_adagrad import RowWiseAdagrad
 
@@ -48,8 +49,11 @@ class Optimizers:
     def __init__(self, config: OptimizersConfig, model: CTRModel) -> None:
         tables: list[nn.Parameter] = []
         projections: list[nn.Parameter] = []
-        for name, parameter in model.embedding.named_parameters():
-            (projections if name.endswith("projection") else tables).append(parameter)
+        for stacked in model.modules():
+            if isinstance(stacked, StackedTables):
+                tables.append(stacked.stacked)
+                if stacked.inner_dim is not None:
+                    projections.append(stacked.projection)
         embedding = {id(parameter) for parameter in (*tables, *projections)}
         dense = [p for p in model.parameters() if id(p) not in embedding]
         rate = config.tables.learning_rate

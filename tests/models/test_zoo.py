@@ -1,0 +1,219 @@
+"""All models: their definitions row by row in float64, sizes, and what each must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mlet.data import Batch, BatchLoader, PreparedDataset
+from mlet.data.schema import DatasetSchema
+from mlet.errors import ConfigError
+from mlet.export import load_collapsed
+from mlet.models import (
+    MODELS,
+    AnyModelConfig,
+    CTRModel,
+    DCNv2Config,
+    DeepFMConfig,
+    DLRMConfig,
+    FMConfig,
+    WideDeepConfig,
+    build_model,
+    parse_model_config,
+)
+from mlet.models.fm import pairwise_sum
+from mlet.nn import Bags
+from mlet.training import RunConfig, train
+from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.optimizers import Optimizers
+
+SIZE = {"dim": 3, "inner_dim": 9}
+CONFIGS: dict[str, AnyModelConfig] = {
+    "dlrm": DLRMConfig(**SIZE, bottom_mlp=[5], top_mlp=[6]),
+    "fm": FMConfig(**SIZE),
+    "deepfm": DeepFMConfig(**SIZE, mlp=[6, 5]),
+    "wide_deep": WideDeepConfig(**SIZE, mlp=[6, 5]),
+    "dcnv2": DCNv2Config(**SIZE, cross_layers=3, mlp=[6, 5]),
+    "dcnv2, parallel": DCNv2Config(**SIZE, mlp=[6], structure="parallel"),
+}
+each_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+@pytest.fixture(scope="module")
+def schema(small_data: Path) -> DatasetSchema:
+    """The synthetic fields, the last of them multi-valued."""
+    schema = PreparedDataset(small_data).schema
+    *others, last = schema.fields
+    bag = last.model_copy(update={"multi_valued": True})
+    return schema.model_copy(update={"fields": [*others, bag]})
+
+
+def build(config: AnyModelConfig, schema: DatasetSchema) -> CTRModel:
+    """In float64, with first-order weights that are not zero."""
+    torch.manual_seed(0)
+    model = build_model(config, schema).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("first_order") or name.endswith("bias"):
+                parameter.normal_()
+    return model
+
+
+def batch(schema: DatasetSchema, rows: int = 4) -> Batch:
+    torch.manual_seed(3)
+    sizes = [field.num_categories for field in schema.one_valued]
+    return Batch(
+        labels=torch.randint(2, (rows,)).double(),
+        dense=torch.rand(rows, len(schema.dense), dtype=torch.float64),
+        ids=torch.stack([torch.randint(size, (rows,)) for size in sizes], 1),
+        bags={"C3": Bags(torch.randint(7, (2 * rows,)), torch.arange(0, 2 * rows + 1, 2))},
+    )
+
+
+def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Affine maps with ReLU where the module has one, written out."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            x = torch.stack([w @ x + b for w, b in zip(layer.weight, layer.bias, strict=True)])
+        else:
+            x = torch.where(x > 0, x, 0.0)
+    return x
+
+
+def linear(model: CTRModel, rows: Batch, row: int) -> Tensor:
+    part = model.first_order
+    total = part.bias + sum(w * x for w, x in zip(part.dense, rows.dense[row], strict=True))
+    for column, name in enumerate(("C1", "C2")):
+        total = total + part.tables.table(name)[rows.ids[row, column], 0]
+    values, offsets = rows.bags["C3"]
+    bag = values[offsets[row] : offsets[row + 1]]
+    return total + part.tables.table("C3")[bag, 0].mean()
+
+
+def pairs(vectors: Tensor) -> Tensor:
+    return sum(a @ b for a, b in combinations(vectors, 2))
+
+
+def fm(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    return linear(model, rows, row) + pairs(vectors)
+
+
+def deepfm(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    x = torch.cat([*vectors, rows.dense[row]])
+    return linear(model, rows, row) + pairs(vectors) + mlp(model.mlp, x)[0]
+
+
+def wide_deep(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    x = torch.cat([*vectors, rows.dense[row]])
+    return linear(model, rows, row) + mlp(model.mlp, x)[0]
+
+
+def dcnv2(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    x0 = torch.cat([*vectors, rows.dense[row]])
+    x = x0
+    for layer in model.cross.layers:
+        mixed = [w @ x + b for w, b in zip(layer.weight, layer.bias, strict=True)]
+        x = torch.stack([x0[i] * mixed[i] + x[i] for i in range(len(x0))])
+    stacked = model.structure == "stacked"
+    features = mlp(model.mlp, x) if stacked else torch.cat([x, mlp(model.mlp, x0)])
+    return model.head.weight[0] @ features + model.head.bias[0]
+
+
+DEFINITIONS: dict[str, Callable[[CTRModel, Batch, int, Tensor], Tensor]] = {
+    "fm": fm,
+    "deepfm": deepfm,
+    "wide_deep": wide_deep,
+    "dcnv2": dcnv2,
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "dlrm"])
+def test_logits_follow_the_definition(kind: str, schema: DatasetSchema) -> None:
+    """DLRM's, with its options, is in test_dlrm.py."""
+    config = CONFIGS[kind]
+    model, rows = build(config, schema), batch(schema)
+    embedded = model.embedding(rows.ids, rows.bags)
+    for row, logit in enumerate(model(rows)):
+        expected = DEFINITIONS[config.name](model, rows, row, embedded[row])
+        torch.testing.assert_close(logit, expected, rtol=1e-9, atol=1e-12)
+
+
+@each_model
+def test_parameter_count(config: AnyModelConfig, schema: DatasetSchema) -> None:
+    def affine(*widths: int) -> int:
+        return sum(a * b + b for a, b in pairwise(widths))
+
+    categories, fields, dense = sum(f.num_categories for f in schema.fields), 3, 2
+    tables = categories * 9 + fields * 9 * 3
+    first_order = categories + dense + 1
+    width = fields * 3 + dense
+    expected = {
+        "dlrm": tables + affine(dense, 5, 3) + affine(3 + 6, 6, 1),
+        "fm": tables + first_order,
+        "deepfm": tables + first_order + affine(width, 6, 5, 1),
+        "wide_deep": tables + first_order + affine(width, 6, 5, 1),
+        "dcnv2": tables + 3 * affine(width, width) + affine(width, 6, 5) + affine(5, 1),
+    }[config.name]
+    if isinstance(config, DCNv2Config) and config.structure == "parallel":
+        expected = tables + 2 * affine(width, width) + affine(width, 6) + affine(6 + width, 1)
+    model = build_model(config, schema)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@each_model
+def test_overfits_a_small_batch_and_collapses(config: AnyModelConfig, small_data: Path) -> None:
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    data = PreparedDataset(small_data)
+    rows = next(BatchLoader(data.split("train"), 32).epoch())
+    torch.manual_seed(0)
+    model = build_model(config.model_copy(update={"dim": 8, "inner_dim": 24}), data.schema)
+    optimizers = Optimizers(OptimizersConfig.same("adagrad", 0.1), model)
+    for _ in range(300):
+        optimizers.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(rows), rows.labels)
+        loss.backward()
+        optimizers.step()
+    assert loss.item() < 0.05
+    plain = model.collapse()
+    torch.testing.assert_close(plain(rows), model(rows), rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_trains_and_loads_as_a_run(
+    config: AnyModelConfig, small_data: Path, tmp_path: Path
+) -> None:
+    run = RunConfig(
+        data=small_data, model=config, training=TrainingConfig(epochs=1, batch_size=128)
+    )
+    summary = train(run, tmp_path / "run")
+    model, loaded, _ = load_collapsed(tmp_path / "run" / "model.safetensors")
+    assert loaded == config.model_copy(update={"inner_dim": None})
+    assert summary.model_bytes == sum(4 * p.numel() for p in model.parameters())
+    written = RunConfig.load(tmp_path / "run" / "config.yaml")
+    assert written.model == config
+
+
+def test_pairs_do_not_depend_on_the_order_of_the_fields() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(5, 4, 3, dtype=torch.float64)
+    torch.testing.assert_close(pairwise_sum(vectors[:, torch.randperm(4)]), pairwise_sum(vectors))
+
+
+def test_settings_of_any_model() -> None:
+    assert {config.name for config in CONFIGS.values()} == set(MODELS)
+    assert parse_model_config({"dim": 4}, "x") == DLRMConfig(dim=4), "DLRM where none is named"
+    assert parse_model_config({"name": "fm", "dim": 4}, "x") == FMConfig(dim=4)
+    for values, message in (
+        ({"name": "deepfn"}, "x: 'model.name': no model 'deepfn'; there are: 'dlrm', 'fm'"),
+        ({"name": "deepfm", "mpl": [3]}, "x: unknown key 'model.mpl'; did you mean 'mlp'?"),
+        ({"name": "dcnv2", "cross_layers": 0}, "x: 'model.cross_layers': Input should be"),
+        ({"name": "fm", "dim": "a"}, "x: 'model.dim': Input should be a valid integer"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_model_config(values, "x")
+        assert message in str(caught.value)
