@@ -17,16 +17,22 @@ from mlet.export import load_collapsed
 from mlet.models import (
     MODELS,
     AnyModelConfig,
+    AutoIntConfig,
     CTRModel,
+    DCNConfig,
     DCNv2Config,
     DeepFMConfig,
     DLRMConfig,
     FMConfig,
+    NFMConfig,
+    PNNConfig,
     WideDeepConfig,
+    XDeepFMConfig,
     build_model,
     parse_model_config,
 )
 from mlet.models.fm import pairwise_sum
+from mlet.models.nfm import bi_interaction
 from mlet.nn import Bags
 from mlet.training import RunConfig, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
@@ -39,6 +45,12 @@ CONFIGS: dict[str, AnyModelConfig] = {
     "deepfm": DeepFMConfig(**SIZE, mlp=[6, 5]),
     "wide_deep": WideDeepConfig(**SIZE, mlp=[6, 5]),
     "dcnv2": DCNv2Config(**SIZE, cross_layers=3, mlp=[6, 5]),
+    "dcn": DCNConfig(**SIZE, cross_layers=3, mlp=[6, 5]),
+    "nfm": NFMConfig(**SIZE, mlp=[6, 5]),
+    "pnn, inner": PNNConfig(**SIZE, mlp=[6, 5]),
+    "pnn, outer": PNNConfig(**SIZE, mlp=[6, 5], product="outer"),
+    "autoint": AutoIntConfig(**SIZE, layers=2, heads=2, head_dim=4),
+    "xdeepfm": XDeepFMConfig(**SIZE, maps=[4, 5], mlp=[6, 5]),
     "dcnv2, parallel": DCNv2Config(**SIZE, mlp=[6], structure="parallel"),
 }
 each_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -124,11 +136,67 @@ def dcnv2(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
     return model.head.weight[0] @ features + model.head.bias[0]
 
 
+def dcn(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    x0 = torch.cat([*vectors, rows.dense[row]])
+    x = x0
+    for weight, bias in zip(model.cross.weights, model.cross.biases, strict=True):
+        x = torch.outer(x0, x) @ weight + bias + x  # equation 3 as it stands
+    features = torch.cat([x, mlp(model.mlp, x0)])
+    return model.head.weight[0] @ features + model.head.bias[0]
+
+
+def nfm(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    pooled = sum(a * b for a, b in combinations(vectors, 2))
+    return linear(model, rows, row) + mlp(model.mlp, pooled)[0]
+
+
+def pnn(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    if model.product == "inner":
+        products = torch.stack([a @ b for a, b in combinations(vectors, 2)])
+    else:
+        products = sum(torch.outer(a, b) for a in vectors for b in vectors).flatten()
+    return mlp(model.mlp, torch.cat([*vectors, products, rows.dense[row]]))[0]
+
+
+def autoint(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    dense = [x * v for x, v in zip(rows.dense[row], model.dense_vectors, strict=True)]
+    e = [*vectors, *dense]
+    for layer in model.layers:
+        heads = [[] for _ in e]
+        for head in range(layer.heads):
+            part = slice(head * 4, head * 4 + 4)
+            q, k, v = (w[:, part].T for w in (layer.query, layer.key, layer.value))
+            for m, vector in enumerate(e):
+                scores = torch.stack([(q @ vector) @ (k @ other) for other in e]).exp()
+                alpha = scores / scores.sum()
+                heads[m].append(sum(a * (v @ other) for a, other in zip(alpha, e, strict=True)))
+        e = [torch.relu(torch.cat(h) + layer.residual.T @ x) for h, x in zip(heads, e, strict=True)]
+    return model.head.weight[0] @ torch.cat(e) + model.head.bias[0]
+
+
+def xdeepfm(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    x, pooled = list(vectors), []
+    for weight in model.cin.weights:
+        x = [
+            sum(w[i, j] * x[i] * vectors[j] for i in range(len(x)) for j in range(len(vectors)))
+            for w in weight
+        ]
+        pooled += [vector.sum() for vector in x]
+    crossed = model.cin_head.weight[0] @ torch.stack(pooled)
+    deep = mlp(model.mlp, torch.cat([*vectors, rows.dense[row]]))[0]
+    return linear(model, rows, row) + crossed + deep
+
+
 DEFINITIONS: dict[str, Callable[[CTRModel, Batch, int, Tensor], Tensor]] = {
     "fm": fm,
     "deepfm": deepfm,
     "wide_deep": wide_deep,
+    "dcn": dcn,
     "dcnv2": dcnv2,
+    "nfm": nfm,
+    "pnn": pnn,
+    "autoint": autoint,
+    "xdeepfm": xdeepfm,
 }
 
 
@@ -152,15 +220,23 @@ def test_parameter_count(config: AnyModelConfig, schema: DatasetSchema) -> None:
     tables = categories * 9 + fields * 9 * 3
     first_order = categories + dense + 1
     width = fields * 3 + dense
+    interacting = 4 * (3 * 8 + 8 * 8)  # four matrices a layer, no biases
     expected = {
         "dlrm": tables + affine(dense, 5, 3) + affine(3 + 6, 6, 1),
         "fm": tables + first_order,
         "deepfm": tables + first_order + affine(width, 6, 5, 1),
         "wide_deep": tables + first_order + affine(width, 6, 5, 1),
+        "dcn": tables + 3 * 2 * width + affine(width, 6, 5) + affine(width + 5, 1),
+        "nfm": tables + first_order + affine(3, 6, 5, 1),
+        "pnn": tables + affine(width + 3, 6, 5, 1),
+        "autoint": tables + dense * 3 + interacting + affine((fields + dense) * 8, 1),
+        "xdeepfm": tables + first_order + affine(width, 6, 5, 1) + 4 * 9 + 5 * 4 * 3 + 9,
         "dcnv2": tables + 3 * affine(width, width) + affine(width, 6, 5) + affine(5, 1),
     }[config.name]
     if isinstance(config, DCNv2Config) and config.structure == "parallel":
         expected = tables + 2 * affine(width, width) + affine(width, 6) + affine(6 + width, 1)
+    if isinstance(config, PNNConfig) and config.product == "outer":
+        expected = tables + affine(width + 9, 6, 5, 1)
     model = build_model(config, schema)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
@@ -201,7 +277,9 @@ def test_trains_and_loads_as_a_run(
 def test_pairs_do_not_depend_on_the_order_of_the_fields() -> None:
     torch.manual_seed(0)
     vectors = torch.randn(5, 4, 3, dtype=torch.float64)
-    torch.testing.assert_close(pairwise_sum(vectors[:, torch.randperm(4)]), pairwise_sum(vectors))
+    shuffled = vectors[:, torch.randperm(4)]
+    torch.testing.assert_close(bi_interaction(shuffled), bi_interaction(vectors))
+    torch.testing.assert_close(pairwise_sum(shuffled), pairwise_sum(vectors))
 
 
 def test_settings_of_any_model() -> None:

@@ -9,20 +9,31 @@ from pydantic import Discriminator, Tag
 
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError
+from mlet.models.autoint import AutoInt, AutoIntConfig
 from mlet.models.base import CTRModel, ModelConfig
+from mlet.models.dcn import DCN, DCNConfig
 from mlet.models.dcnv2 import DCNv2, DCNv2Config
 from mlet.models.deepfm import DeepFM, DeepFMConfig
 from mlet.models.dlrm import DLRM, DLRMConfig
 from mlet.models.fm import FM, FMConfig
+from mlet.models.nfm import NFM, NFMConfig
+from mlet.models.pnn import PNN, PNNConfig
 from mlet.models.wide_deep import WideDeep, WideDeepConfig
+from mlet.models.xdeepfm import XDeepFM, XDeepFMConfig
 from mlet.settings import Settings
 
 __all__ = [
+    "DCN",
     "DLRM",
     "FM",
     "MODELS",
+    "NFM",
+    "PNN",
     "AnyModelConfig",
+    "AutoInt",
+    "AutoIntConfig",
     "CTRModel",
+    "DCNConfig",
     "DCNv2",
     "DCNv2Config",
     "DLRMConfig",
@@ -30,8 +41,12 @@ __all__ = [
     "DeepFMConfig",
     "FMConfig",
     "ModelConfig",
+    "NFMConfig",
+    "PNNConfig",
     "WideDeep",
     "WideDeepConfig",
+    "XDeepFM",
+    "XDeepFMConfig",
     "build_model",
     "parse_model_config",
 ]
@@ -41,7 +56,12 @@ MODELS: dict[str, type[CTRModel]] = {
     "fm": FM,
     "deepfm": DeepFM,
     "wide_deep": WideDeep,
+    "dcn": DCN,
     "dcnv2": DCNv2,
+    "nfm": NFM,
+    "pnn": PNN,
+    "autoint": AutoInt,
+    "xdeepfm": XDeepFM,
 }
 
 
@@ -57,7 +77,12 @@ AnyModelConfig: TypeAlias = Annotated[
     | Annotated[FMConfig, Tag("fm")]
     | Annotated[DeepFMConfig, Tag("deepfm")]
     | Annotated[WideDeepConfig, Tag("wide_deep")]
-    | Annotated[DCNv2Config, Tag("dcnv2")],
+    | Annotated[DCNConfig, Tag("dcn")]
+    | Annotated[DCNv2Config, Tag("dcnv2")]
+    | Annotated[NFMConfig, Tag("nfm")]
+    | Annotated[PNNConfig, Tag("pnn")]
+    | Annotated[AutoIntConfig, Tag("autoint")]
+    | Annotated[XDeepFMConfig, Tag("xdeepfm")],
     Discriminator(_name),
 ]
 

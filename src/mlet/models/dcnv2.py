@@ -53,7 +53,7 @@ class DCNv2Config(ModelConfig):
 
 
 class DCNv2(CTRModel):
-    """Explicit crosses of bounded degree and an MLP, one after or beside the other (figure 1).
+    """Explicit crosses of bounded degree and an MLP, one after or beside the other.
 
     ``x_0`` holds the F embeddings end to end, then the dense features; the logit is linear in the
     MLP's last hidden layer (stacked), or in that and the crossed features (parallel).

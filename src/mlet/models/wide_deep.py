@@ -27,7 +27,7 @@ class WideDeepConfig(ModelConfig):
 
 
 class WideDeep(CTRModel):
-    """A linear model and an MLP trained together: ``wide + deep`` (equation 3).
+    """A linear model and an MLP trained together: ``wide + deep``.
 
     The wide part has the single features; crossed ones are the user's to add as fields of the data.
 
