@@ -89,6 +89,10 @@ def test_compare(mlet: Mlet, tmp_path: Path) -> None:
         ("slt", 4, None), ("mlet", 4, 8), ("mlet", 4, 16),
     ]  # fmt: skip
     assert (tmp_path / "c.md").read_text().startswith("| method |")
+    (tmp_path / "fm.yaml").write_text("data: data\nmodel: {name: fm}\n")
+    small = ("--dims", 2, "--seeds", 1, "--lr", "0.05", "--epochs", 1)
+    mlet("compare", "data", "--out", "fm", "--config", "fm.yaml", *small)
+    assert "name: fm" in (tmp_path / "fm" / "compare.yaml").read_text(), "--config is not overruled"
     again = mlet(*arguments)
     assert again.stdout == result.stdout, "finished runs are not trained again"
 

@@ -90,6 +90,13 @@ def test_damage_is_named(tmp_path: Path, content: bytes, message: str, size: int
         read(path, size=size)
 
 
+def test_a_binary_file_without_newlines_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"ab\0cd" * 1_000)
+    with pytest.raises(DataError, match="line 1: byte 0x00"):
+        next(read_delimited(path, ",", None, quoted=True, block_bytes=10))
+
+
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing: no such file"):
         read(tmp_path / "nothing")

@@ -14,11 +14,12 @@ from sklearn.metrics import roc_auc_score
 from mlet.data import PreparedDataset
 from mlet.errors import RunError
 from mlet.experiments import CompareConfig, Comparison, compare, write_report
+from mlet.experiments.compare import Arm
 from mlet.experiments.results import ArmResult, RunScores
 from mlet.experiments.table import COLUMNS, human_bytes, markdown, table_rows
 from mlet.export import load_collapsed
 from mlet.metrics import Scores
-from mlet.training import RunDirectory
+from mlet.training import RunConfig, RunDirectory
 from mlet.training.predict import predict
 
 
@@ -58,6 +59,14 @@ def test_every_arm_gets_the_same_budget(finished: tuple[Path, Comparison]) -> No
             RunDirectory(out / "runs" / runs[0]).config().training.model_dump(exclude={"seed"})
         )
         assert name.startswith("slt") == (settings.model.inner_dim is None)
+
+
+def test_tuning_keeps_the_ratio_of_the_dense_layers_step_size(small_data: Path) -> None:
+    optimizer = {"tables": {"learning_rate": 0.02}, "dense": {"learning_rate": 0.005}}
+    base = RunConfig.parse({"data": str(small_data), "optimizer": optimizer}, "test")
+    tuned = Arm(4, 16, 0.08).config(base, seed=1).optimizer
+    assert tuned.tables.learning_rate == 0.08
+    assert tuned.dense.learning_rate == pytest.approx(0.02)
 
 
 def test_scores_are_those_of_the_collapsed_models_on_the_test_split(

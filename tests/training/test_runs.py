@@ -73,6 +73,35 @@ def test_same_seed_same_numbers_and_resumed_runs_equal_uninterrupted_ones(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_an_interrupt_within_a_step_leaves_a_checkpoint_between_steps(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes after the tables are updated and before the dense layers are."""
+    settings = config(small_data)
+    train(settings, tmp_path / "whole")
+    steps = 0
+    step = torch.optim.Adagrad.step
+
+    def interrupted(optimizer: torch.optim.Adagrad, closure: None = None) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3 * 10 + 2:  # three optimizers a step: tables, projections, dense layers
+            os.kill(os.getpid(), signal.SIGINT)
+        step(optimizer, closure)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adagrad, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "cut")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert RunDirectory(tmp_path / "cut").load_last()["progress"]["step"] == 11
+    resume(tmp_path / "cut")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_other_seed_other_numbers(small_data: Path, tmp_path: Path) -> None:
     train(config(small_data, epochs=1), tmp_path / "a")
     train(config(small_data, epochs=1, seed=1), tmp_path / "b")

@@ -27,7 +27,7 @@ from mlet.training.config import merge
 def compare(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for runs and report.")],
-    model: Annotated[str, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = "dlrm",
+    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16",
     inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
     seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,

@@ -86,13 +86,13 @@ def _check_text(path: Path, block: bytes, line: int) -> None:
     )
 
 
-def _record_ends(block: bytes, quoted: bool) -> np.ndarray:
-    """Positions of the newlines that end records: those outside quotes."""
+def _positions(block: bytes, byte: int, quoted: bool) -> np.ndarray:
+    """Where a byte stands, outside quotes, in a block that begins outside quotes."""
     data = np.frombuffer(block, np.uint8)
-    newline = data == _NEWLINE
+    found = data == byte
     if quoted and b'"' in block:
-        newline &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
-    return np.flatnonzero(newline)
+        found &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
+    return np.flatnonzero(found)
 
 
 def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[tuple[int, bytes]]:
@@ -105,9 +105,11 @@ def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[t
     for chunk in _chunks(path, size):
         text = chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
         rest += text
+        if b"\0" in text:  # binary: a newline may never come
+            _check_text(path, rest, line)
         cut = rest.rfind(b"\n") + 1
         if quoted and b'"' in rest:
-            ends = _record_ends(rest, quoted)
+            ends = _positions(rest, _NEWLINE, quoted)
             cut = int(ends[-1]) + 1 if len(ends) else 0
         # Blank lines are held back until it is known whether anything follows them.
         cut = len(rest[:cut].rstrip(b"\r\n"))
@@ -185,15 +187,11 @@ def _check_columns(
     path: Path, block: bytes, separator: str, columns: Sequence[str], quoted: bool, line: int
 ) -> np.ndarray:
     """The line of every record in the block, all checked to have ``len(columns)`` columns."""
-    data = np.frombuffer(block, np.uint8)
-    ends = _record_ends(block, quoted)
-    is_separator = data == ord(separator)
-    if quoted and b'"' in block:
-        is_separator &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
-    before = np.searchsorted(np.flatnonzero(is_separator), ends)
+    ends = _positions(block, _NEWLINE, quoted)
+    before = np.searchsorted(_positions(block, ord(separator), quoted), ends)
     found = np.diff(before, prepend=0) + 1
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lines = line + np.searchsorted(np.flatnonzero(data == _NEWLINE), starts)
+    lines = line + np.searchsorted(_positions(block, _NEWLINE, quoted=False), starts)
     wrong = np.flatnonzero(found != len(columns))
     if len(wrong):
         first = int(wrong[0])

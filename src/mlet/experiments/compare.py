@@ -37,9 +37,10 @@ class CompareConfig(Settings):
         dims: embedding dimensions d, for SLT and MLET alike.
         inner_dims: inner dimensions k of the MLET arms.
         seeds: runs of each arm, with seeds 0, 1, ….
-        learning_rates: step sizes tried for tables and dense layers together, the same list for
-            every arm; each arm keeps the one with the best mean validation AUC, those that
-            diverge with any seed left out. Empty trains every arm with the base's step sizes.
+        learning_rates: step sizes of the tables tried, the same list for every arm; that of the
+            dense layers keeps its ratio to it. Each arm keeps the one with the best mean validation
+            AUC, those that diverge with any seed left out. Empty trains every arm with the base's
+            step sizes.
         rare_below: a test row is rare if its rarest category has fewer training rows than this.
     """
 
@@ -70,10 +71,11 @@ class Arm:
         """The run of one seed."""
         optimizer = base.optimizer
         if self.learning_rate is not None:
-            rate = {"learning_rate": self.learning_rate}
+            tables, dense = optimizer.tables, optimizer.dense
+            ratio = dense.learning_rate / tables.learning_rate
             optimizer = OptimizersConfig(
-                tables=optimizer.tables.model_copy(update=rate),
-                dense=optimizer.dense.model_copy(update=rate),
+                tables=tables.model_copy(update={"learning_rate": self.learning_rate}),
+                dense=dense.model_copy(update={"learning_rate": self.learning_rate * ratio}),
             )
         size = {"dim": self.dim, "inner_dim": self.inner_dim}
         return RunConfig(

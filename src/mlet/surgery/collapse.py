@@ -35,8 +35,9 @@ def collapse(model: nn.Module) -> nn.Module:
     with ``strict=True``. Shared layers are collapsed once and stay shared.
 
     Args:
-        model: as returned by `mlet.convert` or built with mlet's layers; DistributedDataParallel
-            and ``torch.compile`` wrappers are taken off, since both refer to the old parameters.
+        model: as returned by `mlet.convert`, or built with `mlet.Embedding` and
+            `mlet.EmbeddingBag`; DistributedDataParallel and ``torch.compile`` wrappers are taken
+            off, since both refer to the old parameters.
 
     Returns:
         The model without wrappers; or the plain layer, if it was itself a two-layer table.
@@ -66,8 +67,7 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     off.
 
     Raises:
-        ConversionError: there is no such pair, or a factor is without its other or of another
-            shape.
+        ConversionError: there is no such pair, or the shapes of one do not fit together.
     """
     plain: dict[str, Any] = {}
     pairs = 0

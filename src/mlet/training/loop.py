@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -122,8 +124,9 @@ class _Trainer:
         settings, progress = self.config.training, self.progress
         self.observer.start(settings.epochs * len(self.loader), progress.step)
         try:
-            while progress.done is None:
-                self._epoch()
+            with _DeferredInterrupt() as interrupt:
+                while progress.done is None:
+                    self._epoch(interrupt)
         except KeyboardInterrupt:
             self._save_checkpoint()
             raise
@@ -132,16 +135,15 @@ class _Trainer:
             raise
         return self._finish()
 
-    def _epoch(self) -> None:
+    def _epoch(self, interrupt: _DeferredInterrupt) -> None:
         """Train from the current position to the end of its epoch, or to an early stop."""
         settings, progress = self.config.training, self.progress
         every = settings.validate_every or -(-len(self.loader) // _VALIDATIONS_PER_EPOCH)
         self.model.train()
         began = time.perf_counter()
-        for batch in self.loader.epoch(progress.epoch, progress.batch):
+        for batch in self.loader.epoch(*divmod(progress.step, len(self.loader))):
             loss = self._step(batch.to(self.device))
             progress.step += 1
-            progress.batch += 1
             progress.loss_sum += loss
             progress.loss_steps += 1
             self.observer.step(loss, len(batch.labels))
@@ -157,9 +159,8 @@ class _Trainer:
                 progress.seconds += time.perf_counter() - began
                 self._save_checkpoint()
                 began = time.perf_counter()
+            interrupt.raise_if_asked()
         progress.seconds += time.perf_counter() - began
-        progress.epoch += 1
-        progress.batch = 0
 
     def _step(self, batch: Batch) -> float:
         loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.labels)
@@ -243,12 +244,12 @@ class _Trainer:
         what = (
             f"{self.run.root}: the loss is {loss} at step {self.progress.step + 1}; it comes from"
         )
-        bad = _first_bad(batch.dense, dim=1)
+        bad = _first_bad_column(batch.dense)
         if bad is not None:
             name = self.data.schema.dense[bad].name
             return DataError(f"{what} the data: dense feature {name!r}; prepare the data set again")
         with torch.no_grad():
-            bad = _first_bad(self.model.embedding(batch.ids, batch.bags), dim=1)
+            bad = _first_bad_column(self.model.embedding(batch.ids, batch.bags))
         fields = self.model.embedding.fields
         place = (
             "the dense layers"
@@ -263,8 +264,38 @@ class _Trainer:
         )
 
 
-def _first_bad(values: Tensor, dim: int) -> int | None:
-    """The first index along ``dim`` with a value that is NaN or infinite."""
-    finite = torch.isfinite(values).movedim(dim, 0).flatten(1).all(dim=1)
+class _DeferredInterrupt:
+    """Holds Ctrl-C back until a step is complete.
+
+    Interrupted halfway, a step would leave some tables updated and others not, and the checkpoint
+    made then would not resume to the numbers of an uninterrupted run.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        # Python delivers signals to its main thread, and only that may handle them.
+        self._handles = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> _DeferredInterrupt:
+        if self._handles:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def raise_if_asked(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed since training began."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+
+def _first_bad_column(values: Tensor) -> int | None:
+    """The first column of (B, C, …) with a value that is NaN or infinite."""
+    finite = torch.isfinite(values).movedim(1, 0).flatten(1).all(dim=1)
     places = torch.nonzero(~finite).flatten()
     return int(places[0]) if len(places) else None

@@ -23,8 +23,7 @@ class Progress:
     """Where training stands: all that changes beside tensors.
 
     Attributes:
-        step: optimizer steps made.
-        epoch, batch: the position of the next batch in the data.
+        step: optimizer steps made; with the loader's length it gives the next batch.
         loss_sum, loss_steps: training loss since the last validation.
         best_step, best_auc: the best validation so far.
         stale: validations since then.
@@ -34,8 +33,6 @@ class Progress:
     """
 
     step: int = 0
-    epoch: int = 0
-    batch: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
     best_step: int = 0
