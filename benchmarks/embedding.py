@@ -1,30 +1,73 @@
-"""Time one training step of the embedding layers alone: ours, stock PyTorch's, the authors' way.
+"""Time one training step of the embedding layers alone, against stock PyTorch, FBGEMM, the authors.
 
-Criteo-shaped input (26 fields, Zipf-distributed ids), forward, backward and SGD. The contenders
-take turns in one process, so that a slow moment of the machine hits all alike; what counts are the
-ratios of the medians.
+Criteo-shaped input (26 fields, Zipf-distributed or uniform ids): forward, backward of a fixed
+upstream gradient, optimizer. The contenders take turns in one process; what counts are the ratios of the
+medians.
 
-    python benchmarks/embedding.py --batch 2048 --cap 200000 --json result.json
+    python benchmarks/embedding.py                      # the reference setting
+    python benchmarks/embedding.py --grid --json all.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import environment, interleave, write_json
 from torch import Tensor, nn
 
 from mlet.data.synthetic import CRITEO_CARDINALITIES
 from mlet.nn import Field, FieldEmbedding
+from mlet.optim import FusedRowWiseAdagrad, FusedSGD, RowWiseAdagrad
+
+try:
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+except ImportError:  # the extra "clients"
+    SplitTableBatchedEmbeddingBagsCodegen = None
+
+LEARNING_RATE = 0.01
+
+STOCK = "SLT, nn.EmbeddingBag"
+FBGEMM = "SLT, FBGEMM TBE"
+AUTHORS = "MLET, the authors' way"
+WIDE = "MLET, FBGEMM TBE at width k + projection"
+OURS_SLT = "SLT, mlet"
+OURS = "MLET, mlet"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one measurement is of."""
+
+    batch: int = 2_048
+    cap: int = 200_000
+    inner_dim: int = 64
+    dim: int = 16
+    zipf: float = 1.1
+    optimizer: str = "sgd"
+
+    @property
+    def sizes(self) -> list[int]:
+        return [min(size, self.cap) for size in CRITEO_CARDINALITIES]
+
+    def __str__(self) -> str:
+        ids = f"Zipf {self.zipf:g}" if self.zipf else "uniform"
+        return (
+            f"batch {self.batch}, k={self.inner_dim}, d={self.dim}, cap {self.cap:,}, {ids}, "
+            f"{self.optimizer}"
+        )
 
 
 class StockBags(nn.Module):
@@ -59,84 +102,174 @@ class AuthorsWay(nn.Module):
         )
 
 
-def zipf_ids(sizes: list[int], rows: int, exponent: float, seed: int) -> Tensor:
-    """Ids (rows × F) with P(i) ∝ (i + 1)^−exponent in every field."""
-    generator = np.random.default_rng(seed)
-    columns = []
-    for size in sizes:
-        cumulative = np.cumsum(np.arange(1, size + 1, dtype=np.float64) ** -exponent)
-        drawn = np.searchsorted(cumulative, generator.random(rows) * cumulative[-1], side="right")
-        columns.append(np.minimum(drawn, size - 1))
-    return torch.from_numpy(np.stack(columns, 1))
+class TableBatched(nn.Module):
+    """FBGEMM's table-batched embeddings, its optimizer fused into the backward pass."""
+
+    def __init__(self, sizes: list[int], width: int, optimizer: str) -> None:
+        super().__init__()
+        self.tables = SplitTableBatchedEmbeddingBagsCodegen(
+            [(size, width, EmbeddingLocation.HOST, ComputeDevice.CPU) for size in sizes],
+            optimizer=EmbOptimType.EXACT_SGD
+            if optimizer == "sgd"
+            else EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            learning_rate=LEARNING_RATE,
+        )
+        self.tables.init_embedding_weights_uniform(-0.01, 0.01)
+        self.shape = (len(sizes), width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        indices = ids.t().reshape(-1)
+        out: Tensor = self.tables(indices, torch.arange(len(indices) + 1))
+        return out.view(len(ids), *self.shape)
 
 
-def step(model: nn.Module) -> Callable[[Tensor], None]:
-    """One training step: forward, backward of a fixed upstream gradient, SGD."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+class WideTableBatched(nn.Module):
+    """FBGEMM at width k, then one batched product with all projections."""
+
+    def __init__(self, sizes: list[int], inner: int, width: int, optimizer: str) -> None:
+        super().__init__()
+        self.tables = TableBatched(sizes, inner, optimizer)
+        self.projection = nn.Parameter(0.25 * torch.randn(len(sizes), inner, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.bmm(self.tables(ids).transpose(0, 1), self.projection).transpose(0, 1)
+
+
+def id_batches(setting: Setting, count: int) -> Iterator[Tensor]:
+    """Ids (B × F) with P(i) ∝ (i + 1)^−exponent in every field."""
+    generator = np.random.default_rng(0)
+    weights = [
+        np.cumsum(np.arange(1, size + 1, dtype=np.float64) ** -setting.zipf)
+        for size in setting.sizes
+    ]
+    for _ in range(count):
+        columns = [
+            np.searchsorted(w, generator.random(setting.batch) * w[-1], side="right")
+            for w in weights
+        ]
+        yield torch.from_numpy(np.stack(columns, 1))
+
+
+def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
+    """The optimizers each way has: ours fused; FBGEMM's tables update themselves."""
+    if isinstance(model, FieldEmbedding):
+        fused = FusedSGD if name == "sgd" else FusedRowWiseAdagrad
+        return [fused(model, lr=LEARNING_RATE)]
+    tables = [
+        p
+        for module in model.modules()
+        if isinstance(module, nn.EmbeddingBag)
+        for p in module.parameters()
+    ]
+    rest = {id(p) for p in tables}
+    projections = [p for p in model.parameters() if id(p) not in rest]
+    if isinstance(model, (TableBatched, WideTableBatched)):
+        projections = [model.projection] if isinstance(model, WideTableBatched) else []
+        tables = []
+    result: list[torch.optim.Optimizer] = []
+    if name == "sgd":
+        parameters = tables + projections
+        return [torch.optim.SGD(parameters, lr=LEARNING_RATE)] if parameters else []
+    if tables:
+        result.append(RowWiseAdagrad(tables, lr=LEARNING_RATE))
+    if projections:
+        result.append(torch.optim.Adagrad(projections, lr=LEARNING_RATE))
+    return result
+
+
+def training_step(model: nn.Module, setting: Setting) -> Callable[[Tensor], None]:
+    """Forward, backward of a fixed upstream gradient, optimizer."""
+    steppers = optimizers(model, setting.optimizer)
+    upstream = torch.randn(setting.batch, len(setting.sizes), setting.dim) / setting.batch
 
     def run(ids: Tensor) -> None:
-        optimizer.zero_grad()
-        out = model(ids)
-        out.backward(torch.ones_like(out))
-        optimizer.step()
+        for optimizer in steppers:
+            optimizer.zero_grad()
+        model(ids).backward(upstream)
+        for optimizer in steppers:
+            optimizer.step()
 
     return run
 
 
+def measure(setting: Setting, rounds: int, only: set[str] | None = None) -> dict[str, float]:
+    """Milliseconds of a step, by contender."""
+    sizes, d, k = setting.sizes, setting.dim, setting.inner_dim
+
+    def fields(inner: int | None) -> FieldEmbedding:
+        return FieldEmbedding([Field(f"C{i}", size, d, inner) for i, size in enumerate(sizes)])
+
+    builders: dict[str, Callable[[], nn.Module]] = {
+        STOCK: lambda: StockBags(sizes, d),
+        AUTHORS: lambda: AuthorsWay(sizes, k, d),
+        OURS_SLT: lambda: fields(None),
+        OURS: lambda: fields(k),
+    }
+    if SplitTableBatchedEmbeddingBagsCodegen is not None:
+        builders[FBGEMM] = lambda: TableBatched(sizes, d, setting.optimizer)
+        builders[WIDE] = lambda: WideTableBatched(sizes, k, d, setting.optimizer)
+    contenders = {
+        name: training_step(build(), setting)
+        for name, build in builders.items()
+        if only is None or name in only
+    }
+    return interleave(contenders, id_batches(setting, rounds + 3))
+
+
+def grid() -> Iterator[Setting]:
+    """Batch, shape, cap, ids, optimizer: every combination."""
+    for optimizer, cap, zipf, batch, (k, d) in product(
+        ("sgd", "rowwise_adagrad"),
+        (200_000, 2_000_000),
+        (1.1, 0.0),
+        (256, 2_048, 8_192),
+        ((64, 16), (64, 4), (128, 16)),
+    ):
+        yield Setting(batch, cap, k, d, zipf, optimizer)
+
+
+def show(setting: Setting, medians: dict[str, float]) -> None:
+    table = Table(title=str(setting), title_justify="left")
+    for column in ("contender", "median ms", "÷ stock SLT"):
+        table.add_column(column, justify="left" if column == "contender" else "right")
+    for name, value in medians.items():
+        table.add_row(name, f"{value:.2f}", f"{value / medians[STOCK]:.2f}")
+    Console().print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=2048, help="rows of a step")
-    parser.add_argument("--cap", type=int, default=200_000, help="largest table")
-    parser.add_argument("--dim", type=int, default=16, help="embedding dimension d")
-    parser.add_argument("--inner-dim", type=int, default=64, help="inner dimension k")
-    parser.add_argument("--zipf", type=float, default=1.1, help="exponent; 0 is uniform")
+    default = Setting()
+    parser.add_argument("--batch", type=int, default=default.batch, help="rows of a step")
+    parser.add_argument("--cap", type=int, default=default.cap, help="largest table")
+    parser.add_argument("--dim", type=int, default=default.dim, help="embedding dimension d")
+    parser.add_argument(
+        "--inner-dim", type=int, default=default.inner_dim, help="inner dimension k"
+    )
+    parser.add_argument("--zipf", type=float, default=default.zipf, help="exponent; 0 is uniform")
+    parser.add_argument(
+        "--optimizer", choices=["sgd", "rowwise_adagrad"], default=default.optimizer
+    )
+    parser.add_argument("--grid", action="store_true", help="all 72 settings instead of one")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each contender")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     torch.sparse.check_sparse_tensor_invariants.disable()
-    sizes = [min(size, options.cap) for size in CRITEO_CARDINALITIES]
-    d, k = options.dim, options.inner_dim
-
-    def fields(inner: int | None) -> FieldEmbedding:
-        return FieldEmbedding([Field(f"C{i}", size, d, inner) for i, size in enumerate(sizes)])
-
-    contenders = {
-        "SLT, nn.EmbeddingBag": step(StockBags(sizes, d)),
-        "MLET, the authors' way": step(AuthorsWay(sizes, k, d)),
-        "SLT, FieldEmbedding": step(fields(None)),
-        "MLET, FieldEmbedding": step(fields(k)),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    warm_up = 3
-    for turn in range(options.rounds + warm_up):
-        ids = zipf_ids(sizes, options.batch, options.zipf, turn)
-        for name, run in contenders.items():
-            began = time.perf_counter()
-            run(ids)
-            if turn >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - began))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    base = median["SLT, nn.EmbeddingBag"]
-    table = Table(
-        title=f"embedding step, batch {options.batch}, d={d}, k={k}, cap {options.cap:,}, "
-        f"Zipf {options.zipf:g}, {torch.get_num_threads()} threads",
-        title_justify="left",
+    one = replace(
+        default,
+        **{
+            name: getattr(options, name)
+            for name in ("batch", "cap", "dim", "inner_dim", "zipf", "optimizer")
+        },
     )
-    for column in ("contender", "median ms", "÷ stock SLT"):
-        table.add_column(column, justify="left" if column == "contender" else "right")
-    for name, value in median.items():
-        table.add_row(name, f"{value:.2f}", f"{value / base:.2f}")
-    Console().print(table)
-    if options.json:
-        rows = [
-            {"name": name, "median_ms": value, "ratio": value / base}
-            for name, value in median.items()
-        ]
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        settings |= {"torch": torch.__version__, "machine": platform.machine()}
-        options.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+    rows = []
+    for setting in grid() if options.grid else [one]:
+        medians = measure(setting, options.rounds)
+        show(setting, medians)
+        rows.append({**asdict(setting), "median_ms": medians})
+        write_json(options.json, {"environment": environment("fbgemm_gpu-cpu"), "rows": rows})
 
 
 if __name__ == "__main__":

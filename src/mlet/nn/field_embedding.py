@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mlet.engine import Lookups
 from mlet.nn.init import InitName
 from mlet.nn.stacked_tables import StackedTables
 
@@ -50,15 +50,18 @@ class Bags(NamedTuple):
 class FieldEmbedding(nn.Module):
     r"""Embeds every categorical field of a batch: F fields, one call.
 
-    Fields of equal (d, k) share one stacked table and one batched projection, so the cost per
-    batch depends on its distinct categories, not on the number of fields. Two-layer
-    (``inner_dim=k``) and ordinary (``inner_dim=None``) fields may be mixed.
+    Fields of equal (d, k) share one stacked matrix, and the engine reads, projects and updates each
+    distinct category of a batch once. Two-layer (``inner_dim=k``) and ordinary
+    (``inner_dim=None``) fields may be mixed.
 
     Args:
         fields: the fields, in output order.
         init: initialisation of two-layer tables; ordinary tables are uniform on ``±sqrt(1/n)``.
         sparse: give tables sparse gradients over the batch's distinct rows, each once; dense
             ones otherwise. Projections always get dense gradients.
+        table_dtype: keep tables in ``torch.bfloat16`` or ``torch.float16``, at half the memory, and
+            compute in float32. Train them with an optimizer of `mlet.optim`, which rounds
+            stochastically; others lose small updates to rounding.
 
     Shape:
         - ``ids``: (B, F₁), the one-valued fields in the order of ``fields``; int32 or int64.
@@ -76,7 +79,12 @@ class FieldEmbedding(nn.Module):
     """
 
     def __init__(
-        self, fields: Sequence[Field], *, init: InitName = "paper", sparse: bool = True
+        self,
+        fields: Sequence[Field],
+        *,
+        init: InitName = "paper",
+        sparse: bool = True,
+        table_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not fields:
@@ -88,10 +96,17 @@ class FieldEmbedding(nn.Module):
         self.fields = tuple(fields)
         self.init = init
         self.sparse = sparse
+        self.table_dtype = table_dtype
         by_shape: dict[tuple[int, int | None], list[Field]] = defaultdict(list)
         for field in fields:
             by_shape[field.dim, field.inner_dim].append(field)
-        self._groups = [tuple(group) for group in by_shape.values()]
+        # Within a stack, one-valued fields come first.
+        self._groups = [
+            tuple(sorted(group, key=lambda field: field.multi_valued))
+            for group in by_shape.values()
+        ]
+        order = [field.name for group in self._groups for field in group]
+        self._order = [order.index(name) for name in names]
         self.tables = nn.ModuleList(
             StackedTables(
                 {field.name: field.num_embeddings for field in group},
@@ -99,6 +114,7 @@ class FieldEmbedding(nn.Module):
                 group[0].inner_dim,
                 init=init,
                 sparse=sparse,
+                table_dtype=table_dtype,
             )
             for group in self._groups
         )
@@ -118,44 +134,49 @@ class FieldEmbedding(nn.Module):
                 f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
                 f"for each one-valued field: {', '.join(self._column)}"
             )
-        vectors: dict[str, Tensor] = {}
-        for group, table in zip(self._groups, self.tables, strict=True):
-            vectors |= self._embed_group(group, table, ids, bags)
-        embedded = [vectors[field.name] for field in self.fields]
-        return torch.stack(embedded, dim=1) if self.same_dim else torch.cat(embedded, dim=1)
+        groups = [
+            self._embed_group(group, table, ids, bags)
+            for group, table in zip(self._groups, self.tables, strict=True)
+        ]
+        if self.same_dim:
+            vectors = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
+            in_order = self._order == list(range(len(self._order)))
+            return vectors if in_order else vectors[:, self._order]
+        columns = [vector for group in groups for vector in group.unbind(1)]
+        return torch.cat([columns[place] for place in self._order], dim=1)
 
     def _embed_group(
         self, group: Sequence[Field], table: nn.Module, ids: Tensor, bags: Mapping[str, Bags]
-    ) -> dict[str, Tensor]:
-        """Vectors (B, d) of each field in one stacked table."""
-        single = [field.name for field in group if not field.multi_valued]
+    ) -> Tensor:
+        """Vectors (B, T, d) of the fields in one stack."""
         multi = [field for field in group if field.multi_valued]
         for field in multi:
             if field.name not in bags:
                 raise ValueError(f"no bags given for the multi-valued field {field.name!r}")
-        columns = [self._column[name] for name in single]
+            self._check_bags(field.name, bags[field.name], len(ids))
+        columns = [self._column[field.name] for field in group if not field.multi_valued]
         block = ids if len(columns) == ids.shape[1] else ids[:, columns]
-        vectors, positions = table(
-            {name: block[:, place] for place, name in enumerate(single)}
-            | {field.name: bags[field.name].values for field in multi}
-        )
-        result: dict[str, Tensor] = {}
-        if single:
-            count = len(single) * len(ids)
-            rows = F.embedding(positions[:count].view(len(single), -1), vectors)
-            result.update(zip(single, rows.unbind(0), strict=True))
-            positions = positions[count:]
-        for field in multi:
-            values, offsets = bags[field.name]
-            result[field.name] = F.embedding_bag(
-                positions[: len(values)],
-                vectors,
-                offsets.to(positions.dtype),
-                mode=field.pooling,
-                include_last_offset=True,
+        vectors: Tensor = table(
+            Lookups.gather(
+                block,
+                [bags[field.name] for field in multi],
+                [field.pooling == "mean" for field in multi],
             )
-            positions = positions[len(values) :]
-        return result
+        )
+        return vectors
+
+    @staticmethod
+    def _check_bags(name: str, bags: Bags, rows: int) -> None:
+        values, offsets = bags
+        if offsets.shape != (rows + 1,):
+            raise ValueError(
+                f"field {name!r}: offsets have shape {tuple(offsets.shape)}; expected "
+                f"({rows + 1},), one more than the {rows} rows"
+            )
+        if offsets[0] != 0 or offsets[-1] != len(values) or bool((offsets.diff() < 0).any()):
+            raise ValueError(
+                f"field {name!r}: offsets must rise from 0 to the number of values, {len(values)}"
+            )
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
@@ -173,10 +194,15 @@ class FieldEmbedding(nn.Module):
             init=self.init,
             sparse=self.sparse,
         )
-        like = next(self.parameters())
+        like = self._float_like()
         plain.to(device=like.device, dtype=like.dtype)
         plain.load_tables({field.name: self.table(field.name) for field in self.fields})
         return plain.train(self.training)
+
+    def _float_like(self) -> Tensor:
+        """An empty tensor of the device and dtype of the outputs."""
+        like = next(self.parameters()).new_empty(0)
+        return like.float() if self.table_dtype else like
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor]) -> None:

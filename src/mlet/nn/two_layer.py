@@ -17,11 +17,11 @@ _COLLAPSE_ROWS = 65_536
 
 @torch.no_grad()
 def collapse_table(inner: Tensor, projection: Tensor) -> Tensor:
-    """The ordinary table ``inner @ projection`` (n × d), in the factors' dtype.
+    """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype.
 
     The product is accumulated in float64 and rounded once, a block of rows at a time.
     """
-    table = inner.new_empty(inner.shape[0], projection.shape[1])
+    table = projection.new_empty(inner.shape[0], projection.shape[1])
     wide = projection.double()
     for start in range(0, inner.shape[0], _COLLAPSE_ROWS):
         rows = slice(start, start + _COLLAPSE_ROWS)

@@ -46,9 +46,15 @@ class TableOptimizerConfig(_StepSize):
 
     The projections of two-layer tables have dense gradients and take the same method and step
     size (row-wise Adagrad: Adagrad), since the product's update is that of both factors.
+
+    Attributes:
+        name: the method.
+        weight_decay: of the rows a batch queries, when it queries them; of projections, at every
+            step.
     """
 
     name: OptimizerName = "adagrad"
+    weight_decay: float = Setting(0.0, ge=0)
 
 
 class DenseOptimizerConfig(_StepSize):

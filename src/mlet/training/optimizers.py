@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from mlet.models import CTRModel
-from mlet.nn.stacked_tables import StackedTables
-from mlet.training.config import OptimizersConfig
-from mlet.training.rowwise_adagrad import RowWiseAdagrad
+from mlet.optim import (
+    FusedAdagrad,
+    FusedLazyAdam,
+    FusedOptimizer,
+    FusedRowWiseAdagrad,
+    FusedSGD,
+)
+from mlet.training.config import DenseOptimizerConfig, OptimizerName, OptimizersConfig
 
 _EPS = 1e-8
 
-
-def _dense(
-    name: Literal["sgd", "adagrad", "adam"],
-    parameters: Sequence[nn.Parameter],
-    learning_rate: float,
-    weight_decay: float = 0.0,
-) -> Optimizer:
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay)
-    if name == "adagrad":
-        return torch.optim.Adagrad(
-            parameters, lr=learning_rate, weight_decay=weight_decay, eps=_EPS
-        )
-    return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay, eps=_EPS)
+_TABLES: dict[OptimizerName, Callable[..., FusedOptimizer]] = {
+    "sgd": FusedSGD,
+    "adagrad": FusedAdagrad,
+    "rowwise_adagrad": FusedRowWiseAdagrad,
+    "adam": FusedLazyAdam,
+}
 
 
-def _sparse(name: str, parameters: Sequence[nn.Parameter], learning_rate: float) -> Optimizer:
-    """For sparse gradients: none of these touches a row, or its state, that was not queried."""
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate)
-    if name == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=learning_rate, eps=_EPS)
-    if name == "rowwise_adagrad":
-        return RowWiseAdagrad(parameters, lr=learning_rate, eps=_EPS)
-    return torch.optim.SparseAdam(parameters, lr=learning_rate, eps=_EPS)
+def _dense(config: DenseOptimizerConfig, parameters: Sequence[nn.Parameter]) -> Optimizer:
+    lr, weight_decay = config.learning_rate, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay)
+    if config.name == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=lr, weight_decay=weight_decay, eps=_EPS)
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, eps=_EPS)
 
 
 class Optimizers:
-    """The optimizers of tables, projections and dense layers, stepped together."""
+    """The optimizers of embeddings (tables and projections) and dense layers, stepped together."""
 
     def __init__(self, config: OptimizersConfig, model: CTRModel) -> None:
-        tables: list[nn.Parameter] = []
-        projections: list[nn.Parameter] = []
-        for stacked in model.modules():
-            if isinstance(stacked, StackedTables):
-                tables.append(stacked.stacked)
-                if stacked.inner_dim is not None:
-                    projections.append(stacked.projection)
-        embedding = {id(parameter) for parameter in (*tables, *projections)}
-        dense = [p for p in model.parameters() if id(p) not in embedding]
-        rate = config.tables.learning_rate
-        self._optimizers = {"tables": _sparse(config.tables.name, tables, rate)}
-        if projections:
-            name = config.tables.name
-            self._optimizers["projections"] = _dense(
-                "adagrad" if name == "rowwise_adagrad" else name, projections, rate
-            )
-        self._optimizers["dense"] = _dense(
-            config.dense.name, dense, config.dense.learning_rate, config.dense.weight_decay
+        tables = config.tables
+        embeddings = _TABLES[tables.name](
+            model, lr=tables.learning_rate, weight_decay=tables.weight_decay
         )
+        (group,) = embeddings.param_groups
+        embedding = {id(parameter) for parameter in group["params"]}
+        dense = [p for p in model.parameters() if id(p) not in embedding]
+        self._optimizers: dict[str, Optimizer] = {
+            "embeddings": embeddings,
+            "dense": _dense(config.dense, dense),
+        }
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

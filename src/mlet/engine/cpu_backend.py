@@ -1,0 +1,203 @@
+"""The engine on CPUs: Numba kernels, one table at a time, tables shared out over threads."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlet.engine import cpu_kernels as kernels
+from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.rules import Rule
+from mlet.engine.workers import run
+
+#: Multiply-adds that telling one lookup's row apart costs, as measured with
+#: ``benchmarks/engine_choices.py``; decides between distinct rows and whole tables.
+LOOKUP_COST = 60
+
+
+class CPUBackend:
+    """See `mlet.engine.backend.Backend`. Tables in float32, bfloat16 or float16."""
+
+    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+        """Distinct rows in order of appearance; small tables whole."""
+        total = len(lookups.ids)
+        work = [stop - start for start, stop in pairwise(lookups.starts)]
+        whole = [
+            size <= count and size * row_cost <= count * LOOKUP_COST
+            for size, count in zip(stack.sizes, work, strict=True)
+        ]
+        ids = lookups.ids.numpy()
+        starts = np.array(lookups.starts, dtype=np.int64)
+        loose = np.empty(total, np.int64)
+        loose_touched = np.empty(total, np.bool_)
+        slots = torch.empty(total, dtype=torch.int32)
+        counts = np.zeros(len(stack), np.int64)
+        sizes = np.array(stack.sizes, dtype=np.int64)
+        bad = run(
+            kernels.find_distinct_of,
+            kernels.find_distinct,
+            work,
+            ids,
+            starts,
+            sizes,
+            np.array(whole),
+            loose,
+            slots.numpy(),
+            counts,
+            loose_touched,
+        )
+        bad = np.atleast_1d(bad)
+        if bad.max() >= 0:
+            raise stack.out_of_range(lookups, int(bad[bad >= 0].min()))
+        bounds = tuple(accumulate(counts.tolist(), initial=0))
+        rows = torch.empty(bounds[-1], dtype=torch.int64)
+        touched = torch.empty(bounds[-1], dtype=torch.bool)
+        kernels.compact(
+            starts,
+            np.array(bounds, dtype=np.int64),
+            np.array(stack.first_rows, dtype=np.int64),
+            loose,
+            loose_touched,
+            rows.numpy(),
+            touched.numpy(),
+            slots.numpy(),
+        )
+        return Distinct(rows, bounds, slots, touched)
+
+    def embed(
+        self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
+    ) -> Tensor:
+        """One pass: rows in blocks, projected, then handed to their lookups."""
+        d = table.shape[1] if projection is None else projection.shape[2]
+        out = torch.empty(lookups.batch, len(lookups.offsets), d)
+        vectors = np.empty((len(distinct.rows), d), np.float32)
+        run(
+            kernels.embed_of,
+            kernels.embed,
+            _lookups_of(lookups),
+            distinct.rows.numpy(),
+            np.array(distinct.bounds, dtype=np.int64),
+            *_pooling(lookups, distinct),
+            *_table(table),
+            _transposed(projection),
+            vectors,
+            out.numpy(),
+        )
+        return out
+
+    def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
+        """Each lookup's upstream gradient, added to its row's."""
+        sums = torch.empty(len(distinct.rows), grad.shape[2])
+        run(
+            kernels.sum_gradients_of,
+            kernels.sum_gradients,
+            _lookups_of(lookups),
+            np.array(distinct.bounds, dtype=np.int64),
+            *_pooling(lookups, distinct),
+            grad.contiguous().numpy(),
+            sums.numpy(),
+        )
+        return sums
+
+    def factor_gradients(
+        self, table: Tensor, projection: Tensor, gradient: RowGradient
+    ) -> tuple[Tensor, Tensor]:
+        """Both factors' gradients in one pass over the rows."""
+        rows_grad = torch.empty(len(gradient.rows), table.shape[1])
+        wide = _transposed(projection)
+        projection_grad = torch.empty(wide.shape)
+        run(
+            kernels.factor_gradients_of,
+            kernels.factor_gradients,
+            _rows_of(gradient),
+            gradient.rows.numpy(),
+            np.array(gradient.bounds, dtype=np.int64),
+            *_table(table),
+            wide,
+            gradient.sums.numpy(),
+            rows_grad.numpy(),
+            projection_grad.numpy(),
+        )
+        return rows_grad, projection_grad.transpose(1, 2).contiguous()
+
+    def update(
+        self,
+        table: Tensor,
+        projection: Tensor | None,
+        gradient: RowGradient,
+        rule: Rule,
+        state: tuple[Tensor, ...],
+    ) -> Tensor | None:
+        """Factor gradients and the rule in one pass over the rows."""
+        wide = _transposed(projection)
+        projection_grad = torch.empty(wide.shape)
+        touched = gradient.touched
+        if touched is None:
+            touched = torch.ones(len(gradient.rows), dtype=torch.bool)
+        states = [tensor.numpy() for tensor in state]
+        states += [np.empty((1, 1), np.float32)] * (2 - len(states))
+        run(
+            kernels.update_of,
+            kernels.update,
+            _rows_of(gradient),
+            gradient.rows.numpy(),
+            np.array(gradient.bounds, dtype=np.int64),
+            touched.numpy(),
+            *_table(table),
+            wide,
+            gradient.sums.numpy(),
+            projection_grad.numpy(),
+            int(rule.method),
+            np.float32(rule.lr),
+            np.float32(rule.weight_decay),
+            np.float32(rule.eps),
+            np.float32(rule.betas[0]),
+            np.float32(rule.betas[1]),
+            *states,
+            rule.seed,
+        )
+        # torch cannot see that its memory was written to; autograd relies on the count.
+        torch.autograd.graph.increment_version([table, *state])
+        return None if projection is None else projection_grad.transpose(1, 2).contiguous()
+
+
+def _lookups_of(lookups: Lookups) -> list[int]:
+    return [stop - start for start, stop in pairwise(lookups.starts)]
+
+
+def _rows_of(gradient: RowGradient) -> list[int]:
+    return [stop - start for start, stop in pairwise(gradient.bounds)]
+
+
+def _table(table: Tensor) -> tuple[Any, bool]:
+    """The matrix as float32 or as raw 16 bits, and whether those are float16."""
+    if table.dtype == torch.float32:
+        return table.detach().numpy(), False
+    return table.detach().view(torch.uint16).numpy(), table.dtype == torch.float16
+
+
+def _transposed(projection: Tensor | None) -> Any:
+    """W1 as T × d × k float32; empty for ordinary tables."""
+    if projection is None:
+        return np.empty((0, 0, 0), np.float32)
+    return projection.detach().float().transpose(1, 2).contiguous().numpy()
+
+
+def _pooling(lookups: Lookups, distinct: Distinct) -> tuple[Any, ...]:
+    """slots, starts, each table's number among the bags or −1, the bags' offsets, mean."""
+    bags = [offsets for offsets in lookups.offsets if offsets is not None]
+    numbers = np.full(len(lookups.offsets), -1, np.int64)
+    pooled = [place for place, offsets in enumerate(lookups.offsets) if offsets is not None]
+    numbers[pooled] = np.arange(len(pooled))
+    offsets = torch.stack(bags).numpy() if bags else np.empty((0, 0), np.int64)
+    return (
+        distinct.slots.numpy(),
+        np.array(lookups.starts, dtype=np.int64),
+        numbers,
+        offsets,
+        np.array(lookups.mean, dtype=np.bool_),
+    )

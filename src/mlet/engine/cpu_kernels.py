@@ -1,0 +1,629 @@
+"""Numba kernels of the CPU backend.
+
+All work table by table on the tables listed in ``which``, so that threads share nothing but what
+they read: results do not depend on the number of threads. Rows are taken in blocks that stay in the
+first-level cache: read (and widened to float32) once, used, and where they change written once.
+
+Projections are passed transposed (T × d × k), so that every inner loop runs along k. A stack of
+ordinary tables passes an empty projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+#: Rows of a block: at k = 128, 16 KiB of float32.
+BLOCK = 32
+
+_LANES = 4  # rows or directions combined in one pass: enough independent sums to hide latency
+
+kernel = numba.njit(nogil=True, cache=True, boundscheck=False)
+# Sums may be reassociated so that they vectorise. Infinities and NaN keep their meaning.
+fast_kernel = numba.njit(
+    nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
+parallel_kernel = numba.njit(nogil=True, cache=True, boundscheck=False, parallel=True)
+
+
+def _load(row: Any, half: bool, out: Any) -> None:
+    """Widen a row to float32."""
+
+
+@overload(_load)
+def _load_overload(row: Any, half: Any, out: Any) -> Any:
+    if row.dtype == numba.float32:
+
+        def load(row: Any, half: Any, out: Any) -> None:
+            for j in range(len(row)):
+                out[j] = row[j]
+
+    else:
+
+        def load(row: Any, half: Any, out: Any) -> None:
+            bits = out.view(np.uint32)
+            if half:
+                for j in range(len(row)):
+                    x = np.uint32(row[j])
+                    bits[j] = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
+                for j in range(len(row)):
+                    out[j] *= np.float32(2.0**112)
+            else:
+                for j in range(len(row)):
+                    bits[j] = np.uint32(row[j]) << 16
+
+    return load
+
+
+@kernel
+def _noise(seed: int, row: int, column: int) -> Any:
+    """32 random bits for an element: murmur3's finaliser over its coordinates."""
+    x = np.uint32(seed) ^ (np.uint32(row) * np.uint32(0x9E3779B1))
+    x = (x + np.uint32(column) * np.uint32(0x85EBCA77)) & np.uint32(0xFFFFFFFF)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def _store(values: Any, half: bool, seed: int, place: int, row: Any) -> None:
+    """Put a float32 row back; into 16 bits with stochastic rounding (`mlet.engine.rounding`)."""
+
+
+@overload(_store)
+def _store_overload(values: Any, half: Any, seed: Any, place: Any, row: Any) -> Any:
+    if row.dtype == numba.float32:
+
+        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
+            for j in range(len(row)):
+                row[j] = values[j]
+
+    else:
+
+        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
+            bits = values.view(np.uint32)
+            exponent = np.uint32(0x7F800000)
+            for j in range(len(row)):
+                special = (bits[j] & exponent) == exponent  # NaN or infinite: no noise
+                noise = np.uint32(0) if special else _noise(seed, place, j)
+                if half:
+                    if special:
+                        x = bits[j]
+                        sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
+                        mantissa = x & np.uint32(0x007FFFFF)
+                        row[j] = sign | np.uint16(0x7C00 if mantissa == 0 else 0x7E00)
+                    else:
+                        values[j] *= np.float32(2.0**-112)
+                        x = bits[j] + (noise & np.uint32(0x1FFF))
+                        sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
+                        x = (x & np.uint32(0x7FFFFFFF)) >> np.uint32(13)
+                        row[j] = sign | np.uint16(min(x, np.uint32(0x7C00)))
+                else:
+                    x = bits[j] + (noise & np.uint32(0xFFFF))
+                    row[j] = np.uint16(x >> np.uint32(16))
+
+    return store
+
+
+@kernel
+def find_distinct_of(
+    which: Any,
+    ids: Any,
+    starts: Any,
+    sizes: Any,
+    whole: Any,
+    rows: Any,
+    slots: Any,
+    counts: Any,
+    touched: Any,
+) -> int:
+    """For each table, its distinct ids in order of appearance and each lookup's place among them.
+
+    Rows and slots count within the table; table t's rows are put at ``rows[starts[t]:]``. Tables
+    with ``whole`` list all their ids instead, and mark those that occur. Ids are told apart by a
+    hash table that a field's share of the batch keeps small enough for the cache.
+
+    Returns the position of an id that is out of range, or −1.
+    """
+    longest = 1
+    for t in which:
+        longest = max(longest, starts[t + 1] - starts[t])
+    capacity = 2
+    while capacity < 2 * longest:
+        capacity *= 2
+    keys = np.empty(capacity, np.int64)
+    places = np.empty(capacity, np.int32)
+    for t in which:
+        begin, end, size = starts[t], starts[t + 1], sizes[t]
+        if whole[t]:
+            for r in range(size):
+                rows[begin + r] = r
+                touched[begin + r] = False
+            for i in range(begin, end):
+                x = ids[i]
+                if x < 0 or x >= size:
+                    return i
+                slots[i] = x
+                touched[begin + x] = True
+            counts[t] = size
+            continue
+        used = 2
+        while used < 2 * (end - begin):
+            used *= 2
+        keys[:used] = -1
+        mask = used - 1
+        count = 0
+        for i in range(begin, end):
+            x = ids[i]
+            if x < 0 or x >= size:
+                return i
+            h = (x * 0x9E3779B1 >> 12) & mask
+            while keys[h] != x:
+                if keys[h] == -1:
+                    keys[h] = x
+                    places[h] = count
+                    rows[begin + count] = x
+                    touched[begin + count] = True
+                    count += 1
+                    break
+                h = (h + 1) & mask
+            slots[i] = places[h]
+        counts[t] = count
+    return -1
+
+
+@kernel
+def compact(
+    starts: Any, bounds: Any, first_rows: Any, loose: Any, loose_touched: Any, rows: Any,
+    touched: Any, slots: Any,
+) -> None:  # fmt: skip
+    """Close the gaps that `find_distinct_of` left, and count rows and slots within the stack."""
+    for t in range(len(bounds) - 1):
+        low = bounds[t]
+        for r in range(bounds[t + 1] - low):
+            rows[low + r] = loose[starts[t] + r] + first_rows[t]
+            touched[low + r] = loose_touched[starts[t] + r]
+        for i in range(starts[t], starts[t + 1]):
+            slots[i] += low
+
+
+@fast_kernel
+def _project(block: Any, count: int, projection: Any, out: Any) -> None:
+    """``out = block @ projectionᵀ``: (count × k) by (d × k)."""
+    d, k = projection.shape
+    full = count - count % _LANES
+    for c in range(d):
+        w = projection[c]
+        for q in range(0, full, _LANES):
+            r0, r1, r2, r3 = block[q], block[q + 1], block[q + 2], block[q + 3]
+            s0 = np.float32(0.0)
+            s1 = np.float32(0.0)
+            s2 = np.float32(0.0)
+            s3 = np.float32(0.0)
+            for j in range(k):
+                s0 += r0[j] * w[j]
+                s1 += r1[j] * w[j]
+                s2 += r2[j] * w[j]
+                s3 += r3[j] * w[j]
+            out[q, c] = s0
+            out[q + 1, c] = s1
+            out[q + 2, c] = s2
+            out[q + 3, c] = s3
+        for q in range(full, count):
+            row = block[q]
+            s0 = np.float32(0.0)
+            for j in range(k):
+                s0 += row[j] * w[j]
+            out[q, c] = s0
+
+
+@fast_kernel
+def _add_outer(block: Any, count: int, sums: Any, out: Any) -> None:
+    """``out += sumsᵀ @ block``: (d × k), the transposed gradient of the projection."""
+    k = block.shape[1]
+    full = count - count % _LANES
+    for q in range(0, full, _LANES):
+        r0, r1, r2, r3 = block[q], block[q + 1], block[q + 2], block[q + 3]
+        for c in range(sums.shape[1]):
+            g0, g1, g2, g3 = sums[q, c], sums[q + 1, c], sums[q + 2, c], sums[q + 3, c]
+            total = out[c]
+            for j in range(k):
+                total[j] += g0 * r0[j] + g1 * r1[j] + g2 * r2[j] + g3 * r3[j]
+    for q in range(full, count):
+        row = block[q]
+        for c in range(sums.shape[1]):
+            g0 = sums[q, c]
+            total = out[c]
+            for j in range(k):
+                total[j] += g0 * row[j]
+
+
+@fast_kernel
+def _back_project(sums: Any, projection: Any, out: Any) -> None:
+    """``out = sums @ projection`` for one row: (d) by (d × k)."""
+    d, k = projection.shape
+    for j in range(k):
+        out[j] = np.float32(0.0)
+    full = d - d % _LANES
+    for c in range(0, full, _LANES):
+        g0, g1, g2, g3 = sums[c], sums[c + 1], sums[c + 2], sums[c + 3]
+        w0, w1 = projection[c], projection[c + 1]
+        w2, w3 = projection[c + 2], projection[c + 3]
+        for j in range(k):
+            out[j] += g0 * w0[j] + g1 * w1[j] + g2 * w2[j] + g3 * w3[j]
+    for c in range(full, d):
+        g0 = sums[c]
+        w0 = projection[c]
+        for j in range(k):
+            out[j] += g0 * w0[j]
+
+
+@fast_kernel
+def embed_of(
+    which: Any,
+    rows: Any,
+    bounds: Any,
+    slots: Any,
+    starts: Any,
+    bag: Any,
+    offsets: Any,
+    mean: Any,
+    table: Any,
+    half: bool,
+    projection: Any,
+    vectors: Any,
+    out: Any,
+) -> None:
+    """Each distinct row's vector, then each output: a lookup's vector, or a pooled bag's."""
+    width = table.shape[1]
+    projected = projection.shape[0] > 0
+    block = np.empty((BLOCK, width), np.float32)
+    d = vectors.shape[1]
+    for t in which:
+        for low in range(bounds[t], bounds[t + 1], BLOCK):
+            count = min(BLOCK, bounds[t + 1] - low)
+            if projected:
+                for q in range(count):
+                    _load(table[rows[low + q]], half, block[q])
+                _project(block, count, projection[t], vectors[low:])
+            else:
+                for q in range(count):
+                    _load(table[rows[low + q]], half, vectors[low + q])
+        begin = starts[t]
+        if bag[t] < 0:
+            for b in range(out.shape[0]):
+                vector = vectors[slots[begin + b]]
+                target = out[b, t]
+                for c in range(d):
+                    target[c] = vector[c]
+            continue
+        edges = offsets[bag[t]]
+        for b in range(out.shape[0]):
+            target = out[b, t]
+            for c in range(d):
+                target[c] = np.float32(0.0)
+            for i in range(edges[b], edges[b + 1]):
+                vector = vectors[slots[begin + i]]
+                for c in range(d):
+                    target[c] += vector[c]
+            if mean[t] and edges[b + 1] > edges[b]:
+                scale = np.float32(1.0) / np.float32(edges[b + 1] - edges[b])
+                for c in range(d):
+                    target[c] *= scale
+
+
+@fast_kernel
+def sum_gradients_of(
+    which: Any,
+    bounds: Any,
+    slots: Any,
+    starts: Any,
+    bag: Any,
+    offsets: Any,
+    mean: Any,
+    grad: Any,
+    sums: Any,
+) -> None:
+    """Upstream gradients (B, T, d) summed over each distinct row's lookups."""
+    d = sums.shape[1]
+    for t in which:
+        sums[bounds[t] : bounds[t + 1]] = np.float32(0.0)
+        begin = starts[t]
+        if bag[t] < 0:
+            for b in range(grad.shape[0]):
+                total = sums[slots[begin + b]]
+                upstream = grad[b, t]
+                for c in range(d):
+                    total[c] += upstream[c]
+            continue
+        edges = offsets[bag[t]]
+        for b in range(grad.shape[0]):
+            upstream = grad[b, t]
+            length = edges[b + 1] - edges[b]
+            scale = np.float32(1.0) / np.float32(length) if mean[t] and length else np.float32(1.0)
+            for i in range(edges[b], edges[b + 1]):
+                total = sums[slots[begin + i]]
+                for c in range(d):
+                    total[c] += scale * upstream[c]
+
+
+@fast_kernel
+def factor_gradients_of(
+    which: Any,
+    rows: Any,
+    bounds: Any,
+    table: Any,
+    half: bool,
+    projection: Any,
+    sums: Any,
+    rows_grad: Any,
+    projection_grad: Any,
+) -> None:
+    """``∂W2`` of the rows, and ``∂W1`` transposed."""
+    block = np.empty((BLOCK, table.shape[1]), np.float32)
+    for t in which:
+        projection_grad[t] = np.float32(0.0)
+        for low in range(bounds[t], bounds[t + 1], BLOCK):
+            count = min(BLOCK, bounds[t + 1] - low)
+            for q in range(count):
+                _load(table[rows[low + q]], half, block[q])
+                _back_project(sums[low + q], projection[t], rows_grad[low + q])
+            _add_outer(block, count, sums[low:], projection_grad[t])
+
+
+@fast_kernel
+def _apply_rule(
+    method: int, values: Any, grad: Any, lr: Any, decay: Any, eps: Any, beta1: Any, beta2: Any,
+    first: Any, second: Any,
+) -> None:  # fmt: skip
+    """`mlet.engine.rules` for one row and its state."""
+    width = len(values)
+    one = np.float32(1.0)
+    if decay != 0:
+        for j in range(width):
+            grad[j] += decay * values[j]
+    if method == 0:
+        for j in range(width):
+            values[j] -= lr * grad[j]
+    elif method == 1:
+        for j in range(width):
+            first[j] += grad[j] * grad[j]
+        for j in range(width):
+            values[j] -= lr * grad[j] / (np.sqrt(first[j]) + eps)
+    elif method == 2:
+        total = np.float32(0.0)
+        for j in range(width):
+            total += grad[j] * grad[j]
+        first[0] += total / np.float32(width)
+        scale = lr / (np.sqrt(first[0]) + eps)
+        for j in range(width):
+            values[j] -= scale * grad[j]
+    else:
+        for j in range(width):
+            first[j] += (one - beta1) * (grad[j] - first[j])
+            second[j] += (one - beta2) * (grad[j] * grad[j] - second[j])
+            values[j] -= lr * first[j] / (np.sqrt(second[j]) + eps)
+
+
+@fast_kernel
+def update_of(
+    which: Any,
+    rows: Any,
+    bounds: Any,
+    touched: Any,
+    table: Any,
+    half: bool,
+    projection: Any,
+    sums: Any,
+    projection_grad: Any,
+    method: int,
+    lr: Any,
+    decay: Any,
+    eps: Any,
+    beta1: Any,
+    beta2: Any,
+    first: Any,
+    second: Any,
+    seed: int,
+) -> None:
+    """Factor gradients and the rule in one pass over the rows; ``∂W1`` uses their old values."""
+    width = table.shape[1]
+    projected = projection.shape[0] > 0
+    block = np.empty((BLOCK, width), np.float32)
+    grad = np.empty(width, np.float32)
+    for t in which:
+        if projected:
+            projection_grad[t] = np.float32(0.0)
+        for low in range(bounds[t], bounds[t + 1], BLOCK):
+            count = min(BLOCK, bounds[t + 1] - low)
+            for q in range(count):
+                _load(table[rows[low + q]], half, block[q])
+            if projected:
+                _add_outer(block, count, sums[low:], projection_grad[t])
+            for q in range(count):
+                if not touched[low + q]:
+                    continue
+                row = rows[low + q]
+                if projected:
+                    _back_project(sums[low + q], projection[t], grad)
+                else:
+                    for j in range(width):
+                        grad[j] = sums[low + q, j]
+                # A rule without this state passes one row that it leaves alone.
+                state1 = first[min(row, len(first) - 1)]
+                state2 = second[min(row, len(second) - 1)]
+                _apply_rule(method, block[q], grad, lr, decay, eps, beta1, beta2, state1, state2)
+                _store(block[q], half, seed, row, table[row])
+
+
+# Each of them over all shares of tables: thread s takes ``which[edges[s] : edges[s + 1]]``.
+
+
+@parallel_kernel
+def find_distinct(
+    which: Any,
+    edges: Any,
+    ids: Any,
+    starts: Any,
+    sizes: Any,
+    whole: Any,
+    rows: Any,
+    slots: Any,
+    counts: Any,
+    touched: Any,
+) -> Any:
+    """`find_distinct_of` for every thread's share of tables."""
+    bad = np.full(len(edges) - 1, -1, np.int64)
+    for share in numba.prange(len(edges) - 1):
+        bad[share] = find_distinct_of(
+            which[edges[share] : edges[share + 1]],
+            ids,
+            starts,
+            sizes,
+            whole,
+            rows,
+            slots,
+            counts,
+            touched,
+        )
+    return bad
+
+
+@parallel_kernel
+def embed(
+    which: Any,
+    edges: Any,
+    rows: Any,
+    bounds: Any,
+    slots: Any,
+    starts: Any,
+    bag: Any,
+    offsets: Any,
+    mean: Any,
+    table: Any,
+    half: Any,
+    projection: Any,
+    vectors: Any,
+    out: Any,
+) -> None:
+    """`embed_of` for every thread's share of tables."""
+    for share in numba.prange(len(edges) - 1):
+        embed_of(
+            which[edges[share] : edges[share + 1]],
+            rows,
+            bounds,
+            slots,
+            starts,
+            bag,
+            offsets,
+            mean,
+            table,
+            half,
+            projection,
+            vectors,
+            out,
+        )
+
+
+@parallel_kernel
+def sum_gradients(
+    which: Any,
+    edges: Any,
+    bounds: Any,
+    slots: Any,
+    starts: Any,
+    bag: Any,
+    offsets: Any,
+    mean: Any,
+    grad: Any,
+    sums: Any,
+) -> None:
+    """`sum_gradients_of` for every thread's share of tables."""
+    for share in numba.prange(len(edges) - 1):
+        sum_gradients_of(
+            which[edges[share] : edges[share + 1]],
+            bounds,
+            slots,
+            starts,
+            bag,
+            offsets,
+            mean,
+            grad,
+            sums,
+        )
+
+
+@parallel_kernel
+def factor_gradients(
+    which: Any,
+    edges: Any,
+    rows: Any,
+    bounds: Any,
+    table: Any,
+    half: Any,
+    projection: Any,
+    sums: Any,
+    rows_grad: Any,
+    projection_grad: Any,
+) -> None:
+    """`factor_gradients_of` for every thread's share of tables."""
+    for share in numba.prange(len(edges) - 1):
+        factor_gradients_of(
+            which[edges[share] : edges[share + 1]],
+            rows,
+            bounds,
+            table,
+            half,
+            projection,
+            sums,
+            rows_grad,
+            projection_grad,
+        )
+
+
+@parallel_kernel
+def update(
+    which: Any,
+    edges: Any,
+    rows: Any,
+    bounds: Any,
+    touched: Any,
+    table: Any,
+    half: Any,
+    projection: Any,
+    sums: Any,
+    projection_grad: Any,
+    method: Any,
+    lr: Any,
+    decay: Any,
+    eps: Any,
+    beta1: Any,
+    beta2: Any,
+    first: Any,
+    second: Any,
+    seed: Any,
+) -> None:
+    """`update_of` for every thread's share of tables."""
+    for share in numba.prange(len(edges) - 1):
+        update_of(
+            which[edges[share] : edges[share + 1]],
+            rows,
+            bounds,
+            touched,
+            table,
+            half,
+            projection,
+            sums,
+            projection_grad,
+            method,
+            lr,
+            decay,
+            eps,
+            beta1,
+            beta2,
+            first,
+            second,
+            seed,
+        )

@@ -1,0 +1,96 @@
+"""The engine as one differentiable function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mlet.engine.backend import choose_backend
+from mlet.engine.lookups import Lookups, RowGradient, TableStack
+
+
+class _Lookup(torch.autograd.Function):
+    """Forward by distinct rows; backward onto distinct rows, never a dense Σn × k gradient
+    unless a dense one was asked for, never a k-wide vector for each lookup."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        table: Tensor,
+        projection: Tensor | None,
+        lookups: Lookups,
+        stack: TableStack,
+        sparse: bool,
+        sink: list[RowGradient] | None,
+    ) -> Tensor:
+        backend = choose_backend(table)
+        row_cost = table.shape[1] * (1 if projection is None else projection.shape[2])
+        distinct = backend.find_distinct(lookups, stack, row_cost)
+        # Saving them lets autograd notice if they are changed before the backward pass.
+        ctx.save_for_backward(table, projection)
+        ctx.backend, ctx.lookups, ctx.distinct = backend, lookups, distinct
+        ctx.sparse, ctx.sink = sparse, sink
+        return backend.embed(table, projection, lookups, distinct)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, projection = ctx.saved_tensors
+        distinct, backend = ctx.distinct, ctx.backend
+        sums = backend.sum_gradients(grad, ctx.lookups, distinct)
+        gradient = RowGradient(distinct.rows, distinct.bounds, sums, distinct.touched)
+        if ctx.sink is not None:
+            ctx.sink.append(gradient)
+            return None, None, None, None, None, None
+        # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
+        gradient = gradient.compact().sorted()
+        rows_grad, projection_grad = gradient.sums, None
+        if projection is not None:
+            rows_grad, projection_grad = backend.factor_gradients(table, projection, gradient)
+            projection_grad = projection_grad.to(projection.dtype)
+        rows_grad = rows_grad.to(table.dtype)
+        if ctx.sparse:
+            table_grad = torch.sparse_coo_tensor(
+                gradient.rows.unsqueeze(0),
+                rows_grad,
+                table.shape,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+        else:
+            table_grad = torch.zeros_like(table).index_copy_(0, gradient.rows, rows_grad)
+        return table_grad, projection_grad, None, None, None, None
+
+
+def look_up(
+    table: Tensor,
+    projection: Tensor | None,
+    lookups: Lookups,
+    stack: TableStack,
+    *,
+    sparse: bool = True,
+    sink: list[RowGradient] | None = None,
+) -> Tensor:
+    """Embed a batch's ids in a stack of T tables.
+
+    Args:
+        table: W2 (Σn × k) of two-layer tables, or W (Σn × d) of ordinary ones.
+        projection: W1 (T × k × d); None for ordinary tables.
+        lookups: the ids; what is pooled.
+        stack: which rows are whose.
+        sparse: give ``table`` a sparse gradient, of the touched rows; a dense one otherwise.
+        sink: put the gradient here, as a `RowGradient`, and leave both ``.grad`` alone: for an
+            optimizer that applies it in one pass (`mlet.optim`).
+
+    Returns:
+        (B, T, d), in ``table``'s dtype, float32 for 16-bit tables.
+
+    Raises:
+        IndexError: an id outside its table.
+        RuntimeError: on a second derivative; the gradient is exact, but is not differentiable.
+    """
+    out: Tensor = _Lookup.apply(table, projection, lookups, stack, sparse, sink)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,172 @@
+"""What a batch asks of a stack of tables, and what it asks distinctly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TableStack:
+    """Which rows of a stacked matrix are whose: T tables, one above the other.
+
+    Attributes:
+        names: the field of each table, for errors.
+        sizes: the number of categories of each.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def first_rows(self) -> list[int]:
+        """Where each table begins, and where the last one ends: T + 1 rows."""
+        return list(accumulate(self.sizes, initial=0))
+
+    def out_of_range(self, lookups: Lookups, position: int) -> IndexError:
+        """The error for the id at a position of ``lookups.ids``."""
+        table = int(np.searchsorted(lookups.starts, position, side="right")) - 1
+        size = self.sizes[table]
+        return IndexError(
+            f"field {self.names[table]!r}: id {int(lookups.ids[position])} is outside its table "
+            f"of {size} categories (valid ids: 0 to {size - 1})"
+        )
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """The ids of a batch of B rows for T tables: V lookups, table after table.
+
+    Attributes:
+        ids: (V,) int64, each an id of its own table.
+        starts: T + 1 positions in ``ids``: table t's are ``ids[starts[t]:starts[t + 1]]``.
+        batch: B.
+        offsets: for each table None, where every row has one id, or (B + 1,) int64: row b's bag
+            is ``offsets[b]`` to ``offsets[b + 1]`` of the table's ids.
+        mean: for each table, whether a bag is averaged rather than summed.
+    """
+
+    ids: Tensor
+    starts: tuple[int, ...]
+    batch: int
+    offsets: tuple[Tensor | None, ...]
+    mean: tuple[bool, ...]
+
+    @classmethod
+    def gather(
+        cls,
+        columns: Tensor,
+        bags: Sequence[tuple[Tensor, Tensor]] = (),
+        mean: Sequence[bool] = (),
+    ) -> Lookups:
+        """From one-valued columns (B × T₁) and the ``(values, offsets)`` of T₂ bags."""
+        batch, singles = columns.shape
+        parts = [columns.t().reshape(-1), *(values for values, _ in bags)]
+        lengths = [batch] * singles + [len(values) for values, _ in bags]
+        return cls(
+            ids=torch.cat([part.long() for part in parts]) if bags else parts[0].long(),
+            starts=tuple(accumulate(lengths, initial=0)),
+            batch=batch,
+            offsets=(None,) * singles + tuple(offsets.long() for _, offsets in bags),
+            mean=(False,) * singles + tuple(mean),
+        )
+
+    @property
+    def has_bags(self) -> bool:
+        """Whether any table pools."""
+        return any(offsets is not None for offsets in self.offsets)
+
+    def outputs(self) -> Tensor:
+        """(V,): the row of the (B·T) × d output that each lookup goes to."""
+        tables = len(self.offsets)
+        rows = torch.arange(self.batch, device=self.ids.device)
+        parts = [
+            (rows if offsets is None else rows.repeat_interleave(offsets.diff())) * tables + table
+            for table, offsets in enumerate(self.offsets)
+        ]
+        return torch.cat(parts)
+
+    def weights(self, dtype: torch.dtype) -> Tensor | None:
+        """(V,): what each lookup's vector is multiplied by; None where all are 1."""
+        if not any(self.mean):
+            return None
+        parts = []
+        for table, (offsets, mean) in enumerate(zip(self.offsets, self.mean, strict=True)):
+            length = self.starts[table + 1] - self.starts[table]
+            if offsets is None or not mean:
+                parts.append(torch.ones(length, dtype=dtype, device=self.ids.device))
+            else:
+                lengths = offsets.diff()
+                parts.append((1.0 / lengths.to(dtype)).repeat_interleave(lengths))
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The R distinct rows that V lookups ask for.
+
+    Attributes:
+        rows: (R,) int64 rows of the stacked matrix, table after table, each once.
+        bounds: T + 1 positions in ``rows``.
+        slots: (V,) for each lookup, the position of its row in ``rows``; int32 or int64.
+        touched: (R,) bool; False for a row that is listed because its whole (small) table is, but
+            that no lookup asks for. None where every row is asked for.
+    """
+
+    rows: Tensor
+    bounds: tuple[int, ...]
+    slots: Tensor
+    touched: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowGradient:
+    """Gradient of a stack's product, W2 · W1, in the rows that a batch touched.
+
+    Attributes:
+        rows: (R,) int64, as in `Distinct`.
+        bounds: T + 1 positions in ``rows``.
+        sums: (R × d): the sum of the upstream gradients of each row's lookups.
+        touched: as in `Distinct`.
+    """
+
+    rows: Tensor
+    bounds: tuple[int, ...]
+    sums: Tensor
+    touched: Tensor | None = field(default=None)
+
+    def compact(self) -> RowGradient:
+        """Without the rows that no lookup asked for."""
+        if self.touched is None or bool(self.touched.all()):
+            return RowGradient(self.rows, self.bounds, self.sums)
+        kept = torch.cat([self.touched.new_zeros(1), self.touched]).cumsum(0)
+        bounds = tuple(kept[list(self.bounds)].tolist())
+        return RowGradient(self.rows[self.touched], bounds, self.sums[self.touched])
+
+    def sorted(self) -> RowGradient:
+        """With rows ascending; tables keep their segments, since their rows ascend already."""
+        rows, order = torch.sort(self.rows)
+        touched = None if self.touched is None else self.touched[order]
+        return RowGradient(rows, self.bounds, self.sums[order], touched)
+
+    @staticmethod
+    def merge(gradients: Sequence[RowGradient], first_rows: Sequence[int]) -> RowGradient:
+        """The sum of several, as of several backward passes before one step."""
+        if len(gradients) == 1:
+            return gradients[0]
+        parts = [gradient.compact() for gradient in gradients]
+        rows, slots = torch.unique(
+            torch.cat([part.rows for part in parts]), sorted=True, return_inverse=True
+        )
+        values = torch.cat([part.sums for part in parts])
+        sums = values.new_zeros(len(rows), values.shape[1]).index_add_(0, slots, values)
+        starts = torch.tensor(first_rows, device=rows.device)
+        return RowGradient(rows, tuple(torch.searchsorted(rows, starts).tolist()), sums)

@@ -1,0 +1,107 @@
+"""The engine in plain torch operations: any device, any dtype; the reference of the others."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mlet.engine.backend import compute_dtype
+from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.rounding import stochastic_round
+from mlet.engine.rules import Rule, apply_rule
+
+
+class TorchBackend:
+    """See `mlet.engine.backend.Backend`."""
+
+    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+        """Sorted distinct rows, by sorting; tables are never listed whole."""
+        device = lookups.ids.device
+        lengths = torch.tensor(lookups.starts, device=device).diff()
+
+        def per_lookup(values: list[int] | tuple[int, ...]) -> Tensor:
+            return torch.tensor(values, device=device).repeat_interleave(lengths)
+
+        outside = (lookups.ids < 0) | (lookups.ids >= per_lookup(stack.sizes))
+        if bool(outside.any()):
+            raise stack.out_of_range(lookups, int(outside.nonzero()[0]))
+        first_rows = stack.first_rows
+        rows, slots = torch.unique(
+            lookups.ids + per_lookup(first_rows[:-1]), sorted=True, return_inverse=True
+        )
+        bounds = torch.searchsorted(rows, torch.tensor(first_rows, device=device))
+        return Distinct(rows, tuple(bounds.tolist()), slots)
+
+    def embed(
+        self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
+    ) -> Tensor:
+        """Gather, project, hand out."""
+        vectors = table.index_select(0, distinct.rows).to(compute_dtype(table))
+        if projection is not None:
+            wide = projection.to(vectors.dtype)
+            vectors = torch.cat(
+                [
+                    vectors[low:high] @ wide[place]
+                    for place, (low, high) in enumerate(pairwise(distinct.bounds))
+                ]
+            )
+        tables = len(lookups.offsets)
+        positions = vectors.index_select(0, distinct.slots)
+        if not lookups.has_bags:
+            return positions.view(tables, lookups.batch, -1).transpose(0, 1).contiguous()
+        weights = lookups.weights(vectors.dtype)
+        if weights is not None:
+            positions = positions * weights.unsqueeze(1)
+        out = vectors.new_zeros(lookups.batch * tables, vectors.shape[1])
+        out.index_add_(0, lookups.outputs(), positions)
+        return out.view(lookups.batch, tables, -1)
+
+    def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
+        """Each lookup's upstream gradient, added to its row's."""
+        positions = grad.reshape(-1, grad.shape[2]).index_select(0, lookups.outputs())
+        weights = lookups.weights(grad.dtype)
+        if weights is not None:
+            positions = positions * weights.unsqueeze(1)
+        sums = grad.new_zeros(len(distinct.rows), grad.shape[2])
+        return sums.index_add_(0, distinct.slots, positions)
+
+    def factor_gradients(
+        self, table: Tensor, projection: Tensor, gradient: RowGradient
+    ) -> tuple[Tensor, Tensor]:
+        """With G the rows' gradient: ``∂W2 = G W1ᵀ``, ``∂W1 = W2ᵀ G``, table by table."""
+        rows = table.index_select(0, gradient.rows).to(gradient.sums.dtype)
+        wide = projection.to(rows.dtype)
+        rows_grad = torch.empty_like(rows)
+        projection_grad = torch.empty_like(wide)
+        for place, (low, high) in enumerate(pairwise(gradient.bounds)):
+            sums = gradient.sums[low:high]
+            torch.mm(sums, wide[place].t(), out=rows_grad[low:high])
+            torch.mm(rows[low:high].t(), sums, out=projection_grad[place])
+        return rows_grad, projection_grad
+
+    def update(
+        self,
+        table: Tensor,
+        projection: Tensor | None,
+        gradient: RowGradient,
+        rule: Rule,
+        state: tuple[Tensor, ...],
+    ) -> Tensor | None:
+        """Gather rows and state, apply the rule, put both back."""
+        gradient = gradient.compact()
+        projection_grad = None
+        grad = gradient.sums
+        if projection is not None:
+            grad, projection_grad = self.factor_gradients(table, projection, gradient)
+        values = table.index_select(0, gradient.rows).to(compute_dtype(table))
+        rows_state = tuple(tensor.index_select(0, gradient.rows) for tensor in state)
+        apply_rule(values, grad, rule, rows_state)
+        if table.dtype != values.dtype:
+            generator = torch.Generator(table.device).manual_seed(rule.seed)
+            values = stochastic_round(values, table.dtype, generator)
+        table.index_copy_(0, gradient.rows, values)
+        for tensor, updated in zip(state, rows_state, strict=True):
+            tensor.index_copy_(0, gradient.rows, updated)
+        return projection_grad

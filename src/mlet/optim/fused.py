@@ -1,0 +1,211 @@
+"""Optimizers that turn a batch's gradient into new rows in one pass of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mlet.engine import Method, RowGradient, Rule, choose_backend, new_state
+from mlet.engine.rules import STATE_NAMES, apply_rule
+from mlet.nn.stacked_tables import StackedTables
+
+
+class FusedOptimizer(Optimizer):
+    """Base of the fused optimizers; use one of its subclasses.
+
+    It takes a module, not parameters, and trains every `mlet.nn.FieldEmbedding` in it: tables by
+    touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule
+    and step size the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad).
+
+    While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
+    and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
+    norm, `DistributedDataParallel`, gradient scaling) does not see them. Use torch's
+    optimizers where you need it; they work too, more slowly. Several backward passes before one
+    step add up, `zero_grad` forgets them, learning rate schedulers work as usual.
+
+    16-bit tables (``FieldEmbedding(table_dtype=…)``) are rounded stochastically, by a seed drawn
+    from torch's generator when the optimizer is made; it is part of `state_dict`.
+    """
+
+    method: ClassVar[Method]
+
+    def __init__(self, module: nn.Module, defaults: dict[str, Any]) -> None:
+        tables = [part for part in module.modules() if isinstance(part, StackedTables)]
+        if not tables:
+            raise ValueError(f"{type(module).__name__} has no FieldEmbedding to train")
+        for name in ("lr", "weight_decay", "eps"):
+            if defaults[name] < 0:
+                raise ValueError(f"{name} must not be negative, got {defaults[name]}")
+        if not all(0 <= beta < 1 for beta in defaults["betas"]):
+            raise ValueError(f"betas must lie in [0, 1), got {defaults['betas']}")
+        if any(table.row_gradients is not None for table in tables):
+            raise ValueError("another fused optimizer already trains these tables; detach() it")
+        parameters: list[Tensor] = []
+        for table in tables:
+            parameters += (
+                [table.stacked]
+                if table.inner_dim is None
+                else [
+                    table.inner,
+                    table.projection,
+                ]
+            )
+        seed = int(torch.randint(2**31, ()))
+        super().__init__(parameters, {**defaults, "step": 0, "seed": seed})
+        self._tables = tables
+        for table in tables:
+            table.row_gradients = []
+
+    def detach(self) -> None:
+        """Stop training the tables: their gradients go to ``.grad`` again."""
+        for table in self._tables:
+            table.row_gradients = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of backward passes since the last step."""
+        super().zero_grad(set_to_none)
+        for table in self._tables:
+            if table.row_gradients:
+                table.row_gradients.clear()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all rows that were touched, and the projections."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        (group,) = self.param_groups
+        group["step"] += 1
+        lr = group["lr"]
+        if self.method is Method.ADAM:
+            lr = Rule.adam_lr(lr, group["betas"], group["step"])
+        rule = Rule(
+            self.method,
+            lr,
+            group["weight_decay"],
+            group["eps"],
+            group["betas"],
+            (group["seed"] + group["step"] * 0x9E3779B1) % 2**31,
+        )
+        for table in self._tables:
+            if table.row_gradients:
+                gradient = RowGradient.merge(table.row_gradients, table.stack.first_rows)
+                self._update(table, gradient, rule)
+                table.row_gradients.clear()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        torch would cast states to their parameter's dtype; those of 16-bit tables are float32.
+        """
+        super().load_state_dict(state_dict)
+        (group,) = self.param_groups
+        for place, parameter in enumerate(group["params"]):
+            for name, value in state_dict["state"].get(place, {}).items():
+                self.state[parameter][name] = value.to(parameter.device, copy=True)
+
+    def _update(self, table: StackedTables, gradient: RowGradient, rule: Rule) -> None:
+        projection = None if table.inner_dim is None else table.projection
+        backend = choose_backend(table.stacked)
+        state = self._state(table.stacked, self.method)
+        projection_grad = backend.update(table.stacked.detach(), projection, gradient, rule, state)
+        if projection is not None and projection_grad is not None:
+            dense = self.method
+            if dense is Method.ROWWISE_ADAGRAD:
+                dense = Method.ADAGRAD
+                rule = Rule(dense, rule.lr, rule.weight_decay, rule.eps)
+            rows = projection.detach().flatten(0, 1)
+            states = self._state(projection, dense)
+            grads = projection_grad.to(rows.dtype).flatten(0, 1)
+            apply_rule(rows, grads, rule, tuple(s.flatten(0, 1) for s in states))
+
+    def _state(self, parameter: Tensor, method: Method) -> tuple[Tensor, ...]:
+        state = self.state[parameter]
+        if not state:
+            state.update(new_state(method, parameter))
+        return tuple(state[name] for name in STATE_NAMES[method])
+
+
+class FusedSGD(FusedOptimizer):
+    """``θ ← θ − η (g + λθ)`` on touched rows. No state.
+
+    Args:
+        module: holds one `FieldEmbedding` or more.
+        lr: step size η.
+        weight_decay: λ, on touched rows only.
+    """
+
+    method = Method.SGD
+
+    def __init__(self, module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0) -> None:
+        super().__init__(module, _defaults(lr, weight_decay))
+
+
+class FusedAdagrad(FusedOptimizer):
+    """Adagrad on touched rows; state: as many floats as the table has.
+
+    Args:
+        module, lr, weight_decay: as of `FusedSGD`.
+        eps: ε, outside the root.
+    """
+
+    method = Method.ADAGRAD
+
+    def __init__(
+        self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
+    ) -> None:
+        super().__init__(module, _defaults(lr, weight_decay, eps))
+
+
+class FusedRowWiseAdagrad(FusedOptimizer):
+    """Adagrad with one accumulator a row, of the mean squared gradient; state: n floats.
+
+    Args:
+        module, lr, weight_decay: as of `FusedSGD`.
+        eps: ε, outside the root.
+    """
+
+    method = Method.ROWWISE_ADAGRAD
+
+    def __init__(
+        self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
+    ) -> None:
+        super().__init__(module, _defaults(lr, weight_decay, eps))
+
+
+class FusedLazyAdam(FusedOptimizer):
+    """Adam whose moments of a row change only when the row is touched, as `torch.optim.SparseAdam`;
+    the projections get ordinary Adam. State: twice as many floats as the table has.
+
+    Args:
+        module, lr, weight_decay: as of `FusedSGD`.
+        betas: β₁, β₂.
+        eps: ε, outside the root, before bias correction as in SparseAdam.
+    """
+
+    method = Method.ADAM
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float = 0.001,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(module, _defaults(lr, weight_decay, eps, betas))
+
+
+def _defaults(
+    lr: float,
+    weight_decay: float,
+    eps: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> dict[str, Any]:
+    return {"lr": lr, "weight_decay": weight_decay, "eps": eps, "betas": betas}
