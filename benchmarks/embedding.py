@@ -1,8 +1,8 @@
 """Time one training step of the embedding layers alone, against stock PyTorch, FBGEMM, the authors.
 
 Criteo-shaped input (26 fields, Zipf-distributed or uniform ids): forward, backward of a fixed
-upstream gradient, optimizer. The contenders take turns in one process; what counts are the ratios of the
-medians.
+upstream gradient, optimizer. The contenders take turns in one process; what counts are the ratios
+of the medians.
 
     python benchmarks/embedding.py                      # the reference setting
     python benchmarks/embedding.py --grid --json all.json

@@ -48,7 +48,9 @@ def _load_overload(row: Any, half: Any, out: Any) -> Any:
             if half:
                 for j in range(len(row)):
                     x = np.uint32(row[j])
-                    bits[j] = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
+                    special = (x & np.uint32(0x7C00)) == np.uint32(0x7C00)  # NaN or infinite
+                    wide = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
+                    bits[j] = wide | (np.uint32(0x7F800000) if special else np.uint32(0))
                 for j in range(len(row)):
                     out[j] *= np.float32(2.0**112)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -119,12 +119,16 @@ class Distinct:
         slots: (V,) for each lookup, the position of its row in ``rows``; int32 or int64.
         touched: (R,) bool; False for a row that is listed because its whole (small) table is, but
             that no lookup asks for. None where every row is asked for.
+        order, edges: for backends that sum by row: the lookups ordered by row (V,), and where in
+            them each row's begin (R + 1,).
     """
 
     rows: Tensor
     bounds: tuple[int, ...]
     slots: Tensor
     touched: Tensor | None = None
+    order: Tensor | None = None
+    edges: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ class RowGradient:
     rows: Tensor
     bounds: tuple[int, ...]
     sums: Tensor
-    touched: Tensor | None = field(default=None)
+    touched: Tensor | None = None
 
     def compact(self) -> RowGradient:
         """Without the rows that no lookup asked for."""

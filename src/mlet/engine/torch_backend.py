@@ -38,25 +38,27 @@ class TorchBackend:
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
     ) -> Tensor:
         """Gather, project, hand out."""
-        vectors = table.index_select(0, distinct.rows).to(compute_dtype(table))
-        if projection is not None:
-            wide = projection.to(vectors.dtype)
-            vectors = torch.cat(
-                [
-                    vectors[low:high] @ wide[place]
-                    for place, (low, high) in enumerate(pairwise(distinct.bounds))
-                ]
-            )
+        vectors = self._project(table, projection, distinct)
         tables = len(lookups.offsets)
         positions = vectors.index_select(0, distinct.slots)
         if not lookups.has_bags:
-            return positions.view(tables, lookups.batch, -1).transpose(0, 1).contiguous()
+            by_table = positions.view(tables, lookups.batch, vectors.shape[1])
+            return by_table.transpose(0, 1).contiguous()
         weights = lookups.weights(vectors.dtype)
         if weights is not None:
             positions = positions * weights.unsqueeze(1)
         out = vectors.new_zeros(lookups.batch * tables, vectors.shape[1])
         out.index_add_(0, lookups.outputs(), positions)
-        return out.view(lookups.batch, tables, -1)
+        return out.view(lookups.batch, tables, vectors.shape[1])
+
+    def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+        """The vectors (R × d) of the distinct rows."""
+        rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
+        if projection is None:
+            return rows
+        wide = projection.to(rows.dtype)
+        segments = enumerate(pairwise(distinct.bounds))
+        return torch.cat([rows[low:high] @ wide[place] for place, (low, high) in segments])
 
     def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
         """Each lookup's upstream gradient, added to its row's."""

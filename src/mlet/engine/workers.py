@@ -14,6 +14,7 @@ import torch
 #: Below this many lookups, waking other threads costs more than it saves.
 _MIN_WORK = 1_024
 
+_NUMBA_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 # One of Numba's threading layers must not be entered by two threads at once.
 _lock = threading.Lock()
 # OpenMP's threads do not survive a fork, and entering it from a forked process ends that process.
@@ -48,7 +49,7 @@ def run(
         work: the number of lookups or rows of each table.
         arguments: of both.
     """
-    threads = min(torch.get_num_threads(), len(work), numba.config.NUMBA_NUM_THREADS)
+    threads = min(torch.get_num_threads(), len(work), _NUMBA_THREADS)
     if threads == 1 or sum(work) < _MIN_WORK or os.getpid() != _process:
         return serial(np.arange(len(work)), *arguments)
     which, edges = share_out(work, threads)

@@ -76,6 +76,6 @@ class DLRM(CTRModel):
             features = vectors.flatten(1)
         else:
             products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
-            features = torch.cat([*first, products[:, self._pairs]], dim=1)
+            features = torch.cat([*first, products.index_select(1, self._pairs)], dim=1)
         logits: Tensor = self.top_mlp(features).squeeze(1)
         return logits

@@ -1,0 +1,188 @@
+"""The engine on CUDA devices: Triton kernels for what torch would do in many passes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import triton
+from torch import Tensor
+
+from mlet.engine import cuda_kernels as kernels
+from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.rules import Method, Rule
+from mlet.engine.torch_backend import TorchBackend
+
+#: Rows of a block, and programs that share one table's blocks.
+_BLOCK, _PROGRAMS = 32, 16
+#: Lookups that are added in one go.
+_LOOKUPS = 16
+#: A stack is listed whole if its rows' projection takes at most this many multiply-adds for each
+#: lookup: less than waiting for the device to report how many rows are distinct.
+_LOOKUP_COST = 4_096
+#: Smallest side of a matrix product in Triton.
+_SIDE = 16
+
+
+class CUDABackend(TorchBackend):
+    """See `mlet.engine.backend.Backend`. Tables in float32, bfloat16 or float16."""
+
+    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+        """Sorted distinct rows, with each row's lookups beside them; a small stack whole."""
+        device = lookups.ids.device
+        lengths = torch.tensor(lookups.starts, device=device).diff()
+        sizes = torch.tensor(stack.sizes, device=device).repeat_interleave(lengths)
+        outside = (lookups.ids < 0) | (lookups.ids >= sizes)
+        if bool(outside.any()):
+            raise stack.out_of_range(lookups, int(outside.nonzero()[0]))
+        first = torch.tensor(stack.first_rows, device=device)
+        places = lookups.ids + first[:-1].repeat_interleave(lengths)
+        ascending, order = torch.sort(places, stable=True)
+        total = stack.first_rows[-1]
+        if total * row_cost <= len(places) * _LOOKUP_COST:
+            rows = torch.arange(total, device=device)
+            edges = torch.searchsorted(ascending, torch.arange(total + 1, device=device))
+            bounds, slots, touched = tuple(stack.first_rows), places, edges.diff() > 0
+        else:
+            new = torch.ones_like(ascending, dtype=torch.bool)
+            new[1:] = ascending[1:] != ascending[:-1]
+            starts = new.nonzero().squeeze(1)
+            rows, touched = ascending[starts], None
+            edges = torch.cat([starts, starts.new_tensor([len(places)])])
+            slots = torch.empty_like(places)
+            slots[order] = new.cumsum(0) - 1
+            bounds = tuple(torch.searchsorted(rows, first).tolist())
+        return Distinct(rows, bounds, slots, touched, order, edges)
+
+    def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+        if projection is None:
+            return super()._project(table, projection, distinct)
+        tables, k, d = projection.shape
+        vectors = torch.empty(len(distinct.rows), d, device=table.device)
+        if len(vectors):
+            kernels.project[tables, _programs(distinct.bounds)](
+                table,
+                distinct.rows,
+                _on_device(distinct.bounds, table),
+                projection.contiguous(),
+                vectors,
+                k,
+                d,
+                BLOCK=_BLOCK,
+                BLOCK_K=_padded(k),
+                BLOCK_D=_padded(d),
+            )
+        return vectors
+
+    def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
+        """Each row's lookups added up in their order."""
+        d = grad.shape[2]
+        sums = torch.empty(len(distinct.rows), d, device=grad.device)
+        weights = lookups.weights(sums.dtype)
+        if len(sums):
+            kernels.sum_gradients[(len(sums),)](
+                grad.contiguous(),
+                distinct.order,
+                distinct.edges,
+                lookups.outputs(),
+                sums if weights is None else weights,
+                sums,
+                d,
+                WEIGHTED=weights is not None,
+                BLOCK_L=_LOOKUPS,
+                BLOCK_D=triton.next_power_of_2(d),
+            )
+        return sums
+
+    def factor_gradients(
+        self, table: Tensor, projection: Tensor, gradient: RowGradient
+    ) -> tuple[Tensor, Tensor]:
+        """Both factors' gradients in one pass over the rows."""
+        rows_grad = torch.empty(len(gradient.rows), table.shape[1], device=table.device)
+        projection_grad = self._pass(
+            table,
+            projection,
+            gradient,
+            kernels.GRADIENT.value,
+            rows_grad,
+            Rule(Method.SGD, 0.0),
+            (),
+        )
+        assert projection_grad is not None
+        return rows_grad, projection_grad
+
+    def update(
+        self,
+        table: Tensor,
+        projection: Tensor | None,
+        gradient: RowGradient,
+        rule: Rule,
+        state: tuple[Tensor, ...],
+    ) -> Tensor | None:
+        """Factor gradients and the rule in one pass over the rows."""
+        result = self._pass(table, projection, gradient, int(rule.method), None, rule, state)
+        # torch cannot see that its memory was written to; autograd relies on the count.
+        torch.autograd.graph.increment_version([table, *state])
+        return result
+
+    @staticmethod
+    def _pass(
+        table: Tensor,
+        projection: Tensor | None,
+        gradient: RowGradient,
+        method: int,
+        rows_grad: Tensor | None,
+        rule: Rule,
+        state: tuple[Tensor, ...],
+    ) -> Tensor | None:
+        tables, width, d = len(gradient.bounds) - 1, table.shape[1], gradient.sums.shape[1]
+        programs = _programs(gradient.bounds)
+        partial = None
+        if projection is not None:
+            partial = torch.zeros(tables, programs, width, d, device=table.device)
+        touched = gradient.touched
+        if touched is None:
+            touched = torch.ones(len(gradient.rows), dtype=torch.bool, device=table.device)
+        unused = gradient.sums
+        if len(gradient.rows):
+            kernels.update[tables, programs](
+                table,
+                gradient.rows,
+                _on_device(gradient.bounds, table),
+                touched.to(torch.uint8),
+                unused if projection is None else projection.contiguous(),
+                gradient.sums,
+                unused if partial is None else partial,
+                unused if rows_grad is None else rows_grad,
+                state[0] if state else unused,
+                state[1] if len(state) > 1 else unused,
+                rule.lr,
+                rule.weight_decay,
+                rule.eps,
+                *rule.betas,
+                rule.seed,
+                width,
+                d,
+                PROJECTED=projection is not None,
+                METHOD=method,
+                BITS={torch.float32: 32, torch.float16: 16, torch.bfloat16: 17}[table.dtype],
+                BLOCK=_BLOCK,
+                BLOCK_K=_padded(width),
+                BLOCK_D=_padded(d),
+            )
+        return None if partial is None else partial.sum(dim=1)
+
+
+def _programs(bounds: tuple[int, ...]) -> int:
+    """Programs for each table: enough for the longest, up to a limit."""
+    longest = max(high - low for low, high in pairwise(bounds))
+    return max(1, min(_PROGRAMS, -(-longest // _BLOCK)))
+
+
+def _on_device(bounds: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(bounds, dtype=torch.int64, device=like.device)
+
+
+def _padded(size: int) -> int:
+    side: int = max(_SIDE, triton.next_power_of_2(size))
+    return side
