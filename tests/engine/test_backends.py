@@ -194,14 +194,15 @@ def test_forward_and_gradients(name: BackendName, sparse: bool) -> None:
     check()
 
 
+# A large ε, so that the rounding of a gradient near zero is not magnified by dividing by its size.
 RULES = [
     Rule(Method.SGD, 0.1),
     Rule(Method.SGD, 0.1, weight_decay=0.3),
-    Rule(Method.ADAGRAD, 0.1, eps=1e-3),
-    Rule(Method.ADAGRAD, 0.1, weight_decay=0.3, eps=1e-3),
-    Rule(Method.ROWWISE_ADAGRAD, 0.1, eps=1e-3),
-    Rule(Method.ADAM, 0.1, eps=1e-3, betas=(0.8, 0.95)),
-    Rule(Method.ADAM, 0.1, weight_decay=0.2, eps=1e-3, betas=(0.8, 0.95)),
+    Rule(Method.ADAGRAD, 0.1, eps=0.5),
+    Rule(Method.ADAGRAD, 0.1, weight_decay=0.3, eps=0.5),
+    Rule(Method.ROWWISE_ADAGRAD, 0.1, eps=0.5),
+    Rule(Method.ADAM, 0.1, eps=0.5, betas=(0.8, 0.95)),
+    Rule(Method.ADAM, 0.1, weight_decay=0.2, eps=0.5, betas=(0.8, 0.95)),
 ]
 
 

@@ -178,7 +178,8 @@ def update(
         if METHOD == GRADIENT:
             tl.store(rows_grad + r[:, None] * k + js[None, :], g, mask=whole)
         else:
-            g += decay * x
+            if decay != 0.0:  # else an infinite weight would make its gradient NaN
+                g += decay * x
             if METHOD == SGD:
                 x -= lr * g
             elif METHOD == ADAGRAD:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -59,11 +60,12 @@ class FusedOptimizer(Optimizer):
         self._tables = tables
         for table in tables:
             table.row_gradients = []
+        trained = [(table, table.row_gradients) for table in tables]
+        self._release = weakref.finalize(self, _release, trained)
 
     def detach(self) -> None:
         """Stop training the tables: their gradients go to ``.grad`` again."""
-        for table in self._tables:
-            table.row_gradients = None
+        self._release()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of backward passes since the last step."""
@@ -200,6 +202,12 @@ class FusedLazyAdam(FusedOptimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(module, _defaults(lr, weight_decay, eps, betas))
+
+
+def _release(trained: list[tuple[StackedTables, list[RowGradient] | None]]) -> None:
+    for table, gradients in trained:
+        if table.row_gradients is gradients:
+            table.row_gradients = None
 
 
 def _defaults(

@@ -1,0 +1,247 @@
+"""Fused optimizers against torch's own on the same gradients, through `FieldEmbedding`."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mlet.nn import Bags, Field, FieldEmbedding
+from mlet.optim import (
+    FusedAdagrad,
+    FusedLazyAdam,
+    FusedOptimizer,
+    FusedRowWiseAdagrad,
+    FusedSGD,
+    RowWiseAdagrad,
+)
+
+FIELDS = [
+    Field("user", 500, 4, 12),
+    Field("tags", 60, 4, 12, multi_valued=True),
+    Field("plain", 70, 4),
+]
+
+
+def layer(**options: Any) -> FieldEmbedding:
+    torch.manual_seed(0)
+    return FieldEmbedding(FIELDS, **options)
+
+
+def batch(seed: int, rows: int = 40) -> tuple[torch.Tensor, dict[str, Bags]]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(size: int, count: int) -> torch.Tensor:
+        return torch.randint(size, (count,), generator=generator)
+
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), draw(4, rows).cumsum(0)])
+    ids = torch.stack([draw(500, rows), draw(70, rows)], 1)
+    return ids, {"tags": Bags(draw(60, int(offsets[-1])), offsets)}
+
+
+def loss(model: FieldEmbedding, seed: int) -> torch.Tensor:
+    target = torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(seed))
+    return 100 * (model(*batch(seed)) - target).square().mean()
+
+
+def sparse_and_dense(
+    model: FieldEmbedding,
+    sparse: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    dense: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> list[torch.optim.Optimizer]:
+    tables = [table.stacked for table in model.tables]
+    return [sparse(tables), dense([p for p in model.parameters() if p not in set(tables)])]
+
+
+REFERENCES: dict[type[FusedOptimizer], Any] = {
+    FusedSGD: (lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    FusedAdagrad: (
+        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
+        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
+    ),
+    FusedRowWiseAdagrad: (
+        lambda p: RowWiseAdagrad(p, lr=0.1),
+        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
+    ),
+    FusedLazyAdam: (
+        lambda p: torch.optim.SparseAdam(p, lr=0.1),
+        # Adam puts ε elsewhere than SparseAdam; with gradients of this size it does not show.
+        lambda p: torch.optim.Adam(p, lr=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("fused", REFERENCES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_as_torchs_optimizer_on_the_same_gradients(fused: Any, passes: int) -> None:
+    mine, theirs = layer(), layer()
+    optimizer = fused(mine, lr=0.1)
+    references = sparse_and_dense(theirs, *REFERENCES[fused])
+    for step in range(4):
+        optimizer.zero_grad()
+        theirs.zero_grad()
+        for number in range(passes):  # several backward passes add up
+            loss(mine, 10 * step + number).backward()
+            loss(theirs, 10 * step + number).backward()
+        assert all(p.grad is None for p in mine.parameters())
+        optimizer.step()
+        for reference in references:
+            reference.step()
+    for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)
+
+
+def test_weight_decay_acts_on_touched_rows_only() -> None:
+    mine, theirs = layer(), layer()
+    FusedSGD(theirs, lr=0.1)
+    optimizer = FusedSGD(mine, lr=0.1, weight_decay=0.5)
+    before = mine.tables[0].inner.detach().clone()
+    ids, bags = batch(1)
+    (0 * mine(ids, bags)).sum().backward()
+    optimizer.step()
+    touched = torch.zeros(len(before), dtype=torch.bool)
+    touched[ids[:, 0]] = True
+    touched[500 + bags["tags"].values] = True
+    torch.testing.assert_close(mine.tables[0].inner.detach()[touched], 0.95 * before[touched])
+    assert torch.equal(mine.tables[0].inner.detach()[~touched], before[~touched])
+    torch.testing.assert_close(mine.tables[0].projection, 0.95 * theirs.tables[0].projection)
+
+
+def test_zero_grad_forgets_and_a_step_without_gradient_changes_nothing() -> None:
+    model = layer()
+    optimizer = FusedAdagrad(model)
+    before = copy.deepcopy(model.state_dict())
+    loss(model, 0).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("fused", REFERENCES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("table_dtype", [None, torch.bfloat16])
+def test_resumes_to_the_bit_from_its_state(fused: Any, table_dtype: torch.dtype | None) -> None:
+    def step(model: FieldEmbedding, optimizer: FusedOptimizer, seed: int) -> None:
+        optimizer.zero_grad()
+        loss(model, seed).backward()
+        optimizer.step()
+
+    model = layer(table_dtype=table_dtype)
+    optimizer = fused(model, lr=0.1)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    twin = layer(table_dtype=table_dtype)
+    twin.load_state_dict(model.state_dict())
+    resumed = fused(twin, lr=0.7)
+    resumed.load_state_dict(pickle.loads(pickle.dumps(optimizer.state_dict())))
+    for state in resumed.state.values():
+        assert all(value.dtype == torch.float32 for value in state.values())
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+        step(twin, resumed, seed)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_schedulers_and_closures_work() -> None:
+    model = layer()
+    optimizer = FusedSGD(model, lr=0.4)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = loss(model, 3)
+        value.backward()
+        return float(value.detach())
+
+    first = optimizer.step(closure)
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.2
+    assert optimizer.step(closure) < first
+
+
+def test_a_16_bit_table_learns_where_rounding_to_nearest_stands_still() -> None:
+    def distance(model: FieldEmbedding, steps: int, optimizer: torch.optim.Optimizer) -> float:
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (1e-3 * (model(ids) - 2.0).square().sum()).backward()
+            optimizer.step()
+        return float((model(ids) - 2.0).abs().max())
+
+    def one() -> FieldEmbedding:
+        model = FieldEmbedding([Field("a", 1, 2)], table_dtype=torch.bfloat16)
+        nn.init.ones_(model.tables[0].weight)
+        return model
+
+    rounded, nearest = one(), one()
+    assert distance(rounded, 1_500, FusedSGD(rounded, lr=1.0)) < 0.3
+    assert distance(nearest, 1_500, torch.optim.SGD(nearest.parameters(), lr=1.0)) == 1.0
+
+
+def test_16_bit_tables_keep_projections_outputs_and_collapsed_tables_in_float32() -> None:
+    model = layer(table_dtype=torch.float16)
+    assert model.tables[0].inner.dtype == torch.float16
+    assert model.tables[0].projection.dtype == torch.float32
+    out = model(*batch(0))
+    assert out.dtype == torch.float32
+    plain = model.collapse()
+    assert {p.dtype for p in plain.parameters()} == {torch.float32}
+    torch.testing.assert_close(plain(*batch(0)), out)
+
+
+def test_a_copy_is_trained_by_torchs_optimizers_again() -> None:
+    model = layer()
+    FusedSGD(model)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        loss(twin, 0).backward()
+        assert all(p.grad is not None for p in twin.parameters())
+
+
+def test_detached_or_gone_it_leaves_the_tables_free() -> None:
+    model = layer()
+    optimizer = FusedSGD(model)
+    with pytest.raises(ValueError, match="another fused optimizer"):
+        FusedAdagrad(model)
+    optimizer.detach()
+    loss(model, 0).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    second = FusedAdagrad(model)
+    assert second.param_groups
+    del second
+    gc.collect()
+    model.zero_grad()
+    loss(model, 0).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -1}, "lr must not be negative, got -1"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"eps": -1e-3}, "eps must not be negative"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\)"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FusedLazyAdam(layer(), **settings)
+
+
+def test_a_model_without_tables_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no FieldEmbedding"):
+        FusedSGD(nn.Linear(2, 2))
+
+
+def test_table_dtype_is_checked() -> None:
+    with pytest.raises(
+        ValueError, match=r"table_dtype must be bfloat16 or float16, got torch\.int8"
+    ):
+        layer(table_dtype=torch.int8)
