@@ -18,7 +18,7 @@ help:
 	@echo "make test   run the whole test suite"
 	@echo "make lint   check style and types"
 	@echo "make style  repair what style checks can repair"
-	@echo "make bench  time the embedding layers against their peers"
+	@echo "make bench  measure the engine against its targets and peers (JSON=file.json keeps the rows)"
 	@echo "make clean  remove the environment and everything that was built"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -48,8 +48,8 @@ style: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/embedding.py
+bench: $(INSTALLED) $(CLIENTS)
+	$(BIN)/python benchmarks/targets.py $(if $(JSON),--json $(JSON))
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,8 +14,9 @@ from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
 from mlet.engine.rules import Rule
 from mlet.engine.workers import run
 
-#: Multiply-adds that telling one lookup's row apart costs, as measured with
-#: ``benchmarks/engine_choices.py``; decides between distinct rows and whole tables.
+#: A table is listed whole if its projection takes at most this many multiply-adds for each lookup.
+#: Telling a lookup's row apart costs about 20 (``benchmarks/engine_choices.py``), and of a table
+#: that is small beside the batch most rows are asked for anyway.
 LOOKUP_COST = 60
 
 

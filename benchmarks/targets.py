@@ -1,0 +1,183 @@
+"""The engine's targets: each ratio measured in an interleaved run, with pass or miss.
+
+Takes about four minutes on two cores. Exits with 1 if a "must" is missed.
+
+    python benchmarks/targets.py --json targets.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import embedding
+import prepare
+import torch
+import training
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from timing import environment, interleave, write_json
+from torch import Tensor
+
+from mlet.nn import Field, FieldEmbedding
+
+REFERENCE = embedding.Setting()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio and what is asked of it.
+
+    Attributes:
+        name: what is divided by what.
+        value: as measured.
+        must, aim: bounds; upper ones unless ``at_least``. None where nothing is asked.
+        at_least: whether more is better.
+    """
+
+    name: str
+    value: float
+    must: float | None
+    aim: float | None
+    at_least: bool = False
+
+    def meets(self, bound: float | None) -> bool:
+        if bound is None:
+            return True
+        return self.value >= bound if self.at_least else self.value <= bound
+
+    def as_row(self) -> dict[str, object]:
+        row = asdict(self)
+        return {**row, "pass": self.meets(self.must), "pass_aim": self.meets(self.aim)}
+
+
+def embedding_step(rounds: int) -> list[Target]:
+    medians = embedding.measure(REFERENCE, rounds)
+    ours = medians[embedding.OURS]
+    return [
+        Target("MLET embedding step ÷ stock SLT", ours / medians[embedding.STOCK], 0.8, 0.5),
+        Target("MLET embedding step ÷ FBGEMM SLT", ours / medians[embedding.FBGEMM], 1.5, 1.0),
+        Target("the authors' way ÷ ours", medians[embedding.AUTHORS] / ours, 3.0, 5.0, True),
+    ]
+
+
+def scaling(rounds: int) -> list[Target]:
+    """Ours against ours: larger batches, larger tables."""
+
+    def step(setting: embedding.Setting) -> Callable[[Tensor], None]:
+        fields = [
+            Field(f"C{i}", size, setting.dim, setting.inner_dim)
+            for i, size in enumerate(setting.sizes)
+        ]
+        return embedding.training_step(FieldEmbedding(fields), setting)
+
+    settings = {
+        "reference": REFERENCE,
+        "batch": replace(REFERENCE, batch=8_192),
+        "cap": replace(REFERENCE, cap=2_000_000),
+    }
+    steps = {name: step(setting) for name, setting in settings.items()}
+    inputs = zip(*(embedding.id_batches(s, rounds + 3) for s in settings.values()), strict=True)
+    keyed = (dict(zip(settings, ids, strict=True)) for ids in inputs)
+    medians = interleave(
+        {name: lambda ids, name=name: steps[name](ids[name]) for name in settings}, keyed
+    )
+    per_sample = {name: medians[name] / settings[name].batch for name in settings}
+    return [
+        Target(
+            "cost per sample, batch 8 192 ÷ 2 048",
+            per_sample["batch"] / per_sample["reference"],
+            1.0,
+            None,
+        ),
+        Target("cap 2 000 000 ÷ cap 200 000", medians["cap"] / medians["reference"], 1.3, 1.1),
+    ]
+
+
+def training_step(rounds: int) -> list[Target]:
+    dlrm = training.measure(training.Task("dlrm", REFERENCE), rounds)
+    deepfm = training.measure(training.Task("deepfm", REFERENCE), rounds)
+    wide = training.measure(training.Task("deepfm-wide", REFERENCE), rounds)
+    return [
+        Target(
+            "whole DLRM step, MLET ÷ our own SLT",
+            dlrm[training.OURS] / dlrm[training.OURS_SLT],
+            1.10,
+            1.03,
+        ),
+        Target(
+            "samples per second, our MLET ÷ FuxiCTR SLT, DeepFM as wide as FuxiCTR's default",
+            deepfm[training.FUXICTR] / deepfm[training.OURS],
+            4.0,
+            8.0,
+            True,
+        ),
+        Target(
+            "the same, DeepFM as wide as in its paper (3 × 400)",
+            wide[training.FUXICTR] / wide[training.OURS],
+            None,
+            None,
+            True,
+        ),
+    ]
+
+
+def preparation(rows: int) -> list[Target]:
+    speeds = prepare.measure(rows, 1)
+    return [
+        Target(
+            f"mlet prepare ÷ FuxiCTR preprocessing, rows per second, {rows:,} rows",
+            speeds["mlet"] / speeds["FuxiCTR"],
+            3.0,
+            10.0,
+            True,
+        )
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40, help="timed steps of each contender")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to prepare")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    parts: list[Callable[[], list[Target]]] = [
+        lambda: embedding_step(options.rounds),
+        lambda: training_step(max(options.rounds // 2, 2)),
+        lambda: scaling(options.rounds),
+        lambda: preparation(options.rows),
+    ]
+    console = Console()
+    targets = [
+        target
+        for part in track(parts, "measuring", console=Console(stderr=True), transient=True)
+        for target in part()
+    ]
+    table = Table(
+        title=f"batch {REFERENCE.batch}, k={REFERENCE.inner_dim}, d={REFERENCE.dim}, SGD, "
+        f"cap {REFERENCE.cap:,}, {torch.get_num_threads()} threads",
+        title_justify="left",
+    )
+    for column in ("ratio", "measured", "must", "aim", ""):
+        table.add_column(column, justify="left" if column in ("ratio", "") else "right")
+    for target in targets:
+        sign = "≥" if target.at_least else "≤"
+        bounds = ["" if b is None else f"{sign} {b:g}" for b in (target.must, target.aim)]
+        verdict = "" if target.must is None else "pass" if target.meets(target.must) else "MISS"
+        if verdict == "pass" and target.aim is not None and target.meets(target.aim):
+            verdict = "pass, aim met"
+        table.add_row(target.name, f"{target.value:.2f}", *bounds, verdict)
+    console.print(table)
+    write_json(options.json, [target.as_row() for target in targets])
+    print(environment("fbgemm_gpu-cpu", "fuxictr", "polars"), file=sys.stderr)
+    sys.exit(not all(target.meets(target.must) for target in targets))
+
+
+if __name__ == "__main__":
+    main()
