@@ -118,6 +118,40 @@ def whole_or_distinct(rounds: int) -> list[dict[str, float]]:
     return rows
 
 
+def floor(measured_ms: float) -> dict[str, float]:
+    """The least that a step can take: its bytes at this machine's speed of copying, its operations
+    at its speed of multiplying matrices, whichever is longer.
+
+    Bytes: ids and slots; distinct rows of W2 read in the forward pass, read and written in the
+    update;
+    outputs written, upstream gradients read. Operations: three products of R × k × d.
+    """
+    ids = next(id_batches(SETTING, 1))
+    distinct = sum(len(torch.unique(column)) for column in ids.unbind(1))
+    lookups, k, d = ids.numel(), SETTING.inner_dim, SETTING.dim
+    data = 12 * lookups + 3 * 4 * distinct * k + 2 * 4 * lookups * d
+    operations = 3 * 2 * distinct * k * d
+    source = torch.rand(2**24)  # 64 MiB, beyond the caches
+    target = torch.empty_like(source)
+    a, b = torch.rand(4_096, 512), torch.rand(512, 512)
+    speeds = interleave(
+        {"copy": lambda _: target.copy_(source), "multiply": lambda _: a @ b}, range(23)
+    )
+    bandwidth = 2 * source.nbytes / (1e-3 * speeds["copy"])
+    rate = 2 * 4_096 * 512 * 512 / (1e-3 * speeds["multiply"])
+    least = 1e3 * max(data / bandwidth, operations / rate)
+    return {
+        "distinct": distinct / lookups,
+        "megabytes": data / 1e6,
+        "million_operations": operations / 1e6,
+        "copy_gigabytes_per_second": bandwidth / 1e9,
+        "multiply_gigaflops": rate / 1e9,
+        "floor_ms": least,
+        "measured_ms": measured_ms,
+        "measured_over_floor": measured_ms / least,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each contender")
@@ -141,10 +175,18 @@ def main() -> None:
     for row in crossover:
         table.add_row(f"{row['n']:,}", f"{row['whole']:.1f}", f"{row['distinct']:.1f}")
     console.print(table)
+    least = floor(medians["distinct rows, Numba, fused update"])
+    table = Table(title="the floor of that step", title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    for name, value in least.items():
+        table.add_row(name.replace("_", " "), f"{value:.2f}")
+    console.print(table)
     write_json(
         options.json,
         {
             "environment": environment(),
+            "floor": least,
             "ways": medians,
             "whole_or_distinct": crossover,
             "seconds": time.perf_counter() - began,

@@ -184,6 +184,26 @@ def test_summary_sizes(small_data: Path, tmp_path: Path) -> None:
     assert summary.training_bytes == sum(4 * p.numel() for p in trained.parameters())
 
 
+@pytest.mark.parametrize("table_dtype", ["bfloat16", "float16"])
+def test_16_bit_tables_train_and_collapse(
+    small_data: Path, tmp_path: Path, table_dtype: str
+) -> None:
+    settings = config(small_data, epochs=2)
+    model = settings.model.model_copy(update={"table_dtype": table_dtype})
+    settings = settings.model_copy(update={"model": model})
+    whole = train(settings, tmp_path / "whole")
+    exact = train(config(small_data, epochs=2), tmp_path / "exact")
+    assert whole.training_bytes < exact.training_bytes
+    assert whole.model_bytes == exact.model_bytes
+    assert whole.valid["auc"] == pytest.approx(exact.valid["auc"], abs=0.03)
+    collapsed, _, _ = load_collapsed(tmp_path / "whole" / "model.safetensors")
+    assert {p.dtype for p in collapsed.parameters()} == {torch.float32}
+    data = PreparedDataset(small_data).split("valid")
+    from sklearn.metrics import roc_auc_score
+
+    assert roc_auc_score(data.labels, predict(collapsed, data)) == pytest.approx(whole.valid["auc"])
+
+
 def test_collapsed_file_scores_as_the_trained_model(small_data: Path, tmp_path: Path) -> None:
     train(config(small_data), tmp_path / "run")
     report = collapse_run(tmp_path / "run", tmp_path / "m.safetensors")

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -28,12 +29,16 @@ class ModelConfig(Settings):
         inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
         init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
         pooling: of multi-valued fields.
+        table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
+            memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
+            Collapsed models are float32.
     """
 
     dim: int = Setting(16, ge=1)
     inner_dim: int | None = Setting(None, ge=1)
     init: InitName = "paper"
     pooling: Literal["mean", "sum"] = "mean"
+    table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
@@ -51,6 +56,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
             for field in (*schema.one_valued, *schema.multi_valued)
         ],
         init=config.init,
+        table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
     )
 
 

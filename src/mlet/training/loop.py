@@ -233,7 +233,7 @@ class _Trainer:
             },
             seconds=progress.seconds,
             rows_per_second=rows / max(progress.seconds, 1e-9),
-            training_bytes=4 * total,
+            training_bytes=sum(p.nbytes for p in self.model.parameters()),
             model_bytes=4 * (total - embedding + tables),
         )
         self.run.write_summary(summary)
