@@ -181,10 +181,22 @@ class FieldEmbedding(nn.Module):
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table of one field, collapsed if it is two-layer."""
-        for group, table in zip(self._groups, self.tables, strict=True):
-            if name in {field.name for field in group}:
-                assert isinstance(table, StackedTables)
-                return table.table(name)
+        return self._stack_of(name).table(name)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
+        (n × d) and None."""
+        stack = self._stack_of(name)
+        rows = stack.rows_of(name)
+        if stack.inner_dim is None:
+            return rows, None
+        return rows, stack.projection.detach()[list(stack.sizes).index(name)]
+
+    def _stack_of(self, name: str) -> StackedTables:
+        for table in self.tables:
+            assert isinstance(table, StackedTables)
+            if name in table.sizes:
+                return table
         raise KeyError(f"no field {name!r}; the fields are {[f.name for f in self.fields]}")
 
     def collapse(self) -> FieldEmbedding:

@@ -1,0 +1,241 @@
+"""Reweighting, flow, spectra, gradient flow and advice, against dense float64 algebra."""
+
+from __future__ import annotations
+
+import math
+import resource
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlet
+from mlet.nn import Field, FieldEmbedding
+from mlet.theory import (
+    Factors,
+    Spectrum,
+    UpdateEnergy,
+    cross_category_flow,
+    decompose_update,
+    factors_of,
+    factors_of_state_dict,
+    flow_by_frequency,
+    predicted_quality,
+    reweighting,
+    row_norms,
+    suggest_inner_dims,
+    table_spectra,
+    update_energy,
+)
+from mlet.theory.gradient_flow import (
+    balanced_start,
+    gradient_flow,
+    one_layer_strength,
+    two_layer_strength,
+)
+
+
+def draw(n: int = 30, k: int = 8, d: int = 3, seed: int = 0) -> Factors:
+    torch.manual_seed(seed)
+    return Factors(torch.randn(n, k).double(), torch.randn(k, d).double())
+
+
+def test_more_directions_are_boosted_as_k_grows() -> None:
+    found = [reweighting(draw(k=k)).boosted for k in (4, 8, 16, 40)]
+    assert found == [4, 8, 16, 30]
+    flat = reweighting(Factors(torch.eye(4).double(), torch.eye(4).double()))
+    assert flat.spread == pytest.approx(1.0)
+
+
+def test_a_large_table_takes_bounded_memory() -> None:
+    """No n × n and no n × k object beside the table: 400 MB here, of which blocks are copied."""
+    table = torch.randn(1_000_000, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = reweighting(Factors(table, torch.randn(64, 16)))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 250_000, "KiB: less than the table itself"
+    expected = torch.linalg.eigvalsh(table.double().T @ table.double()).flip(0)
+    torch.testing.assert_close(found.inner_values.square(), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 20), k=st.integers(1, 8), d=st.integers(1, 4), seed=st.integers(0, 999))
+def test_flow_is_the_movement_of_each_row(n: int, k: int, d: int, seed: int) -> None:
+    factors = draw(n, k, d, seed)
+    ids = torch.randperm(n)[:3]
+    flow = cross_category_flow(factors, ids)
+    g = torch.randn(d).double()
+    for place, c in enumerate(ids.tolist()):
+        grad = torch.zeros(n, d).double()
+        grad[c] = g
+        parts = decompose_update(factors, grad, 1.0)
+        others = torch.arange(n) != c
+        moved = -(parts.direct + parts.cross)
+        torch.testing.assert_close(moved[others], flow[others, place].unsqueeze(1) * g)
+        own = factors.inner[c].square().sum() + factors.projection.square().sum() / d
+        assert float(flow[c, place]) == pytest.approx(float(own))
+        direct = moved[c] - factors.inner[c].square().sum() * g
+        torch.testing.assert_close(direct, factors.projection.T @ factors.projection @ g)
+
+
+def test_flow_by_frequency_is_the_dense_sum() -> None:
+    factors = draw(40, 6, 3)
+    counts = torch.tensor([0] * 5 + [1] * 5 + [7] * 20 + [50] * 8 + [5_000] * 2)
+    found = flow_by_frequency(factors, counts)
+    kernel = (factors.inner @ factors.inner.T).abs()
+    kernel.fill_diagonal_(0)
+    sent = kernel * counts.double()
+    groups = [range(5), range(5, 30), range(30, 38), range(38, 40)]
+    assert found.names == ("0", "1–9", "10–99", "1,000+")
+    assert found.categories == (5, 25, 8, 2)
+    for a, receivers in enumerate(groups):
+        own = [
+            counts[r] * (factors.inner[r].square().sum() + factors.projection.square().sum() / 3)
+            for r in receivers
+        ]
+        assert float(found.own[a]) == pytest.approx(float(torch.stack(own).mean()))
+        for b, senders in enumerate(groups):
+            expected = sent[list(receivers)][:, list(senders)].sum(1).mean()
+            assert float(found.received[a, b]) == pytest.approx(float(expected), abs=1e-9)
+    assert float(found.shared[0]) == pytest.approx(1.0), "never seen: all it gets is others'"
+    assert found.shared[0] > found.shared[3]
+
+
+def test_flow_refuses_what_does_not_fit() -> None:
+    with pytest.raises(IndexError, match="ids must lie in 0 to 29, got 30"):
+        cross_category_flow(draw(), torch.tensor([30]))
+    with pytest.raises(ValueError, match=r"counts has shape \(3,\); the table has 30"):
+        flow_by_frequency(draw(), torch.ones(3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 20), k=st.integers(1, 8), d=st.integers(1, 4), seed=st.integers(0, 999))
+def test_spectra_are_those_of_the_matrices(n: int, k: int, d: int, seed: int) -> None:
+    factors = draw(n, k, d, seed)
+    w2, w1 = factors.inner, factors.projection
+    found = table_spectra(factors)
+    for spectrum, matrix in ((found.product, w2 @ w1), (found.inner, w2), (found.projection, w1)):
+        values = torch.linalg.svdvals(matrix)
+        torch.testing.assert_close(
+            spectrum.values[: len(values)], values, rtol=1e-5, atol=1e-6 * float(values[0])
+        )
+        assert (spectrum.values[len(values) :] < 1e-6 * values[0]).all()
+    assert found.imbalance == pytest.approx(float((w2.T @ w2 - w1 @ w1.T).norm()))
+    torch.testing.assert_close(row_norms(factors), (w2 @ w1).norm(dim=1))
+    plain = table_spectra(Factors(w2 @ w1, None))
+    torch.testing.assert_close(plain.product.values, found.product.values, rtol=1e-5, atol=1e-5)
+    assert plain.inner is None
+    assert set(found.record()) == {"product", "inner", "projection", "imbalance"}
+
+
+def test_ranks_of_known_spectra() -> None:
+    flat = Spectrum(torch.ones(5).double())
+    assert flat.effective_rank == pytest.approx(5)
+    assert flat.stable_rank == pytest.approx(5)
+    peaked = Spectrum(torch.tensor([2.0, 1.0, 1.0, 0.0]).double())
+    assert peaked.effective_rank == pytest.approx(math.exp(0.5 * math.log(2) + 0.5 * math.log(4)))
+    assert peaked.stable_rank == pytest.approx(1.5)
+    zero = Spectrum(torch.zeros(3).double())
+    assert zero.effective_rank == zero.stable_rank == 0
+
+
+def test_gradient_flow_conserves_balance_from_any_start() -> None:
+    torch.manual_seed(0)
+    target, w2, w1 = (torch.randn(*s).double() for s in ((7, 3), (7, 5), (5, 3)))
+    before = w2.T @ w2 - w1 @ w1.T
+    for time in (0.3, 2.0):
+        x, y = gradient_flow(target, w2, w1, time, steps=5_000)
+        torch.testing.assert_close(x.T @ x - y @ y.T, before, rtol=1e-7, atol=1e-7)
+        assert (x @ y - target).norm() < (w2 @ w1 - target).norm()
+
+
+def test_gradient_flow_follows_the_closed_form() -> None:
+    torch.manual_seed(0)
+    u, _ = torch.linalg.qr(torch.randn(9, 3).double())
+    v, _ = torch.linalg.qr(torch.randn(3, 3).double())
+    strengths = torch.tensor([3.0, 1.0, 0.4]).double()
+    target = u @ torch.diag(strengths) @ v.T
+    start = 0.01
+    inner, projection = balanced_start(target, 6, start)
+    torch.testing.assert_close(inner.T @ inner, projection @ projection.T)
+    for time in (0.0, 0.5, 1.5, 4.0):
+        x, y = gradient_flow(target, inner, projection, time) if time else (inner, projection)
+        measured = (u.T @ (x @ y) @ v).diagonal()
+        expected = [two_layer_strength(float(a), start)(time) for a in strengths]
+        torch.testing.assert_close(measured, torch.tensor(expected).double(), rtol=1e-6, atol=1e-9)
+    # Two layers learn the strong direction first; one layer all at one rate.
+    two = [two_layer_strength(float(a), start)(1.5) / float(a) for a in strengths]
+    one = [one_layer_strength(float(a), 0.0)(1.5) / float(a) for a in strengths]
+    assert two[0] > 0.95 > 0.3 > two[2]
+    assert one == pytest.approx([one[0]] * 3)
+
+
+def test_update_energy_is_that_of_sampled_gradients() -> None:
+    """``E‖W2W2ᵀG‖²`` along each direction, over gradients drawn with variance count."""
+    torch.manual_seed(0)
+    factors = Factors(
+        torch.randn(12, 4).double() * torch.tensor([3.0, 1, 0.5, 0.1]), draw(12, 4).projection
+    )
+    counts = torch.tensor([100.0, 50, 20, 10, 5, 2, 1, 1, 1, 1, 0, 0])
+    found = update_energy(factors, counts)
+    u, _, _ = torch.linalg.svd(factors.inner, full_matrices=False)
+    energy = torch.zeros(4).double()
+    draws = 4_000
+    for _ in range(draws):
+        g = counts.double().sqrt().unsqueeze(1) * torch.randn(12, 1).double()
+        energy += (u.T @ (factors.inner @ (factors.inner.T @ g))).square().sum(1) / draws
+    assert found.total == pytest.approx(float(energy.sum()), rel=0.1)
+    torch.testing.assert_close(
+        found.shares, (energy / energy.sum()).sort(descending=True).values, rtol=0.1, atol=0.01
+    )
+    equal = update_energy(factors)
+    values = torch.linalg.svdvals(factors.inner) ** 4
+    torch.testing.assert_close(equal.shares, values / values.sum())
+
+
+def energy(shares: list[float], total: float = 1.0, rows: int = 100, dim: int = 1) -> UpdateEnergy:
+    return UpdateEnergy(torch.tensor(shares).double(), total, rows, dim)
+
+
+def test_advice_names_the_directions_in_use() -> None:
+    table = energy([0.6, 0.3, 0.08, 0.015, 0.005, 0, 0, 0])
+    assert table.kept(2) == pytest.approx(0.9)
+    assert table.in_use == 4
+    assert table.sentence() == (
+        "directions in use: 4 of 8; k = 4 would keep 99.5 % of the update energy"
+    )
+    flat = energy([0.25] * 4)
+    assert "uses what it has" in flat.sentence()
+
+
+def test_suggestion_spends_the_budget_where_it_keeps_most() -> None:
+    concentrated = energy([0.97, 0.02, 0.01, 0, 0, 0, 0, 0], rows=1_000)
+    spread = energy([0.125] * 8, rows=1_000)
+    tables = {"a": concentrated, "b": spread}
+    free = suggest_inner_dims(tables)
+    assert free.inner_dims == {"a": 2, "b": 8}
+    assert free.kept == pytest.approx((0.99 + 1) / 2)
+    assert free.bytes == 4 * 10 * 1_001
+    tight = suggest_inner_dims(tables, budget=4 * 7 * 1_001)
+    assert tight.inner_dims == {"a": 2, "b": 4}
+    with pytest.raises(ValueError, match="too small: the smallest inner dimensions above d take"):
+        suggest_inner_dims(tables, budget=100)
+    assert (
+        predicted_quality(tables, 1) < predicted_quality(tables, 4) < predicted_quality(tables, 8)
+    )
+
+
+def test_factors_are_found_in_any_model() -> None:
+    model = torch.nn.Sequential(mlet.Embedding(5, 2, inner_dim=4), torch.nn.Linear(2, 2))
+    found = factors_of(model)
+    assert set(found) == {"0"}
+    assert torch.equal(found["0"].inner, model[0].inner)
+    assert factors_of_state_dict(model.state_dict())["0"].inner_dim == 4
+    fields = FieldEmbedding([Field("a", 5, 2, 4), Field("b", 6, 2), Field("c", 7, 2, 4)])
+    found = factors_of(fields)
+    assert [found[name].num_embeddings for name in ("a", "b", "c")] == [5, 6, 7]
+    assert found["b"].inner_dim is None
+    torch.testing.assert_close(
+        fields.table("c"), found["c"].inner @ found["c"].projection, rtol=1e-5, atol=1e-6
+    )
