@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Arm:
                 tables=tables.model_copy(update={"learning_rate": self.learning_rate}),
                 dense=dense.model_copy(update={"learning_rate": self.learning_rate * ratio}),
             )
-        size = {"dim": self.dim, "inner_dim": self.inner_dim}
+        size: dict[str, Any] = {"dim": self.dim, "inner_dim": self.inner_dim, "inner_dims": {}}
         return RunConfig(
             data=base.data,
             model=base.model.model_copy(update=size),

@@ -34,7 +34,7 @@ def save_collapsed(
     }
     for field in schema.fields:
         tensors[_TABLE + field.name] = model.embedding.table(field.name)
-    plain = config.model_copy(update={"inner_dim": None, "table_dtype": "float32"})
+    plain = config.single_layer()
     metadata = {
         "format": _FORMAT,
         "model": plain.model_dump(mode="json"),

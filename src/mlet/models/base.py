@@ -27,6 +27,7 @@ class ModelConfig(Settings):
     Attributes:
         dim: embedding dimension d of every field.
         inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
+        inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
         init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
         pooling: of multi-valued fields.
         table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
@@ -36,20 +37,36 @@ class ModelConfig(Settings):
 
     dim: int = Setting(16, ge=1)
     inner_dim: int | None = Setting(None, ge=1)
+    inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
+
+    def single_layer(self) -> Self:
+        """The same model with ordinary float32 tables: what a collapsed one is."""
+        return self.model_copy(
+            update={"inner_dim": None, "inner_dims": {}, "table_dtype": "float32"}
+        )
+
     init: InitName = "paper"
     pooling: Literal["mean", "sum"] = "mean"
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
-    """The one embedding layer of a model: all fields of the data set."""
+    """The one embedding layer of a model: all fields of the data set.
+
+    Raises:
+        ValueError: ``inner_dims`` names a field that there is not.
+    """
+    names = [field.name for field in schema.fields]
+    unknown = sorted(set(config.inner_dims) - set(names))
+    if unknown:
+        raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
                 name=field.name,
                 num_embeddings=field.num_categories,
                 dim=config.dim,
-                inner_dim=config.inner_dim,
+                inner_dim=config.inner_dims.get(field.name, config.inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
             )

@@ -22,7 +22,7 @@ class FirstOrder(nn.Module):
 
     def __init__(self, config: ModelConfig, schema: DatasetSchema) -> None:
         super().__init__()
-        narrow = config.model_copy(update={"dim": 1, "inner_dim": None, "table_dtype": "float32"})
+        narrow = config.single_layer().model_copy(update={"dim": 1})
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
         for table in self.tables.parameters():
             nn.init.zeros_(table)

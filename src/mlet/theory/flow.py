@@ -111,15 +111,15 @@ def flow_by_frequency(
             f"counts has shape {tuple(counts.shape)}; the table has "
             f"{factors.num_embeddings} categories"
         )
-    bounds = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
-    group = torch.bucketize(counts, bounds, right=True)
-    present = [int(g) for g in group.unique()]
+    names, groups = group_by_count(counts, edges)
+    group = torch.empty(len(counts), dtype=torch.int64)
+    for number, members in enumerate(groups):
+        group[members] = number
     generator = torch.Generator().manual_seed(seed)
-    own = torch.zeros(len(present), dtype=torch.float64)
-    received = torch.zeros(len(present), len(present), dtype=torch.float64)
+    own = torch.zeros(len(groups), dtype=torch.float64)
+    received = torch.zeros(len(groups), len(groups), dtype=torch.float64)
     direct = direct_share(factors)
-    for a, number in enumerate(present):
-        members = (group == number).nonzero().squeeze(1)
+    for a, members in enumerate(groups):
         drawn = members[torch.randperm(len(members), generator=generator)[:receivers]]
         rows = factors.inner[drawn].double()
         square = rows.square().sum(dim=1)
@@ -127,13 +127,30 @@ def flow_by_frequency(
         for start, senders in factors.blocks():
             share = slice(start, start + len(senders))
             moved = (rows @ senders.T).abs() * counts[share]
-            for b, other in enumerate(present):
-                received[a, b] += moved[:, group[share] == other].sum() / len(drawn)
+            for b in range(len(groups)):
+                received[a, b] += moved[:, group[share] == b].sum() / len(drawn)
         # A receiver is no sender to itself.
         received[a, a] -= (counts[drawn] * square).mean()
-    names = tuple(_name(edges, number) for number in present)
-    sizes = tuple(int((group == number).sum()) for number in present)
-    return FlowByFrequency(names, sizes, own, received)
+    return FlowByFrequency(names, tuple(len(members) for members in groups), own, received)
+
+
+def group_by_count(
+    counts: Tensor, edges: Sequence[int] = DEFAULT_EDGES
+) -> tuple[tuple[str, ...], list[Tensor]]:
+    """Categories by how often they occur in training.
+
+    Args:
+        counts: (n,).
+        edges: counts where a group begins; below the first is a group too.
+
+    Returns:
+        The groups' names and members; groups without a category are left out.
+    """
+    bounds = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
+    number = torch.bucketize(counts.to(torch.float64), bounds, right=True)
+    present = [int(group) for group in number.unique()]
+    names = tuple(_name(edges, group) for group in present)
+    return names, [(number == group).nonzero().squeeze(1) for group in present]
 
 
 def _name(edges: Sequence[int], group: int) -> str:

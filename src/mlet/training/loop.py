@@ -23,6 +23,7 @@ from mlet.training.config import RunConfig
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary, data_fingerprint
+from mlet.training.spectra import SpectraRecorder
 
 #: Where ``training.validate_every`` is not set.
 _VALIDATIONS_PER_EPOCH = 4
@@ -106,6 +107,7 @@ class _Trainer:
         self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
         self.optimizers = Optimizers(config.optimizer, self.model)
         self.progress = Progress()
+        self.spectra = SpectraRecorder(self.data)
 
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
@@ -123,6 +125,8 @@ class _Trainer:
         """Train to the end and write the collapsed model and the summary."""
         settings, progress = self.config.training, self.progress
         self.observer.start(settings.epochs * len(self.loader), progress.step)
+        if settings.record_spectra and not progress.spectra:
+            self._record_spectra()
         try:
             with _DeferredInterrupt() as interrupt:
                 while progress.done is None:
@@ -196,8 +200,14 @@ class _Trainer:
         if last and progress.done is None:
             progress.done = "epochs"
         self.run.write_metrics(progress.records)
+        if settings.record_spectra and (progress.done or self.spectra.affordable(progress)):
+            self._record_spectra()
         self._save_checkpoint()
         self.observer.validation(record)
+
+    def _record_spectra(self) -> None:
+        self.progress.spectra.append(self.spectra.record(self.model, self.progress))
+        self.run.write_spectra(self.progress.spectra)
 
     def _save_checkpoint(self) -> None:
         self.run.save_last(

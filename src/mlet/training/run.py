@@ -29,6 +29,7 @@ class Progress:
         stale: validations since then.
         seconds: spent in training steps, validation and checkpoints left out.
         records: one for each validation, the lines of ``metrics.jsonl``.
+        spectra: the lines of ``spectra.jsonl``.
         done: why training is over; None while it is not.
     """
 
@@ -40,6 +41,7 @@ class Progress:
     stale: int = 0
     seconds: float = 0.0
     records: list[dict[str, float]] = field(default_factory=list)
+    spectra: list[dict[str, Any]] = field(default_factory=list)
     done: str | None = None
 
 
@@ -80,6 +82,7 @@ class RunDirectory:
         self.root = Path(root)
         self.config_file = self.root / "config.yaml"
         self.metrics_file = self.root / "metrics.jsonl"
+        self.spectra_file = self.root / "spectra.jsonl"
         self.summary_file = self.root / "summary.json"
         self.model_file = self.root / "model.safetensors"
         self._failure_file = self.root / "failure.txt"
@@ -147,6 +150,17 @@ class RunDirectory:
     def write_metrics(self, records: list[dict[str, float]]) -> None:
         """Write all validation records so far, one JSON object a line."""
         write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
+
+    def write_spectra(self, records: list[dict[str, Any]]) -> None:
+        """Write all records of the tables' spectra so far, one JSON object a line."""
+        write_text(self.spectra_file, "".join(json.dumps(record) + "\n" for record in records))
+
+    def spectra(self) -> list[dict[str, Any]]:
+        """The records of the tables' spectra; none unless ``training.record_spectra`` was set."""
+        if not self.spectra_file.exists():
+            return []
+        lines = self.spectra_file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Keep the state to resume from."""
