@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlet.experiments.results import Comparison, Rows
+from mlet.plotting import MARKERS, MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_SLT_COLOUR = "#6b7280"
-_MLET_COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626")
-_MARKERS = ("o", "s", "^", "D", "v")
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mlet",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
-    "font.size": 11,
-}
 
 
 def auc_curves(comparison: Comparison) -> str:
@@ -27,11 +16,9 @@ def auc_curves(comparison: Comparison) -> str:
 
     Points are means over seeds, bands their 95 % t-intervals.
     """
-    # Imported on use: loading matplotlib takes longer than most commands.
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with figure_style():
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         panels = figure.subplots(1, 2)
         test_rows = comparison.schema.splits["test"].rows
@@ -42,10 +29,7 @@ def auc_curves(comparison: Comparison) -> str:
         )
         _panel(panels[1], comparison, "rare", rare)
         panels[0].legend(frameon=False, loc="lower right")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        return svg_text(figure)
 
 
 def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
@@ -55,14 +39,14 @@ def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
     for place, inner_dim in enumerate([None, *comparison.inner_dims]):
         arms = comparison.curve(inner_dim)
         points = [arm.estimate(rows, "auc") for arm in arms]
-        colour = _SLT_COLOUR if inner_dim is None else _MLET_COLOURS[(place - 1) % 5]
+        colour = SLT_COLOUR if inner_dim is None else MLET_COLOURS[(place - 1) % 5]
         axes.plot(
             dims,
             [point.mean for point in points],
             color=colour,
             linestyle="--" if inner_dim is None else "-",
             linewidth=2,
-            marker=_MARKERS[place % 5],
+            marker=MARKERS[place % 5],
             markersize=6,
             label="single-layer (SLT)" if inner_dim is None else f"MLET, k = {inner_dim}",
         )
@@ -82,6 +66,4 @@ def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
     axes.set_xlabel("embedding dimension d (served size)")
     axes.set_ylabel("AUC")
     axes.set_title(title, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
+    plain_axes(axes)

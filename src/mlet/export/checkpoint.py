@@ -50,7 +50,7 @@ def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> Ch
     """
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
-    state = _read(path)
+    state = read_state_dict(path)
     try:
         plain = collapse_state_dict(state)
     except ConversionError as error:
@@ -64,7 +64,13 @@ def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> Ch
     return CheckpointReport(len(state) - len(plain), _bytes(state), _bytes(plain))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_state_dict(path: Path) -> Mapping[str, Any]:
+    """The ``state_dict`` in a checkpoint.
+
+    Raises:
+        RunError: the file cannot be read.
+        ConversionError: there is no ``state_dict`` in it.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -29,8 +29,11 @@ class SpectraRecorder:
 
     @staticmethod
     def affordable(progress: Progress) -> bool:
-        """Whether one more record would keep the cost within 2 % of the training time so far."""
-        costs = [float(record["seconds"]) for record in progress.spectra]
+        """Whether one more record would keep the cost within 2 % of the training time so far.
+
+        The record of the start, which also warms up what records are made with, does not count.
+        """
+        costs = [float(record["seconds"]) for record in progress.spectra[1:]]
         return sum(costs) + max(costs, default=0.0) <= MAX_SHARE * progress.seconds
 
     @torch.no_grad()

@@ -1,0 +1,143 @@
+"""``mlet inspect`` and ``mlet suggest-k``."""
+
+from __future__ import annotations
+
+import json as json_format
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mlet.atomic import write_text
+from mlet.cli.console import output, say
+from mlet.errors import ConfigError, RunError
+from mlet.experiments.table import human_bytes
+from mlet.inspection import (
+    SUMMARY_COLUMNS,
+    inspect_checkpoint,
+    inspect_run,
+    summary_row,
+    table_energies,
+    write_page,
+)
+from mlet.theory import factors_of, predicted_quality, suggest_inner_dims
+from mlet.training import RunDirectory
+from mlet.training.evaluate import load_trained
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="A run directory, or a checkpoint of a converted model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path(
+        "inspection.html"
+    ),
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="A run to hold it against, as one with ordinary tables (SLT)."),
+    ] = None,
+) -> None:
+    """See what two layers do to a run's tables.
+
+    Prints a line for every table and writes a page with figures: how updates are reweighted, who
+    moves whom, spectra in the course of training (train with --set training.record_spectra=true),
+    which categories gain over a baseline, and how large k need be.
+    """
+    if path.is_dir():
+        inspection = inspect_run(path, baseline)
+    elif baseline is not None:
+        raise ConfigError("--baseline compares two runs; a checkpoint has no data to compare on")
+    else:
+        inspection = inspect_checkpoint(path)
+    write_page(inspection, out)
+    table = Table(title=f"two-layer tables of {inspection.source}", title_justify="left")
+    for column in SUMMARY_COLUMNS:
+        table.add_column(column, justify="left" if column == "table" else "right")
+    for entry in inspection.tables:
+        table.add_row(*summary_row(entry))
+    output.print(table)
+    for entry in inspection.tables:
+        say(f"{entry.name}: {entry.energy.sentence()}")
+    say(f"page: {out}")
+
+
+def suggest_k(
+    run: Annotated[Path, typer.Argument(help="A run at a large inner dimension, short or long.")],
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="What the tables may take in training, as 512M. Default: no limit."),
+    ] = None,
+    keep: Annotated[
+        float, typer.Option(help="Share of its update energy that is enough.", min=0.01, max=1.0)
+    ] = 0.99,
+    json: Annotated[Path | None, typer.Option(help="Also write the suggestion here.")] = None,
+) -> None:
+    """Choose an inner dimension for every table.
+
+    From the directions that a run at a large k makes use of (one epoch will do), predicts what each
+    smaller k would keep, and spends a memory budget where it keeps most.
+    """
+    model, data = load_trained(RunDirectory(run))
+    energies = table_energies(factors_of(model.embedding), data)
+    if not energies:
+        raise RunError(f"{run}: no two-layer table; train with --inner-dim, as --inner-dim 64")
+    try:
+        suggestion = suggest_inner_dims(
+            energies,
+            budget=None if memory_budget is None else parse_bytes(memory_budget),
+            share=keep,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--memory-budget {memory_budget}: {error}") from None
+    table = Table(title="inner dimension by table", title_justify="left")
+    for column in ("table", "n", "d", "k of the run", "in use", "suggested k", "keeps"):
+        table.add_column(column, justify="left" if column == "table" else "right")
+    for name, energy in energies.items():
+        chosen = suggestion.inner_dims[name]
+        table.add_row(
+            name,
+            f"{energy.rows:,}",
+            str(energy.dim),
+            str(energy.inner_dim),
+            str(energy.in_use),
+            str(chosen),
+            f"{100 * energy.kept(chosen):.1f} %",
+        )
+    output.print(table)
+    largest = max(energy.inner_dim for energy in energies.values())
+    powers = [2**p for p in range(12) if 2**p < largest] + [largest]
+    uniform = {k: predicted_quality(energies, k) for k in powers}
+    say(
+        "predicted share of the update energy kept with one k for all: "
+        + ", ".join(f"k={k} {100 * value:.1f} %" for k, value in uniform.items())
+    )
+    say(
+        f"the suggestion keeps {100 * suggestion.kept:.1f} % in {human_bytes(suggestion.bytes)} "
+        f"of factors; use it with"
+    )
+    setting = ", ".join(f"{name}: {k}" for name, k in suggestion.inner_dims.items())
+    say(f"  --set 'model.inner_dims={{{setting}}}'")
+    if json is not None:
+        content = {
+            "inner_dims": suggestion.inner_dims,
+            "kept": suggestion.kept,
+            "bytes": suggestion.bytes,
+            "uniform": uniform,
+        }
+        write_text(json, json_format.dumps(content, indent=2) + "\n")
+
+
+def parse_bytes(text: str) -> int:
+    """``512M`` as a number of bytes; units K, M and G are powers of 1024.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"--memory-budget {text!r}: expected a size, as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -1,0 +1,95 @@
+"""Who gains: test logloss per category, one model against another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlet.data import PreparedDataset
+from mlet.theory.flow import DEFAULT_EDGES, group_by_count
+
+_CLIP = 1e-12
+
+
+@dataclass(frozen=True)
+class CategoryGains:
+    """One field's categories, as the test split shows them.
+
+    Attributes:
+        counts: training rows of each category that occurs in the test split.
+        rows: its test rows.
+        gains: mean logloss of the baseline less that of the model on them, in nats; positive is
+            better.
+        groups: names of the training-count groups that occur.
+        group_rows: test rows of each group.
+        group_gains: mean gain over a group's test rows.
+        group_margins: half-widths of 95 % intervals (normal, over categories' totals as clusters).
+    """
+
+    counts: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    gains: npt.NDArray[np.float64]
+    groups: tuple[str, ...]
+    group_rows: tuple[int, ...]
+    group_gains: tuple[float, ...]
+    group_margins: tuple[float, ...]
+
+
+def category_gains(
+    data: PreparedDataset,
+    labels: npt.NDArray[np.float64],
+    baseline: npt.NDArray[np.float64],
+    model: npt.NDArray[np.float64],
+) -> dict[str, CategoryGains]:
+    """Gains per category of every one-valued field.
+
+    Args:
+        data: whose test split the predictions are for.
+        labels, baseline, model: (N,) labels and both models' click probabilities.
+    """
+    difference = _losses(labels, baseline) - _losses(labels, model)
+    columns = data.split("test")
+    result = {}
+    for entry, ids in zip(data.schema.one_valued, columns.ids, strict=True):
+        rows = np.bincount(ids, minlength=entry.num_categories)
+        totals: npt.NDArray[np.float64] = np.bincount(
+            ids, weights=difference, minlength=entry.num_categories
+        ).astype(np.float64)
+        seen = np.flatnonzero(rows)
+        result[entry.name] = _gains(
+            data.training_counts[entry.name][seen], rows[seen], totals[seen]
+        )
+    return result
+
+
+def _gains(
+    counts: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    totals: npt.NDArray[np.float64],
+) -> CategoryGains:
+    names, groups = group_by_count(torch.from_numpy(counts), DEFAULT_EDGES)
+    means, margins, sizes = [], [], []
+    for members in (group.numpy() for group in groups):
+        size = int(rows[members].sum())
+        mean = float(totals[members].sum() / size)
+        # Rows of one category are alike: it is categories that vary independently.
+        residuals = totals[members] - mean * rows[members]
+        clusters = len(members)
+        spread = np.sqrt((residuals**2).sum() * clusters / max(clusters - 1, 1)) / size
+        means.append(mean)
+        margins.append(float(1.96 * spread) if clusters > 1 else float("nan"))
+        sizes.append(size)
+    return CategoryGains(
+        counts, rows, totals / rows, names, tuple(sizes), tuple(means), tuple(margins)
+    )
+
+
+def _losses(
+    labels: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    p = np.clip(probabilities, _CLIP, 1 - _CLIP)
+    losses: npt.NDArray[np.float64] = -np.where(labels > 0, np.log(p), np.log1p(-p))
+    return losses

@@ -1,0 +1,166 @@
+"""What a run's tables look like through the instruments of `mlet.theory`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlet.data import PreparedDataset
+from mlet.errors import RunError
+from mlet.export.checkpoint import read_state_dict
+from mlet.inspection.gains import CategoryGains, category_gains
+from mlet.theory import (
+    Factors,
+    FlowByFrequency,
+    Reweighting,
+    TableSpectra,
+    UpdateEnergy,
+    factors_of,
+    factors_of_state_dict,
+    flow_by_frequency,
+    reweighting,
+    table_spectra,
+    update_energy,
+)
+from mlet.training import RunDirectory
+from mlet.training.evaluate import load_trained
+from mlet.training.predict import predict
+
+
+@dataclass(frozen=True)
+class TableInspection:
+    """One two-layer table.
+
+    Attributes:
+        name: of the field or layer.
+        n, k, d: categories, inner dimension, embedding dimension.
+        reweighting, spectra, energy: see `mlet.theory`.
+        flow: what categories receive, by training count; None where counts are not known.
+    """
+
+    name: str
+    n: int
+    k: int
+    d: int
+    reweighting: Reweighting
+    spectra: TableSpectra
+    energy: UpdateEnergy
+    flow: FlowByFrequency | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All two-layer tables of a run or checkpoint.
+
+    Attributes:
+        source: what was inspected.
+        tables: its two-layer tables.
+        history: the run's spectra in the course of training; empty if none were recorded.
+        baseline: the run it is held against, if any, and its history.
+        baseline_history: of the baseline.
+        gains: logloss per category against the baseline's, by field; empty without a baseline.
+    """
+
+    source: str
+    tables: tuple[TableInspection, ...]
+    history: list[dict[str, Any]]
+    baseline: str | None
+    baseline_history: list[dict[str, Any]]
+    gains: dict[str, CategoryGains]
+
+    @property
+    def recording_seconds(self) -> float:
+        """What recording the history took."""
+        return sum(float(record["seconds"]) for record in self.history)
+
+
+def inspect_run(path: Path, baseline: Path | None = None) -> Inspection:
+    """Inspect the best weights of a run; against those of a second one, if given.
+
+    Raises:
+        RunError: a directory is no run or has no validation yet, the run has no two-layer table, or
+            the runs have different data.
+    """
+    run = RunDirectory(path)
+    model, data = load_trained(run)
+    tables = _tables(factors_of(model.embedding), str(path), data)
+    gains: dict[str, CategoryGains] = {}
+    history: list[dict[str, Any]] = []
+    if baseline is not None:
+        other = RunDirectory(baseline)
+        theirs, their_data = load_trained(other)
+        if their_data.schema != data.schema:
+            raise RunError(f"{baseline}: trained on other data than {path}")
+        columns = data.split("test")
+        labels = np.asarray(columns.labels, np.float64)
+        gains = category_gains(data, labels, predict(theirs, columns), predict(model, columns))
+        history = other.spectra()
+    return Inspection(
+        str(path),
+        tables,
+        run.spectra(),
+        None if baseline is None else str(baseline),
+        history,
+        gains,
+    )
+
+
+def inspect_checkpoint(path: Path) -> Inspection:
+    """Inspect the two-layer tables of any checkpoint; training counts are not known.
+
+    Raises:
+        RunError: the file cannot be read or has no two-layer table.
+    """
+    return Inspection(
+        str(path),
+        _tables(factors_of_state_dict(read_state_dict(path)), str(path)),
+        [],
+        None,
+        [],
+        {},
+    )
+
+
+def table_energies(
+    factors: Mapping[str, Factors], data: PreparedDataset | None = None
+) -> dict[str, UpdateEnergy]:
+    """The update energy of every two-layer table, weighted by training counts where known."""
+    return {
+        name: update_energy(table, _counts(data, name))
+        for name, table in factors.items()
+        if table.projection is not None
+    }
+
+
+def _counts(data: PreparedDataset | None, name: str) -> Tensor | None:
+    return None if data is None else torch.from_numpy(data.training_counts[name])
+
+
+def _tables(
+    factors: Mapping[str, Factors], source: str, data: PreparedDataset | None = None
+) -> tuple[TableInspection, ...]:
+    energies = table_energies(factors, data)
+    if not energies:
+        raise RunError(f"{source}: no two-layer table to inspect (was it trained with inner_dim?)")
+    result = []
+    for name, energy in energies.items():
+        table, counts = factors[name], _counts(data, name)
+        result.append(
+            TableInspection(
+                name,
+                table.num_embeddings,
+                energy.inner_dim,
+                table.embedding_dim,
+                reweighting(table),
+                table_spectra(table),
+                energy,
+                None if counts is None else flow_by_frequency(table, counts),
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,83 @@
+"""The page of an inspection: self-contained HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mlet import __version__
+from mlet.atomic import write_text
+from mlet.inspection.figures import flow_map, gains_plot, reweighting_map, spectra_over_time
+from mlet.inspection.inspect import Inspection, TableInspection
+
+#: Tables shown with figures: the largest.
+_SHOWN = 6
+
+
+def write_page(inspection: Inspection, path: Path) -> None:
+    """Write the page, whole or not at all. The largest six tables get figures, all are listed."""
+    environment = Environment(
+        loader=PackageLoader("mlet.inspection"), autoescape=True, undefined=StrictUndefined
+    )
+    shown = sorted(inspection.tables, key=lambda table: -table.n)[:_SHOWN]
+    write_text(
+        path,
+        environment.get_template("inspection.html.j2").render(
+            inspection=inspection,
+            rows=[summary_row(table) for table in inspection.tables],
+            columns=SUMMARY_COLUMNS,
+            sections=[_section(inspection, table) for table in shown],
+            left_out=len(inspection.tables) - len(shown),
+            version=__version__,
+        ),
+    )
+
+
+SUMMARY_COLUMNS = (
+    "table", "n", "d", "k", "in use", "spread", "eff. rank W2", "eff. rank W", "imbalance",
+    "rare: from others",
+)  # fmt: skip
+
+
+def summary_row(table: TableInspection) -> tuple[str, ...]:
+    """The cells of `SUMMARY_COLUMNS`."""
+    spectra = table.spectra
+    assert spectra.inner is not None
+    assert spectra.imbalance is not None
+    shared = "" if table.flow is None else f"{100 * float(_rare_share(table)):.0f} %"
+    return (
+        table.name,
+        f"{table.n:,}",
+        str(table.d),
+        str(table.k),
+        str(table.energy.in_use),
+        f"{table.reweighting.spread:.3g}",
+        f"{spectra.inner.effective_rank:.1f}",
+        f"{spectra.product.effective_rank:.1f}",
+        f"{spectra.imbalance:.3g}",
+        shared,
+    )
+
+
+def _rare_share(table: TableInspection) -> float:
+    """What the rarest categories that do occur in training owe to others."""
+    assert table.flow is not None
+    names = table.flow.names
+    place = 1 if names[0] == "0" and len(names) > 1 else 0
+    return float(table.flow.shared[place])
+
+
+def _section(inspection: Inspection, table: TableInspection) -> dict[str, object]:
+    name = table.name
+    recorded = bool(inspection.history) and name in inspection.history[0]["tables"]
+    return {
+        "table": table,
+        "reweighting": Markup(reweighting_map(table)),
+        "flow": None if table.flow is None else Markup(flow_map(table.flow)),
+        "spectra": Markup(spectra_over_time(name, inspection.history, inspection.baseline_history))
+        if recorded
+        else None,
+        "gains": Markup(gains_plot(inspection.gains[name])) if name in inspection.gains else None,
+    }

@@ -1,0 +1,178 @@
+"""``mlet inspect`` and ``mlet suggest-k`` through the installed command line, and their numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mlet
+from mlet.data import PreparedDataset
+from mlet.inspection import category_gains, inspect_checkpoint, inspect_run
+from mlet.models import DLRMConfig
+from mlet.training import RunConfig, train
+from mlet.training.config import OptimizersConfig, TrainingConfig
+
+MLET = Path(sys.executable).parent / "mlet"
+
+
+def run(*words: object, code: int = 0) -> str:
+    result = subprocess.run([str(MLET), *map(str, words)], capture_output=True, text=True)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def config(data: Path, inner_dim: int | None) -> RunConfig:
+    return RunConfig(
+        data=data,
+        model=DLRMConfig(dim=4, inner_dim=inner_dim, bottom_mlp=[8], top_mlp=[8]),
+        optimizer=OptimizersConfig.same("adagrad"),
+        training=TrainingConfig(
+            batch_size=64, epochs=2, threads=1, patience=None, record_spectra=True
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A two-layer run and an ordinary one on the same data."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(config(small_data, 16), folder / "mlet")
+    train(config(small_data, None), folder / "slt")
+    return folder / "mlet", folder / "slt"
+
+
+def test_the_history_holds_start_and_end_and_stays_cheap(runs: tuple[Path, Path]) -> None:
+    lines = (runs[0] / "spectra.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert records[0]["step"] == 0
+    summary = json.loads((runs[0] / "summary.json").read_text())
+    assert records[-1]["step"] == summary["steps"]
+    between = sum(record["seconds"] for record in records[1:-1])
+    assert between <= 0.02 * summary["seconds"]
+    for table in records[0]["tables"].values():
+        assert set(table) == {"product", "inner", "projection", "imbalance", "norms"}
+        assert len(table["inner"]["values"]) == 16
+    plain = json.loads((runs[1] / "spectra.jsonl").read_text().splitlines()[-1])
+    assert all(set(table) == {"product", "norms"} for table in plain["tables"].values())
+
+
+def test_inspect_writes_a_self_contained_page(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    text = run("inspect", runs[0], "--baseline", runs[1], "--out", page)
+    assert re.search(r"directions in use: \d+ of 16", text)
+    assert f"page: {page}" in text.replace("\n", "")
+    html = page.read_text()
+    assert not re.search(r'(src|href)="(https?:)?//', html), "nothing is fetched"
+    inspection = inspect_run(*runs)
+    for table in inspection.tables:
+        assert f"<h2>{table.name}</h2>" in html
+    assert html.count("<svg") == 4 * min(6, len(inspection.tables))
+    ids = re.findall(r'id="([^"]+)"', html)
+    assert len(ids) == len(set(ids)), "figures do not share names"
+    assert "Who gains" in html
+    alone = tmp_path / "alone.html"
+    run("inspect", runs[0], "--out", alone)
+    assert "Who gains" not in alone.read_text()
+
+
+def test_inspect_takes_any_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(mlet.Embedding(30, 2, inner_dim=8), torch.nn.Linear(2, 1))
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
+    text = run("inspect", tmp_path / "checkpoint.pt", "--out", tmp_path / "page.html")
+    assert "two-layer tables of" in text
+    (table,) = inspect_checkpoint(tmp_path / "checkpoint.pt").tables
+    assert (table.n, table.k, table.d, table.flow) == (30, 8, 2, None)
+    values = torch.linalg.svdvals(model[0].inner.detach().double())
+    torch.testing.assert_close(table.reweighting.inner_values, values, rtol=1e-5, atol=1e-6)
+
+
+def test_gains_are_the_differences_of_logloss(small_data: Path) -> None:
+    data = PreparedDataset(small_data)
+    columns = data.split("test")
+    labels = np.asarray(columns.labels, np.float64)
+    generator = np.random.default_rng(0)
+    theirs, mine = generator.random(len(labels)), generator.random(len(labels))
+    found = category_gains(data, labels, theirs, mine)
+    field, ids = data.schema.one_valued[0].name, columns.ids[0]
+
+    def loss(p: np.ndarray, rows: np.ndarray) -> float:
+        return float(-np.log(np.where(labels[rows] > 0, p[rows], 1 - p[rows])).mean())
+
+    gains = found[field]
+    seen = np.unique(ids)
+    for place, category in enumerate(seen.tolist()):
+        rows = ids == category
+        assert gains.rows[place] == rows.sum()
+        assert gains.counts[place] == data.training_counts[field][category]
+        assert gains.gains[place] == pytest.approx(loss(theirs, rows) - loss(mine, rows))
+    assert sum(gains.group_rows) == len(labels)
+    counts = data.training_counts[field][ids]
+    rows = (counts >= 1) & (counts < 10)
+    if rows.any():
+        place = gains.groups.index("1–9")
+        assert gains.group_gains[place] == pytest.approx(loss(theirs, rows) - loss(mine, rows))
+
+
+def test_suggest_k_within_a_budget_gives_settings_that_train(
+    runs: tuple[Path, Path], small_data: Path, tmp_path: Path
+) -> None:
+    answer = tmp_path / "k.json"
+    text = run("suggest-k", runs[0], "--json", answer)
+    free = json.loads(answer.read_text())
+    assert free["uniform"]["16"] == pytest.approx(1.0)
+    run("suggest-k", runs[0], "--json", answer, "--keep", "1", "--memory-budget", "1G")
+    everything = json.loads(answer.read_text())
+    assert everything["bytes"] >= free["bytes"]
+    tight = free["bytes"] - 1
+    if free["inner_dims"] != dict.fromkeys(free["inner_dims"], 8):
+        run("suggest-k", runs[0], "--json", answer, "--memory-budget", f"{tight}")
+        assert json.loads(answer.read_text())["bytes"] <= tight
+    setting = re.search(r"--set '(model.inner_dims=\{[^']+\})'", text.replace("\n", " "))
+    assert setting is not None
+    run(
+        "train", small_data, "--out", tmp_path / "run", "--dim", 4, "--inner-dim", 16,
+        "--epochs", 1, "--set", setting[1],
+    )  # fmt: skip
+    (tables, *_) = [inspect_run(tmp_path / "run").tables]
+    assert {table.name: table.k for table in tables} == free["inner_dims"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inspect", "{slt}"], "no two-layer table to inspect (was it trained with inner_dim?)"),
+        (["inspect", "{none}"], "no such file"),
+        (["inspect", "{folder}"], "not a run (no config.yaml)"),
+        (["suggest-k", "{slt}"], "no two-layer table; train with --inner-dim"),
+        (["suggest-k", "{mlet}", "--memory-budget", "much"], "expected a size, as 512M or 2G"),
+        (["suggest-k", "{mlet}", "--memory-budget", "1K"], "too small: the smallest inner"),
+        (["inspect", "{file}", "--baseline", "{slt}"], "a checkpoint has no data to compare on"),
+    ],
+)
+def test_what_cannot_be_inspected_is_one_line(
+    runs: tuple[Path, Path], tmp_path: Path, words: list[str], message: str
+) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pt")
+    places = {
+        "mlet": runs[0], "slt": runs[1], "none": tmp_path / "none.pt", "folder": tmp_path,
+        "file": tmp_path / "plain.pt",
+    }  # fmt: skip
+    text = run(*(word.format(**places) for word in words), code=2)
+    assert message in " ".join(text.split())
+    assert "Traceback" not in text
+
+
+def test_an_unknown_field_in_inner_dims_is_named(small_data: Path, tmp_path: Path) -> None:
+    text = run(
+        "train", small_data, "--out", tmp_path / "run", "--set", "model.inner_dims={nobody: 8}",
+        code=2,
+    )  # fmt: skip
+    assert "inner_dims: no field 'nobody'; the fields are" in " ".join(text.split())
