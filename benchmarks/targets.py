@@ -55,8 +55,8 @@ class Target:
         return {**row, "pass": self.meets(self.must), "pass_aim": self.meets(self.aim)}
 
 
-def embedding_step(rounds: int) -> list[Target]:
-    medians = embedding.measure(REFERENCE, rounds)
+def embedding_step(rounds: int, reference: embedding.Setting) -> list[Target]:
+    medians = embedding.measure(reference, rounds)
     ours = medians[embedding.OURS]
     return [
         Target("MLET embedding step ÷ stock SLT", ours / medians[embedding.STOCK], 0.8, 0.5),
@@ -65,7 +65,7 @@ def embedding_step(rounds: int) -> list[Target]:
     ]
 
 
-def scaling(rounds: int) -> list[Target]:
+def scaling(rounds: int, reference: embedding.Setting) -> list[Target]:
     """Ours against ours: larger batches, larger tables."""
 
     def step(setting: embedding.Setting) -> Callable[[Tensor], None]:
@@ -76,9 +76,9 @@ def scaling(rounds: int) -> list[Target]:
         return embedding.training_step(FieldEmbedding(fields), setting)
 
     settings = {
-        "reference": REFERENCE,
-        "batch": replace(REFERENCE, batch=8_192),
-        "cap": replace(REFERENCE, cap=2_000_000),
+        "reference": reference,
+        "batch": replace(reference, batch=4 * reference.batch),
+        "cap": replace(reference, cap=10 * reference.cap),
     }
     steps = {name: step(setting) for name, setting in settings.items()}
     inputs = zip(*(embedding.id_batches(s, rounds + 3) for s in settings.values()), strict=True)
@@ -89,19 +89,24 @@ def scaling(rounds: int) -> list[Target]:
     per_sample = {name: medians[name] / settings[name].batch for name in settings}
     return [
         Target(
-            "cost per sample, batch 8 192 ÷ 2 048",
+            f"cost per sample, batch {settings['batch'].batch:,} ÷ {reference.batch:,}",
             per_sample["batch"] / per_sample["reference"],
             1.0,
             None,
         ),
-        Target("cap 2 000 000 ÷ cap 200 000", medians["cap"] / medians["reference"], 1.3, 1.1),
+        Target(
+            f"cap {settings['cap'].cap:,} ÷ cap {reference.cap:,}",
+            medians["cap"] / medians["reference"],
+            1.3,
+            1.1,
+        ),
     ]
 
 
-def training_step(rounds: int) -> list[Target]:
-    dlrm = training.measure(training.Task("dlrm", REFERENCE), rounds)
-    deepfm = training.measure(training.Task("deepfm", REFERENCE), rounds)
-    wide = training.measure(training.Task("deepfm-wide", REFERENCE), rounds)
+def training_step(rounds: int, reference: embedding.Setting) -> list[Target]:
+    dlrm = training.measure(training.Task("dlrm", reference), rounds)
+    deepfm = training.measure(training.Task("deepfm", reference), rounds)
+    wide = training.measure(training.Task("deepfm-wide", reference), rounds)
     return [
         Target(
             "whole DLRM step, MLET ÷ our own SLT",
@@ -143,14 +148,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40, help="timed steps of each contender")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows to prepare")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny tables and batches, to see whether it runs"
+    )
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.sparse.check_sparse_tensor_invariants.disable()
+    reference = embedding.Setting(batch=64, cap=500) if options.small else REFERENCE
     parts: list[Callable[[], list[Target]]] = [
-        lambda: embedding_step(options.rounds),
-        lambda: training_step(max(options.rounds // 2, 2)),
-        lambda: scaling(options.rounds),
+        lambda: embedding_step(options.rounds, reference),
+        lambda: training_step(max(options.rounds // 2, 2), reference),
+        lambda: scaling(options.rounds, reference),
         lambda: preparation(options.rows),
     ]
     console = Console()
@@ -160,8 +169,7 @@ def main() -> None:
         for target in part()
     ]
     table = Table(
-        title=f"batch {REFERENCE.batch}, k={REFERENCE.inner_dim}, d={REFERENCE.dim}, SGD, "
-        f"cap {REFERENCE.cap:,}, {torch.get_num_threads()} threads",
+        title=f"{reference}, {torch.get_num_threads()} threads",
         title_justify="left",
     )
     for column in ("ratio", "measured", "must", "aim", ""):

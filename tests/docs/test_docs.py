@@ -21,7 +21,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: What is done in the documentation with a Criteo-sized file is tested with a small one.
 SMALLER = {
     "--rows 10000000": "--rows 5000",
+    "--grid --rounds 8": "",
     "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",
+    "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
+    "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
 SMALL = "--seeds 1 --epochs 1 --dims 2 --inner-dims 8 --learning-rates 0.02"

@@ -36,6 +36,9 @@ def inspect(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path(
         "inspection.html"
     ),
+    figures: Annotated[
+        Path | None, typer.Option(help="A directory for the figures as SVG files, too.")
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(help="A run to hold it against, as one with ordinary tables (SLT)."),
@@ -53,7 +56,7 @@ def inspect(
         raise ConfigError("--baseline compares two runs; a checkpoint has no data to compare on")
     else:
         inspection = inspect_checkpoint(path)
-    write_page(inspection, out)
+    write_page(inspection, out, figures)
     table = Table(title=f"two-layer tables of {inspection.source}", title_justify="left")
     for column in SUMMARY_COLUMNS:
         table.add_column(column, justify="left" if column == "table" else "right")

@@ -54,5 +54,9 @@ def run(
         return serial(np.arange(len(work)), *arguments)
     which, edges = share_out(work, threads)
     with _lock:
+        before = numba.get_num_threads()
         numba.set_num_threads(threads)
-        return parallel(which, edges, *arguments)
+        try:
+            return parallel(which, edges, *arguments)
+        finally:
+            numba.set_num_threads(before)

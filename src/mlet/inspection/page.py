@@ -16,19 +16,32 @@ from mlet.inspection.inspect import Inspection, TableInspection
 _SHOWN = 6
 
 
-def write_page(inspection: Inspection, path: Path) -> None:
-    """Write the page, whole or not at all. The largest six tables get figures, all are listed."""
+def write_page(inspection: Inspection, path: Path, figures: Path | None = None) -> None:
+    """Write the page, whole or not at all. The largest six tables get figures, all are listed.
+
+    Args:
+        inspection: what to show.
+        path: of the page.
+        figures: put each figure here too, as ``TABLE-reweighting.svg``, ``-flow``, ``-spectra``,
+            ``-gains``.
+    """
     environment = Environment(
         loader=PackageLoader("mlet.inspection"), autoescape=True, undefined=StrictUndefined
     )
     shown = sorted(inspection.tables, key=lambda table: -table.n)[:_SHOWN]
+    sections = {table.name: _section(inspection, table) for table in shown}
+    if figures is not None:
+        for name, section in sections.items():
+            for kind, svg in section.items():
+                if isinstance(svg, Markup):
+                    write_text(figures / f"{name}-{kind}.svg", str(svg) + "\n")
     write_text(
         path,
         environment.get_template("inspection.html.j2").render(
             inspection=inspection,
             rows=[summary_row(table) for table in inspection.tables],
             columns=SUMMARY_COLUMNS,
-            sections=[_section(inspection, table) for table in shown],
+            sections=list(sections.values()),
             left_out=len(inspection.tables) - len(shown),
             version=__version__,
         ),
