@@ -23,7 +23,12 @@ from mlet.models import (
     DCNv2Config,
     DeepFMConfig,
     DLRMConfig,
+    FiBiNETConfig,
+    FinalMLPConfig,
     FMConfig,
+    GDCNConfig,
+    LogisticRegressionConfig,
+    MaskNetConfig,
     NFMConfig,
     PNNConfig,
     WideDeepConfig,
@@ -52,6 +57,19 @@ CONFIGS: dict[str, AnyModelConfig] = {
     "autoint": AutoIntConfig(**SIZE, layers=2, heads=2, head_dim=4),
     "xdeepfm": XDeepFMConfig(**SIZE, maps=[4, 5], mlp=[6, 5]),
     "dcnv2, parallel": DCNv2Config(**SIZE, mlp=[6], structure="parallel"),
+    "dcnv2, mixture": DCNv2Config(**SIZE, cross_layers=2, mlp=[6, 5], experts=3, rank=4),
+    "lr": LogisticRegressionConfig(inner_dim=9),
+    "fibinet, all": FiBiNETConfig(**SIZE, mlp=[6, 5]),
+    "fibinet, each": FiBiNETConfig(**SIZE, mlp=[6, 5], bilinear="each"),
+    "fibinet, interaction": FiBiNETConfig(**SIZE, mlp=[6, 5], bilinear="interaction"),
+    "masknet, parallel": MaskNetConfig(**SIZE, blocks=2, width=5, mlp=[6]),
+    "masknet, serial": MaskNetConfig(**SIZE, blocks=3, width=5, structure="serial"),
+    "finalmlp": FinalMLPConfig(**SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5]),
+    "finalmlp, gates": FinalMLPConfig(
+        **SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5], gate1=["C1"], gate2=["C3", "C2"], heads=4
+    ),
+    "gdcn": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5]),
+    "gdcn, stacked": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5], structure="stacked"),
 }
 each_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -125,10 +143,26 @@ def wide_deep(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor
     return linear(model, rows, row) + mlp(model.mlp, x)[0]
 
 
+def experts(cross: nn.Module, x0: Tensor) -> Tensor:
+    x = x0
+    for layer, gate in enumerate(cross.gates):
+        scores = torch.stack([w @ x for w in gate.weight]).exp()
+        total = torch.zeros_like(x)
+        for i, (u, c, v) in enumerate(
+            zip(cross.u[layer], cross.c[layer], cross.v[layer], strict=True)
+        ):
+            expert = x0 * (u @ torch.tanh(c @ torch.tanh(v.T @ x)) + cross.bias[layer])
+            total = total + scores[i] / scores.sum() * expert
+        x = total + x
+    return x
+
+
 def dcnv2(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
     x0 = torch.cat([*vectors, rows.dense[row]])
     x = x0
-    for layer in model.cross.layers:
+    if hasattr(model.cross, "gates"):
+        x = experts(model.cross, x0)
+    for layer in getattr(model.cross, "layers", []):
         mixed = [w @ x + b for w, b in zip(layer.weight, layer.bias, strict=True)]
         x = torch.stack([x0[i] * mixed[i] + x[i] for i in range(len(x0))])
     stacked = model.structure == "stacked"
@@ -187,6 +221,67 @@ def xdeepfm(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
     return linear(model, rows, row) + crossed + deep
 
 
+def lr(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    dense = sum(w * x for w, x in zip(model.dense, rows.dense[row], strict=True))
+    return model.bias + vectors.sum() + dense
+
+
+def fibinet(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    squeezed = torch.stack([v.mean() for v in vectors])
+    narrow, wide = model.senet.narrow.weight, model.senet.wide.weight
+    weights = torch.relu(wide @ torch.relu(narrow @ squeezed))
+    weighted = [a * v for a, v in zip(weights, vectors, strict=True)]
+    products = []
+    for layer, these in ((model.bilinear, vectors), (model.senet_bilinear, weighted)):
+        for place, (i, j) in enumerate(combinations(range(len(vectors)), 2)):
+            w = layer.weights[{"all": 0, "each": i, "interaction": place}[layer.kind]]
+            products.append((these[i] @ w) * these[j])
+    deep = mlp(model.mlp, torch.cat([*products, rows.dense[row]]))[0]
+    return linear(model, rows, row) + deep
+
+
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    spread = (x - x.mean()).square().mean()
+    return (x - x.mean()) / (spread + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def masknet(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    embedded = torch.cat([*vectors, rows.dense[row]])
+    normed = [layer_norm(n, v) for n, v in zip(model.norms, vectors, strict=True)]
+    first = x = torch.cat([*normed, rows.dense[row]])
+    outputs = []
+    for block in model.blocks:
+        a, p = block.aggregate, block.project
+        mask = p.weight @ torch.relu(a.weight @ embedded + a.bias) + p.bias
+        given = x if model.structure == "serial" else first
+        x = torch.relu(layer_norm(block.norm, block.hidden.weight @ (mask * given)))
+        outputs.append(x)
+    return mlp(model.mlp, x if model.structure == "serial" else torch.cat(outputs))[0]
+
+
+def finalmlp(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    features = torch.cat([*vectors, rows.dense[row]])
+    streams = []
+    for gate, stream in ((model.gate1, model.mlp1), (model.gate2, model.mlp2)):
+        chosen = torch.cat([vectors[i] for i in gate.places]) if gate.places else gate.context[0]
+        streams.append(mlp(stream, 2 / (1 + torch.exp(-mlp(gate.mlp, chosen))) * features))
+    one, two = streams
+    fusion, total = model.fusion, model.fusion.first.bias[0]
+    u, v = len(one) // fusion.heads, len(two) // fusion.heads
+    for head, w in enumerate(fusion.weights):
+        total = total + one[head * u : head * u + u] @ w @ two[head * v : head * v + v]
+    return total + fusion.first.weight[0] @ one + fusion.second.weight[0] @ two
+
+
+def gdcn(model: CTRModel, rows: Batch, row: int, vectors: Tensor) -> Tensor:
+    c0 = c = torch.cat([*vectors, rows.dense[row]])
+    for cross, gate in zip(model.cross.crosses, model.cross.gates, strict=True):
+        c = c0 * (cross.weight @ c + cross.bias) / (1 + torch.exp(-gate.weight @ c)) + c
+    stacked = model.structure == "stacked"
+    features = mlp(model.mlp, c) if stacked else torch.cat([c, mlp(model.mlp, c0)])
+    return model.head.weight[0] @ features + model.head.bias[0]
+
+
 DEFINITIONS: dict[str, Callable[[CTRModel, Batch, int, Tensor], Tensor]] = {
     "fm": fm,
     "deepfm": deepfm,
@@ -197,6 +292,11 @@ DEFINITIONS: dict[str, Callable[[CTRModel, Batch, int, Tensor], Tensor]] = {
     "pnn": pnn,
     "autoint": autoint,
     "xdeepfm": xdeepfm,
+    "lr": lr,
+    "fibinet": fibinet,
+    "masknet": masknet,
+    "finalmlp": finalmlp,
+    "gdcn": gdcn,
 }
 
 
@@ -232,9 +332,33 @@ def test_parameter_count(config: AnyModelConfig, schema: DatasetSchema) -> None:
         "autoint": tables + dense * 3 + interacting + affine((fields + dense) * 8, 1),
         "xdeepfm": tables + first_order + affine(width, 6, 5, 1) + 4 * 9 + 5 * 4 * 3 + 9,
         "dcnv2": tables + 3 * affine(width, width) + affine(width, 6, 5) + affine(5, 1),
+        "lr": categories * 9 + fields * 9 + dense + 1,
+        "fibinet": tables + first_order + 2 * fields + affine(2 * 3 * 3 + dense, 6, 5, 1),
+        "masknet": tables
+        + fields * 2 * 3
+        + 2 * affine(width, 2 * width, width)
+        + 2 * (width * 5 + 2 * 5)
+        + affine(2 * 5, 6, 1),
+        "finalmlp": tables + affine(width, 6, 4) + affine(width, 8) + affine(4, 1) + 8,
+        "gdcn": tables + 2 * (affine(width, width) + width * width) + affine(width, 6, 5),
     }[config.name]
+    if isinstance(config, FiBiNETConfig):
+        expected += 2 * {"all": 1, "each": 2, "interaction": 3}[config.bilinear] * 3 * 3
+    if isinstance(config, MaskNetConfig) and config.structure == "serial":
+        blocks = affine(width, 2 * width, width) + width * 5 + 2 * 5
+        blocks += 2 * (affine(width, 10, 5) + 5 * 5 + 2 * 5)
+        expected = tables + fields * 2 * 3 + blocks + affine(5, 1)
+    if isinstance(config, FinalMLPConfig):
+        for gate in (config.gate1, config.gate2):
+            expected += affine(max(1, len(gate)) * 3, 5, width) + (0 if gate else 3)
+        expected += 4 * 8 // config.heads
+    if isinstance(config, GDCNConfig):
+        expected += affine(5 + (width if config.structure == "parallel" else 0), 1)
     if isinstance(config, DCNv2Config) and config.structure == "parallel":
         expected = tables + 2 * affine(width, width) + affine(width, 6) + affine(6 + width, 1)
+    if isinstance(config, DCNv2Config) and config.experts:
+        layer = 3 * (2 * width * 4 + 4 * 4) + width + 3 * width
+        expected = tables + 2 * layer + affine(width, 6, 5) + affine(5, 1)
     if isinstance(config, PNNConfig) and config.product == "outer":
         expected = tables + affine(width + 9, 6, 5, 1)
     model = build_model(config, schema)
@@ -247,7 +371,8 @@ def test_overfits_a_small_batch_and_collapses(config: AnyModelConfig, small_data
     data = PreparedDataset(small_data)
     rows = next(BatchLoader(data.split("train"), 32).epoch())
     torch.manual_seed(0)
-    model = build_model(config.model_copy(update={"dim": 8, "inner_dim": 24}), data.schema)
+    dim = 1 if config.name == "lr" else 8
+    model = build_model(config.model_copy(update={"dim": dim, "inner_dim": 24}), data.schema)
     optimizers = Optimizers(OptimizersConfig.same("adagrad", 0.1), model)
     for _ in range(300):
         optimizers.zero_grad()
@@ -280,6 +405,18 @@ def test_pairs_do_not_depend_on_the_order_of_the_fields() -> None:
     shuffled = vectors[:, torch.randperm(4)]
     torch.testing.assert_close(bi_interaction(shuffled), bi_interaction(vectors))
     torch.testing.assert_close(pairwise_sum(shuffled), pairwise_sum(vectors))
+
+
+def test_impossible_settings_are_named(schema: DatasetSchema) -> None:
+    with pytest.raises(ConfigError, match="heads=3 does not divide a last width of 4"):
+        build_model(FinalMLPConfig(mlp1=[4], mlp2=[6], heads=3), schema)
+    with pytest.raises(ConfigError, match="gate: no field 'nobody'; the fields are C1, C2, C3"):
+        build_model(FinalMLPConfig(gate1=["nobody"]), schema)
+    with pytest.raises(ConfigError, match=r"model\.dim"):
+        parse_model_config({"name": "lr", "dim": 4}, "x")
+    single = schema.model_copy(update={"fields": schema.fields[:1]})
+    with pytest.raises(ConfigError, match="at least two fields"):
+        build_model(FiBiNETConfig(), single)
 
 
 def test_settings_of_any_model() -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -172,6 +173,8 @@ def _train_one(config: RunConfig, path: Path) -> None:
     run = RunDirectory(path)
     if run.config_file.exists() and run.config() != config:
         raise RunError(f"{path} holds a run with other settings; choose another --out")
+    # The user asked for every k of the grid, k ≤ d included; once is enough to be told.
+    warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
     try:
         if run.config_file.exists():
             resume(path)

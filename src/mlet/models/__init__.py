@@ -15,7 +15,12 @@ from mlet.models.dcn import DCN, DCNConfig
 from mlet.models.dcnv2 import DCNv2, DCNv2Config
 from mlet.models.deepfm import DeepFM, DeepFMConfig
 from mlet.models.dlrm import DLRM, DLRMConfig
+from mlet.models.fibinet import FiBiNET, FiBiNETConfig
+from mlet.models.finalmlp import FinalMLP, FinalMLPConfig
 from mlet.models.fm import FM, FMConfig
+from mlet.models.gdcn import GDCN, GDCNConfig
+from mlet.models.logistic_regression import LogisticRegression, LogisticRegressionConfig
+from mlet.models.masknet import MaskNet, MaskNetConfig
 from mlet.models.nfm import NFM, NFMConfig
 from mlet.models.pnn import PNN, PNNConfig
 from mlet.models.wide_deep import WideDeep, WideDeepConfig
@@ -26,6 +31,7 @@ __all__ = [
     "DCN",
     "DLRM",
     "FM",
+    "GDCN",
     "MODELS",
     "NFM",
     "PNN",
@@ -40,6 +46,15 @@ __all__ = [
     "DeepFM",
     "DeepFMConfig",
     "FMConfig",
+    "FiBiNET",
+    "FiBiNETConfig",
+    "FinalMLP",
+    "FinalMLPConfig",
+    "GDCNConfig",
+    "LogisticRegression",
+    "LogisticRegressionConfig",
+    "MaskNet",
+    "MaskNetConfig",
     "ModelConfig",
     "NFMConfig",
     "PNNConfig",
@@ -62,6 +77,11 @@ MODELS: dict[str, type[CTRModel]] = {
     "pnn": PNN,
     "autoint": AutoInt,
     "xdeepfm": XDeepFM,
+    "lr": LogisticRegression,
+    "fibinet": FiBiNET,
+    "masknet": MaskNet,
+    "finalmlp": FinalMLP,
+    "gdcn": GDCN,
 }
 
 
@@ -82,7 +102,12 @@ AnyModelConfig: TypeAlias = Annotated[
     | Annotated[NFMConfig, Tag("nfm")]
     | Annotated[PNNConfig, Tag("pnn")]
     | Annotated[AutoIntConfig, Tag("autoint")]
-    | Annotated[XDeepFMConfig, Tag("xdeepfm")],
+    | Annotated[XDeepFMConfig, Tag("xdeepfm")]
+    | Annotated[LogisticRegressionConfig, Tag("lr")]
+    | Annotated[FiBiNETConfig, Tag("fibinet")]
+    | Annotated[MaskNetConfig, Tag("masknet")]
+    | Annotated[FinalMLPConfig, Tag("finalmlp")]
+    | Annotated[GDCNConfig, Tag("gdcn")],
     Discriminator(_name),
 ]
 
