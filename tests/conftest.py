@@ -20,6 +20,18 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MLET_DATA", ROOT.parent / "shared" / "data")).resolve()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget compiled kernels that are older than a source file: they may call what has changed."""
+    if hasattr(config, "workerinput"):
+        return
+    engine = ROOT / "src" / "mlet" / "engine"
+    newest = max(path.stat().st_mtime for path in engine.glob("cpu_*.py"))
+    compiled = list(engine.glob("__pycache__/*.nb?"))
+    if any(path.stat().st_mtime < newest for path in compiled):
+        for path in compiled:
+            path.unlink()
+
+
 def _shared(name: str) -> Path:
     path = SHARED / name
     if not path.exists():

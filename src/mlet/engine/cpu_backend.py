@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mlet.engine import cpu_kernels as kernels
+from mlet.engine import cpu_parallel as parallel
 from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
 from mlet.engine.rules import Rule
 from mlet.engine.workers import run
@@ -40,7 +41,7 @@ class CPUBackend:
         sizes = np.array(stack.sizes, dtype=np.int64)
         bad = run(
             kernels.find_distinct_of,
-            kernels.find_distinct,
+            parallel.find_distinct,
             work,
             ids,
             starts,
@@ -78,7 +79,7 @@ class CPUBackend:
         vectors = np.empty((len(distinct.rows), d), np.float32)
         run(
             kernels.embed_of,
-            kernels.embed,
+            parallel.embed,
             _lookups_of(lookups),
             distinct.rows.numpy(),
             np.array(distinct.bounds, dtype=np.int64),
@@ -95,7 +96,7 @@ class CPUBackend:
         sums = torch.empty(len(distinct.rows), grad.shape[2])
         run(
             kernels.sum_gradients_of,
-            kernels.sum_gradients,
+            parallel.sum_gradients,
             _lookups_of(lookups),
             np.array(distinct.bounds, dtype=np.int64),
             *_pooling(lookups, distinct),
@@ -113,7 +114,7 @@ class CPUBackend:
         projection_grad = torch.empty(wide.shape)
         run(
             kernels.factor_gradients_of,
-            kernels.factor_gradients,
+            parallel.factor_gradients,
             _rows_of(gradient),
             gradient.rows.numpy(),
             np.array(gradient.bounds, dtype=np.int64),
@@ -143,7 +144,7 @@ class CPUBackend:
         states += [np.empty((1, 1), np.float32)] * (2 - len(states))
         run(
             kernels.update_of,
-            kernels.update,
+            parallel.update,
             _rows_of(gradient),
             gradient.rows.numpy(),
             np.array(gradient.bounds, dtype=np.int64),

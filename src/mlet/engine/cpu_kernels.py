@@ -12,101 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numba.extending import overload
+
+from mlet.engine.cpu_compile import fast_kernel, kernel
+from mlet.engine.cpu_rows import load_row, store_row
 
 #: Rows of a block: at k = 128, 16 KiB of float32.
 BLOCK = 32
 
 _LANES = 4  # rows or directions combined in one pass: enough independent sums to hide latency
-
-kernel = numba.njit(nogil=True, cache=True, boundscheck=False)
-# Sums may be reassociated so that they vectorise. Infinities and NaN keep their meaning.
-fast_kernel = numba.njit(
-    nogil=True, cache=True, boundscheck=False, fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
-parallel_kernel = numba.njit(nogil=True, cache=True, boundscheck=False, parallel=True)
-
-
-def _load(row: Any, half: bool, out: Any) -> None:
-    """Widen a row to float32."""
-
-
-@overload(_load)
-def _load_overload(row: Any, half: Any, out: Any) -> Any:
-    if row.dtype == numba.float32:
-
-        def load(row: Any, half: Any, out: Any) -> None:
-            for j in range(len(row)):
-                out[j] = row[j]
-
-    else:
-
-        def load(row: Any, half: Any, out: Any) -> None:
-            bits = out.view(np.uint32)
-            if half:
-                for j in range(len(row)):
-                    x = np.uint32(row[j])
-                    special = (x & np.uint32(0x7C00)) == np.uint32(0x7C00)  # NaN or infinite
-                    wide = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
-                    bits[j] = wide | (np.uint32(0x7F800000) if special else np.uint32(0))
-                for j in range(len(row)):
-                    out[j] *= np.float32(2.0**112)
-            else:
-                for j in range(len(row)):
-                    bits[j] = np.uint32(row[j]) << 16
-
-    return load
-
-
-@kernel
-def _noise(seed: int, row: int, column: int) -> Any:
-    """32 random bits for an element: murmur3's finaliser over its coordinates."""
-    x = np.uint32(seed) ^ (np.uint32(row) * np.uint32(0x9E3779B1))
-    x = (x + np.uint32(column) * np.uint32(0x85EBCA77)) & np.uint32(0xFFFFFFFF)
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))
-
-
-def _store(values: Any, half: bool, seed: int, place: int, row: Any) -> None:
-    """Put a float32 row back; into 16 bits with stochastic rounding (`mlet.engine.rounding`)."""
-
-
-@overload(_store)
-def _store_overload(values: Any, half: Any, seed: Any, place: Any, row: Any) -> Any:
-    if row.dtype == numba.float32:
-
-        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
-            for j in range(len(row)):
-                row[j] = values[j]
-
-    else:
-
-        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
-            bits = values.view(np.uint32)
-            exponent = np.uint32(0x7F800000)
-            for j in range(len(row)):
-                special = (bits[j] & exponent) == exponent  # NaN or infinite: no noise
-                noise = np.uint32(0) if special else _noise(seed, place, j)
-                if half:
-                    if special:
-                        x = bits[j]
-                        sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
-                        mantissa = x & np.uint32(0x007FFFFF)
-                        row[j] = sign | np.uint16(0x7C00 if mantissa == 0 else 0x7E00)
-                    else:
-                        values[j] *= np.float32(2.0**-112)
-                        x = bits[j] + (noise & np.uint32(0x1FFF))
-                        sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
-                        x = (x & np.uint32(0x7FFFFFFF)) >> np.uint32(13)
-                        row[j] = sign | np.uint16(min(x, np.uint32(0x7C00)))
-                else:
-                    x = bits[j] + (noise & np.uint32(0xFFFF))
-                    row[j] = np.uint16(x >> np.uint32(16))
-
-    return store
 
 
 @kernel
@@ -288,11 +202,11 @@ def embed_of(
             count = min(BLOCK, bounds[t + 1] - low)
             if projected:
                 for q in range(count):
-                    _load(table[rows[low + q]], half, block[q])
+                    load_row(table[rows[low + q]], half, block[q])
                 _project(block, count, projection[t], vectors[low:])
             else:
                 for q in range(count):
-                    _load(table[rows[low + q]], half, vectors[low + q])
+                    load_row(table[rows[low + q]], half, vectors[low + q])
         begin = starts[t]
         if bag[t] < 0:
             for b in range(out.shape[0]):
@@ -370,7 +284,7 @@ def factor_gradients_of(
         for low in range(bounds[t], bounds[t + 1], BLOCK):
             count = min(BLOCK, bounds[t + 1] - low)
             for q in range(count):
-                _load(table[rows[low + q]], half, block[q])
+                load_row(table[rows[low + q]], half, block[q])
                 _back_project(sums[low + q], projection[t], rows_grad[low + q])
             _add_outer(block, count, sums[low:], projection_grad[t])
 
@@ -441,7 +355,7 @@ def update_of(
         for low in range(bounds[t], bounds[t + 1], BLOCK):
             count = min(BLOCK, bounds[t + 1] - low)
             for q in range(count):
-                _load(table[rows[low + q]], half, block[q])
+                load_row(table[rows[low + q]], half, block[q])
             if projected:
                 _add_outer(block, count, sums[low:], projection_grad[t])
             for q in range(count):
@@ -457,175 +371,4 @@ def update_of(
                 state1 = first[min(row, len(first) - 1)]
                 state2 = second[min(row, len(second) - 1)]
                 _apply_rule(method, block[q], grad, lr, decay, eps, beta1, beta2, state1, state2)
-                _store(block[q], half, seed, row, table[row])
-
-
-# Each of them over all shares of tables: thread s takes ``which[edges[s] : edges[s + 1]]``.
-
-
-@parallel_kernel
-def find_distinct(
-    which: Any,
-    edges: Any,
-    ids: Any,
-    starts: Any,
-    sizes: Any,
-    whole: Any,
-    rows: Any,
-    slots: Any,
-    counts: Any,
-    touched: Any,
-) -> Any:
-    """`find_distinct_of` for every thread's share of tables."""
-    bad = np.full(len(edges) - 1, -1, np.int64)
-    for share in numba.prange(len(edges) - 1):
-        bad[share] = find_distinct_of(
-            which[edges[share] : edges[share + 1]],
-            ids,
-            starts,
-            sizes,
-            whole,
-            rows,
-            slots,
-            counts,
-            touched,
-        )
-    return bad
-
-
-@parallel_kernel
-def embed(
-    which: Any,
-    edges: Any,
-    rows: Any,
-    bounds: Any,
-    slots: Any,
-    starts: Any,
-    bag: Any,
-    offsets: Any,
-    mean: Any,
-    table: Any,
-    half: Any,
-    projection: Any,
-    vectors: Any,
-    out: Any,
-) -> None:
-    """`embed_of` for every thread's share of tables."""
-    for share in numba.prange(len(edges) - 1):
-        embed_of(
-            which[edges[share] : edges[share + 1]],
-            rows,
-            bounds,
-            slots,
-            starts,
-            bag,
-            offsets,
-            mean,
-            table,
-            half,
-            projection,
-            vectors,
-            out,
-        )
-
-
-@parallel_kernel
-def sum_gradients(
-    which: Any,
-    edges: Any,
-    bounds: Any,
-    slots: Any,
-    starts: Any,
-    bag: Any,
-    offsets: Any,
-    mean: Any,
-    grad: Any,
-    sums: Any,
-) -> None:
-    """`sum_gradients_of` for every thread's share of tables."""
-    for share in numba.prange(len(edges) - 1):
-        sum_gradients_of(
-            which[edges[share] : edges[share + 1]],
-            bounds,
-            slots,
-            starts,
-            bag,
-            offsets,
-            mean,
-            grad,
-            sums,
-        )
-
-
-@parallel_kernel
-def factor_gradients(
-    which: Any,
-    edges: Any,
-    rows: Any,
-    bounds: Any,
-    table: Any,
-    half: Any,
-    projection: Any,
-    sums: Any,
-    rows_grad: Any,
-    projection_grad: Any,
-) -> None:
-    """`factor_gradients_of` for every thread's share of tables."""
-    for share in numba.prange(len(edges) - 1):
-        factor_gradients_of(
-            which[edges[share] : edges[share + 1]],
-            rows,
-            bounds,
-            table,
-            half,
-            projection,
-            sums,
-            rows_grad,
-            projection_grad,
-        )
-
-
-@parallel_kernel
-def update(
-    which: Any,
-    edges: Any,
-    rows: Any,
-    bounds: Any,
-    touched: Any,
-    table: Any,
-    half: Any,
-    projection: Any,
-    sums: Any,
-    projection_grad: Any,
-    method: Any,
-    lr: Any,
-    decay: Any,
-    eps: Any,
-    beta1: Any,
-    beta2: Any,
-    first: Any,
-    second: Any,
-    seed: Any,
-) -> None:
-    """`update_of` for every thread's share of tables."""
-    for share in numba.prange(len(edges) - 1):
-        update_of(
-            which[edges[share] : edges[share + 1]],
-            rows,
-            bounds,
-            touched,
-            table,
-            half,
-            projection,
-            sums,
-            projection_grad,
-            method,
-            lr,
-            decay,
-            eps,
-            beta1,
-            beta2,
-            first,
-            second,
-            seed,
-        )
+                store_row(block[q], half, seed, row, table[row])
