@@ -235,6 +235,25 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
         FusedLazyAdam(layer(), **settings)
 
 
+def test_frozen_factors_are_not_moved_silently() -> None:
+    model = layer()
+    optimizer = FusedSGD(model)
+    model.tables[0].inner.requires_grad_(False)
+    loss(model, 0).backward()
+    with pytest.raises(RuntimeError, match="trains both factors"):
+        optimizer.step()
+
+
+def test_process_groups_are_warned_of() -> None:
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    try:
+        with pytest.warns(UserWarning, match="does not average gradients over processes"):
+            FusedSGD(layer())
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_a_model_without_tables_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear has no FieldEmbedding"):
         FusedSGD(nn.Linear(2, 2))

@@ -147,7 +147,7 @@ def flow_map(flow: FlowByFrequency) -> str:
         axes.set_xlabel("training count of the receiver (categories)")
         axes.set_ylabel("share of its movement")
         axes.set_ylim(0, 1)
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+        figure.legend(frameon=False, fontsize=9, loc="outside lower center")
         plain_axes(axes)
         return embedded(svg_text(figure))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from mlet.engine import Method, RowGradient, Rule, choose_backend, new_state
@@ -45,16 +46,14 @@ class FusedOptimizer(Optimizer):
             raise ValueError(f"betas must lie in [0, 1), got {defaults['betas']}")
         if any(table.row_gradients is not None for table in tables):
             raise ValueError("another fused optimizer already trains these tables; detach() it")
-        parameters: list[Tensor] = []
-        for table in tables:
-            parameters += (
-                [table.stacked]
-                if table.inner_dim is None
-                else [
-                    table.inner,
-                    table.projection,
-                ]
+        if distributed.is_available() and distributed.is_initialized():
+            warnings.warn(
+                "a fused optimizer does not average gradients over processes; with "
+                "DistributedDataParallel, use torch's optimizers",
+                UserWarning,
+                stacklevel=3,
             )
+        parameters = [parameter for table in tables for parameter in table.parameters()]
         seed = int(torch.randint(2**31, ()))
         super().__init__(parameters, {**defaults, "step": 0, "seed": seed})
         self._tables = tables
@@ -82,6 +81,11 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         (group,) = self.param_groups
+        if not all(parameter.requires_grad for parameter in group["params"]):
+            raise RuntimeError(
+                "a fused optimizer trains both factors of every table; to freeze some, use torch's "
+                "optimizers"
+            )
         group["step"] += 1
         lr = group["lr"]
         if self.method is Method.ADAM:
