@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def energies_after_one_epoch(folder: Path, comparison: dict[str, Any]) -> dict[s
 
 
 def interval(gain: dict[str, float | None]) -> str:
+    if gain["mean"] is None:
+        return "–"  # as on rare rows where there are none
     margin = "" if gain["margin"] is None else f" ±{gain['margin']:.4f}"
     return f"{gain['mean']:+.4f}{margin}"
 
@@ -97,7 +100,7 @@ def draw(rows: list[dict[str, Any]], slt: dict[str, Any], title: str) -> str:
         ):
             gains.errorbar(
                 ks,
-                [row[which]["mean"] for row in rows],
+                [math.nan if row[which]["mean"] is None else row[which]["mean"] for row in rows],
                 yerr=[row[which]["margin"] or 0 for row in rows],
                 color=colour,
                 marker="o",
