@@ -194,6 +194,19 @@ def test_forward_and_gradients(name: BackendName, sparse: bool) -> None:
     check()
 
 
+@pytest.mark.parametrize("k", [None, 5])
+def test_gradcheck_in_float64(k: int | None) -> None:
+    """The reference backend, whose gradients the others are held against above."""
+    case = Case.draw(4, (6, 4, 5), k, 3, 5, (False, True, True), False, "cpu")
+    table = case.table.double().requires_grad_()
+    projection = None if k is None else case.projection.double().requires_grad_()
+
+    def embed(table: Tensor, projection: Tensor | None) -> Tensor:
+        return look_up(table, projection, case.lookups, case.stack, sparse=False)
+
+    assert torch.autograd.gradcheck(embed, (table, projection))
+
+
 # A large ε, so that the rounding of a gradient near zero is not magnified by dividing by its size.
 RULES = [
     Rule(Method.SGD, 0.1),
