@@ -18,6 +18,8 @@ from mlet.inspection import category_gains, inspect_checkpoint, inspect_run
 from mlet.models import DLRMConfig
 from mlet.training import RunConfig, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.run import Progress
+from mlet.training.spectra import SpectraRecorder
 
 MLET = Path(sys.executable).parent / "mlet"
 
@@ -48,14 +50,24 @@ def runs(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder / "mlet", folder / "slt"
 
 
-def test_the_history_holds_start_and_end_and_stays_cheap(runs: tuple[Path, Path]) -> None:
+def test_a_record_is_made_only_within_two_percent_of_the_training_time() -> None:
+    def affordable(*costs: float, seconds: float) -> bool:
+        records = [{"step": 0, "seconds": cost, "tables": {}} for cost in costs]
+        return SpectraRecorder.affordable(Progress(seconds=seconds, spectra=records))
+
+    assert not affordable(0.02, seconds=0.99), "one costs 0.02 s"
+    assert affordable(0.02, seconds=1.01), "the start itself does not count"
+    assert not affordable(0.02, 0.02, seconds=1.99)
+    assert affordable(0.02, 0.02, seconds=2.01)
+    assert not affordable(0.02, 0.02, 0.03, seconds=3.9), "the dearest so far is what to expect"
+
+
+def test_the_history_holds_start_and_end(runs: tuple[Path, Path]) -> None:
     lines = (runs[0] / "spectra.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert records[0]["step"] == 0
     summary = json.loads((runs[0] / "summary.json").read_text())
     assert records[-1]["step"] == summary["steps"]
-    between = sum(record["seconds"] for record in records[1:-1])
-    assert between <= 0.02 * summary["seconds"]
     for table in records[0]["tables"].values():
         assert set(table) == {"product", "inner", "projection", "imbalance", "norms"}
         assert len(table["inner"]["values"]) == 16

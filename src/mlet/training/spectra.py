@@ -31,15 +31,21 @@ class SpectraRecorder:
     def affordable(progress: Progress) -> bool:
         """Whether one more record would keep the cost within 2 % of the training time so far.
 
-        The record of the start, which also warms up what records are made with, does not count.
+        The record of the start does not count, but tells what one costs.
         """
-        costs = [float(record["seconds"]) for record in progress.spectra[1:]]
-        return sum(costs) + max(costs, default=0.0) <= MAX_SHARE * progress.seconds
+        costs = [float(record["seconds"]) for record in progress.spectra]
+        return sum(costs[1:]) + max(costs) <= MAX_SHARE * progress.seconds
 
     @torch.no_grad()
     def record(self, model: CTRModel, progress: Progress) -> dict[str, Any]:
         """The state of all tables now."""
+        if not progress.spectra:
+            self._tables(model)  # warms up what records are made with, for an honest cost
         began = time.perf_counter()
+        tables = self._tables(model)
+        return {"step": progress.step, "seconds": time.perf_counter() - began, "tables": tables}
+
+    def _tables(self, model: CTRModel) -> dict[str, Any]:
         tables = {}
         for name, factors in factors_of(model.embedding).items():
             counts = torch.from_numpy(self._data.training_counts[name])
@@ -52,4 +58,4 @@ class SpectraRecorder:
                     for label, members in zip(names, groups, strict=True)
                 },
             }
-        return {"step": progress.step, "seconds": time.perf_counter() - began, "tables": tables}
+        return tables
