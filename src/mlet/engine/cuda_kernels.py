@@ -3,37 +3,35 @@
 A stack's distinct rows lie table after table, so a block of rows never spans two tables: the
 grid has one axis for tables and one for programs that stride over a table's blocks. Sums over
 lookups and over blocks are made in a fixed order, without atomics: the same input gives the same
-bits.
+bits. Triton takes annotations for its own, so that only its constants have any.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-SGD: tl.constexpr = tl.constexpr(0)
-ADAGRAD: tl.constexpr = tl.constexpr(1)
-ROWWISE_ADAGRAD: tl.constexpr = tl.constexpr(2)
-ADAM: tl.constexpr = tl.constexpr(3)
+SGD = tl.constexpr(0)
+ADAGRAD = tl.constexpr(1)
+ROWWISE_ADAGRAD = tl.constexpr(2)
+ADAM = tl.constexpr(3)
 #: Instead of updating, write the rows' gradients out.
-GRADIENT: tl.constexpr = tl.constexpr(-1)
+GRADIENT = tl.constexpr(-1)
 
 
 @triton.jit
 def project(
-    table: Any,
-    rows: Any,
-    bounds: Any,
-    projection: Any,
-    vectors: Any,
+    table,
+    rows,
+    bounds,
+    projection,
+    vectors,
     k: tl.constexpr,
     d: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> None:
+):
     """``vectors[r] = table[rows[r]] @ projection[t]`` for every row r of every table t."""
     t = tl.program_id(0)
     low = tl.load(bounds + t)
@@ -63,17 +61,17 @@ def project(
 
 @triton.jit
 def sum_gradients(
-    grad: Any,
-    order: Any,
-    edges: Any,
-    outputs: Any,
-    weights: Any,
-    sums: Any,
+    grad,
+    order,
+    edges,
+    outputs,
+    weights,
+    sums,
     d: tl.constexpr,
     WEIGHTED: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> None:
+):
     """Row r's sum over its lookups ``order[edges[r]:edges[r + 1]]`` of their outputs' gradients."""
     r = tl.program_id(0).to(tl.int64)
     low = tl.load(edges + r)
@@ -97,7 +95,7 @@ def sum_gradients(
 
 
 @triton.jit
-def _round(x: Any, noise: Any, HALF: tl.constexpr) -> Any:
+def _round(x, noise, HALF: tl.constexpr):
     """Stochastic rounding of float32 to a value that 16 bits hold (`mlet.engine.rounding`)."""
     bits = x.to(tl.int32, bitcast=True)
     if HALF:
@@ -114,22 +112,22 @@ def _round(x: Any, noise: Any, HALF: tl.constexpr) -> Any:
 
 @triton.jit
 def update(
-    table: Any,
-    rows: Any,
-    bounds: Any,
-    touched: Any,
-    projection: Any,
-    sums: Any,
-    partial: Any,
-    rows_grad: Any,
-    first: Any,
-    second: Any,
-    lr: Any,
-    decay: Any,
-    eps: Any,
-    beta1: Any,
-    beta2: Any,
-    seed: Any,
+    table,
+    rows,
+    bounds,
+    touched,
+    projection,
+    sums,
+    partial,
+    rows_grad,
+    first,
+    second,
+    lr,
+    decay,
+    eps,
+    beta1,
+    beta2,
+    seed,
     k: tl.constexpr,
     d: tl.constexpr,
     PROJECTED: tl.constexpr,
@@ -138,7 +136,7 @@ def update(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> None:
+):
     """Factor gradients and the rule (`mlet.engine.rules`) for every touched row, in one pass.
 
     k is the width of the table's rows: of ordinary tables d, and their gradient is ``sums`` itself.
