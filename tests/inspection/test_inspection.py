@@ -153,7 +153,7 @@ def test_suggest_k_within_a_budget_gives_settings_that_train(
         "train", small_data, "--out", tmp_path / "run", "--dim", 4, "--inner-dim", 16,
         "--epochs", 1, "--set", setting[1],
     )  # fmt: skip
-    (tables, *_) = [inspect_run(tmp_path / "run").tables]
+    tables = inspect_run(tmp_path / "run").tables
     assert {table.name: table.k for table in tables} == free["inner_dims"]
 
 

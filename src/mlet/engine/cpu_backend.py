@@ -27,7 +27,7 @@ class CPUBackend:
     def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
         """Distinct rows in order of appearance; small tables whole."""
         total = len(lookups.ids)
-        work = [stop - start for start, stop in pairwise(lookups.starts)]
+        work = _lengths(lookups.starts)
         whole = [
             size <= count and size * row_cost <= count * LOOKUP_COST
             for size, count in zip(stack.sizes, work, strict=True)
@@ -80,7 +80,7 @@ class CPUBackend:
         run(
             kernels.embed_of,
             parallel.embed,
-            _lookups_of(lookups),
+            _lengths(lookups.starts),
             distinct.rows.numpy(),
             np.array(distinct.bounds, dtype=np.int64),
             *_pooling(lookups, distinct),
@@ -97,7 +97,7 @@ class CPUBackend:
         run(
             kernels.sum_gradients_of,
             parallel.sum_gradients,
-            _lookups_of(lookups),
+            _lengths(lookups.starts),
             np.array(distinct.bounds, dtype=np.int64),
             *_pooling(lookups, distinct),
             grad.contiguous().numpy(),
@@ -115,7 +115,7 @@ class CPUBackend:
         run(
             kernels.factor_gradients_of,
             parallel.factor_gradients,
-            _rows_of(gradient),
+            _lengths(gradient.bounds),
             gradient.rows.numpy(),
             np.array(gradient.bounds, dtype=np.int64),
             *_table(table),
@@ -145,7 +145,7 @@ class CPUBackend:
         run(
             kernels.update_of,
             parallel.update,
-            _rows_of(gradient),
+            _lengths(gradient.bounds),
             gradient.rows.numpy(),
             np.array(gradient.bounds, dtype=np.int64),
             touched.numpy(),
@@ -167,12 +167,9 @@ class CPUBackend:
         return None if projection is None else projection_grad.transpose(1, 2).contiguous()
 
 
-def _lookups_of(lookups: Lookups) -> list[int]:
-    return [stop - start for start, stop in pairwise(lookups.starts)]
-
-
-def _rows_of(gradient: RowGradient) -> list[int]:
-    return [stop - start for start, stop in pairwise(gradient.bounds)]
+def _lengths(edges: tuple[int, ...]) -> list[int]:
+    """How many lookups or rows each table has."""
+    return [stop - start for start, stop in pairwise(edges)]
 
 
 def _table(table: Tensor) -> tuple[Any, bool]:

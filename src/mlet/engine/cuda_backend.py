@@ -29,14 +29,8 @@ class CUDABackend(TorchBackend):
 
     def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
         """Sorted distinct rows, with each row's lookups beside them; a small stack whole."""
-        device = lookups.ids.device
-        lengths = torch.tensor(lookups.starts, device=device).diff()
-        sizes = torch.tensor(stack.sizes, device=device).repeat_interleave(lengths)
-        outside = (lookups.ids < 0) | (lookups.ids >= sizes)
-        if bool(outside.any()):
-            raise stack.out_of_range(lookups, int(outside.nonzero()[0]))
-        first = torch.tensor(stack.first_rows, device=device)
-        places = lookups.ids + first[:-1].repeat_interleave(lengths)
+        places = self._stacked_rows(lookups, stack)
+        device = places.device
         ascending, order = torch.sort(places, stable=True)
         total = stack.first_rows[-1]
         if total * row_cost <= len(places) * _LOOKUP_COST:
@@ -51,7 +45,7 @@ class CUDABackend(TorchBackend):
             edges = torch.cat([starts, starts.new_tensor([len(places)])])
             slots = torch.empty_like(places)
             slots[order] = new.cumsum(0) - 1
-            bounds = tuple(torch.searchsorted(rows, first).tolist())
+            bounds = self._bounds(rows, stack)
         return Distinct(rows, bounds, slots, touched, order, edges)
 
     def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:

@@ -18,6 +18,14 @@ class TorchBackend:
 
     def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
         """Sorted distinct rows, by sorting; tables are never listed whole."""
+        rows, slots = torch.unique(
+            self._stacked_rows(lookups, stack), sorted=True, return_inverse=True
+        )
+        return Distinct(rows, self._bounds(rows, stack), slots)
+
+    @staticmethod
+    def _stacked_rows(lookups: Lookups, stack: TableStack) -> Tensor:
+        """(V,): each lookup's row of the stacked matrix, checked to lie in its own table."""
         device = lookups.ids.device
         lengths = torch.tensor(lookups.starts, device=device).diff()
 
@@ -27,12 +35,13 @@ class TorchBackend:
         outside = (lookups.ids < 0) | (lookups.ids >= per_lookup(stack.sizes))
         if bool(outside.any()):
             raise stack.out_of_range(lookups, int(outside.nonzero()[0]))
-        first_rows = stack.first_rows
-        rows, slots = torch.unique(
-            lookups.ids + per_lookup(first_rows[:-1]), sorted=True, return_inverse=True
-        )
-        bounds = torch.searchsorted(rows, torch.tensor(first_rows, device=device))
-        return Distinct(rows, tuple(bounds.tolist()), slots)
+        return lookups.ids + per_lookup(stack.first_rows[:-1])
+
+    @staticmethod
+    def _bounds(rows: Tensor, stack: TableStack) -> tuple[int, ...]:
+        """Where each table begins among ascending rows."""
+        first_rows = torch.tensor(stack.first_rows, device=rows.device)
+        return tuple(torch.searchsorted(rows, first_rows).tolist())
 
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct

@@ -8,10 +8,9 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.mlp import MLP
+from mlet.models.base import ModelConfig, Width
+from mlet.models.cross_and_deep import CrossAndDeep
 
 
 class VectorCrossNetwork(nn.Module):
@@ -48,26 +47,14 @@ class DCNConfig(ModelConfig):
     mlp: list[Width] = Setting([1024, 1024], min_length=1)
 
 
-class DCN(CTRModel):
-    """Explicit crosses and an MLP side by side, a linear layer over both.
-
-    ``x_0`` holds the F embeddings end to end, then the dense features.
-
-    Shape:
-        `Batch` of B rows → logits (B,).
-    """
+class DCN(CrossAndDeep):
+    """Explicit crosses and an MLP side by side, a linear layer over both: see `CrossAndDeep`."""
 
     def __init__(self, config: DCNConfig, schema: DatasetSchema) -> None:
-        super().__init__()
-        self.embedding = embed_fields(config, schema)
-        width = len(schema.fields) * config.dim + len(schema.dense)
-        self.cross = VectorCrossNetwork(width, config.cross_layers)
-        self.mlp = MLP([width, *config.mlp], final_activation=True)
-        self.head = nn.Linear(width + config.mlp[-1], 1)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits of the click probability, (B,)."""
-        vectors = self.embedding(batch.ids, batch.bags).flatten(1)
-        x0 = torch.cat([vectors, batch.dense], dim=1)
-        logits: Tensor = self.head(torch.cat([self.cross(x0), self.mlp(x0)], dim=1)).squeeze(1)
-        return logits
+        super().__init__(
+            config,
+            schema,
+            lambda width: VectorCrossNetwork(width, config.cross_layers),
+            config.mlp,
+            "parallel",
+        )

@@ -8,10 +8,9 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.mlp import MLP
+from mlet.models.base import ModelConfig, Width
+from mlet.models.cross_and_deep import CrossAndDeep, Structure
 
 
 class CrossNetwork(nn.Module):
@@ -81,49 +80,25 @@ class DCNv2Config(ModelConfig):
         mlp: hidden widths of the deep part.
         structure: ``stacked`` (the MLP on the crossed features) or ``parallel`` (beside them).
         experts: K of the mixture of low-rank experts; null for one full matrix a layer.
-        rank: r of an expert.
+        rank: r of an expert; of no use without ``experts``.
     """
 
     name: Literal["dcnv2"] = "dcnv2"
     cross_layers: int = Setting(2, ge=1)
     mlp: list[Width] = Setting([768, 768])
-    structure: Literal["stacked", "parallel"] = "stacked"
+    structure: Structure = "stacked"
     experts: int | None = Setting(None, ge=1)
     rank: int = Setting(64, ge=1)
 
 
-class DCNv2(CTRModel):
-    """Explicit crosses of bounded degree and an MLP, one after or beside the other.
-
-    ``x_0`` holds the F embeddings end to end, then the dense features; the logit is linear in the
-    MLP's last hidden layer (stacked), or in that and the crossed features (parallel).
-
-    Shape:
-        `Batch` of B rows → logits (B,).
-    """
+class DCNv2(CrossAndDeep):
+    """Explicit crosses of bounded degree and an MLP, one after or beside the other: see
+    `CrossAndDeep`."""
 
     def __init__(self, config: DCNv2Config, schema: DatasetSchema) -> None:
-        super().__init__()
-        self.structure = config.structure
-        self.embedding = embed_fields(config, schema)
-        width = len(schema.fields) * config.dim + len(schema.dense)
-        self.cross: nn.Module = (
-            CrossNetwork(width, config.cross_layers)
-            if config.experts is None
-            else MixtureCrossNetwork(width, config.cross_layers, config.experts, config.rank)
-        )
-        self.mlp = MLP([width, *config.mlp], final_activation=True)
-        deep = config.mlp[-1] if config.mlp else width
-        self.head = nn.Linear(deep + (width if config.structure == "parallel" else 0), 1)
+        def cross(width: int) -> nn.Module:
+            if config.experts is None:
+                return CrossNetwork(width, config.cross_layers)
+            return MixtureCrossNetwork(width, config.cross_layers, config.experts, config.rank)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits of the click probability, (B,)."""
-        vectors = self.embedding(batch.ids, batch.bags).flatten(1)
-        x0 = torch.cat([vectors, batch.dense], dim=1)
-        crossed = self.cross(x0)
-        if self.structure == "stacked":
-            features = self.mlp(crossed)
-        else:
-            features = torch.cat([crossed, self.mlp(x0)], dim=1)
-        logits: Tensor = self.head(features).squeeze(1)
-        return logits
+        super().__init__(config, schema, cross, config.mlp, config.structure)

@@ -8,10 +8,9 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.mlp import MLP
+from mlet.models.base import ModelConfig, Width
+from mlet.models.cross_and_deep import CrossAndDeep, Structure
 
 
 class GatedCrossNetwork(nn.Module):
@@ -49,36 +48,17 @@ class GDCNConfig(ModelConfig):
     name: Literal["gdcn"] = "gdcn"
     cross_layers: int = Setting(3, ge=1)
     mlp: list[Width] = Setting([400, 400])
-    structure: Literal["parallel", "stacked"] = "parallel"
+    structure: Structure = "parallel"
 
 
-class GDCN(CTRModel):
-    """Gated crosses and an MLP, beside or after one another.
-
-    ``c_0`` holds the F embeddings end to end, then the dense features.
-
-    Shape:
-        `Batch` of B rows → logits (B,).
-    """
+class GDCN(CrossAndDeep):
+    """Gated crosses and an MLP, beside or after one another: see `CrossAndDeep`."""
 
     def __init__(self, config: GDCNConfig, schema: DatasetSchema) -> None:
-        super().__init__()
-        self.structure = config.structure
-        self.embedding = embed_fields(config, schema)
-        width = len(schema.fields) * config.dim + len(schema.dense)
-        self.cross = GatedCrossNetwork(width, config.cross_layers)
-        self.mlp = MLP([width, *config.mlp], final_activation=True)
-        deep = config.mlp[-1] if config.mlp else width
-        self.head = nn.Linear(deep + (width if config.structure == "parallel" else 0), 1)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits of the click probability, (B,)."""
-        vectors = self.embedding(batch.ids, batch.bags).flatten(1)
-        c0 = torch.cat([vectors, batch.dense], dim=1)
-        crossed = self.cross(c0)
-        if self.structure == "stacked":
-            features = self.mlp(crossed)
-        else:
-            features = torch.cat([crossed, self.mlp(c0)], dim=1)
-        logits: Tensor = self.head(features).squeeze(1)
-        return logits
+        super().__init__(
+            config,
+            schema,
+            lambda width: GatedCrossNetwork(width, config.cross_layers),
+            config.mlp,
+            config.structure,
+        )

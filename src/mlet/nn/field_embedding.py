@@ -107,6 +107,7 @@ class FieldEmbedding(nn.Module):
         ]
         order = [field.name for group in self._groups for field in group]
         self._order = [order.index(name) for name in names]
+        self._in_order = order == names
         self.tables = nn.ModuleList(
             StackedTables(
                 {field.name: field.num_embeddings for field in group},
@@ -140,8 +141,7 @@ class FieldEmbedding(nn.Module):
         ]
         if self.same_dim:
             vectors = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
-            in_order = self._order == list(range(len(self._order)))
-            return vectors if in_order else vectors[:, self._order]
+            return vectors if self._in_order else vectors[:, self._order]
         columns = [vector for group in groups for vector in group.unbind(1)]
         return torch.cat([columns[place] for place in self._order], dim=1)
 
@@ -186,11 +186,7 @@ class FieldEmbedding(nn.Module):
     def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
         (n × d) and None."""
-        stack = self._stack_of(name)
-        rows = stack.rows_of(name)
-        if stack.inner_dim is None:
-            return rows, None
-        return rows, stack.projection.detach()[list(stack.sizes).index(name)]
+        return self._stack_of(name).factors(name)
 
     def _stack_of(self, name: str) -> StackedTables:
         for table in self.tables:

@@ -93,10 +93,17 @@ class StackedTables(nn.Module):
 
     def table(self, name: str) -> Tensor:
         """One table as it would be served (n × d): a copy, collapsed if two-layer."""
+        rows, projection = self.factors(name)
+        if projection is None:
+            return rows.to(torch.float32 if self.table_dtype else rows.dtype, copy=True)
+        return collapse_table(rows, projection)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Views of one table's W2 (n × k) and W1 (k × d); of an ordinary one W and None."""
         rows = self.rows_of(name)
         if self.inner_dim is None:
-            return rows.to(torch.float32 if self.table_dtype else rows.dtype, copy=True)
-        return collapse_table(rows, self.projection.detach()[list(self.sizes).index(name)])
+            return rows, None
+        return rows, self.projection.detach()[list(self.sizes).index(name)]
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables
