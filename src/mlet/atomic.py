@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlet.errors import RunError
+from mlet.errors import RunError, WriteError
 
 
 def _fsync(path: Path) -> None:
@@ -34,7 +34,7 @@ def _naming(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[None]
         if not isinstance(error, (OSError, *failures)):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunError(
+        raise WriteError(
             f"{path}: cannot be written ({reason}); is the disk full? Earlier files are intact"
         ) from None
 
@@ -48,7 +48,7 @@ def atomic_path(path: Path, *, failures: tuple[type[Exception], ...] = ()) -> It
         failures: what the writer raises, beside OSError, when it cannot write.
 
     Raises:
-        RunError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
     with _naming(path, failures), _replacement(path) as temporary:

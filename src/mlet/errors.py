@@ -22,6 +22,10 @@ class RunError(MletError):
     """A run directory is incomplete, occupied or belongs to another configuration."""
 
 
+class WriteError(RunError):
+    """A file cannot be written: what else is to be written will fail too."""
+
+
 class TrainingError(MletError):
     """Training diverged: the loss is NaN or infinite."""
 

@@ -57,23 +57,47 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals of each score, from resampling rows with replacement.
+    """Percentile intervals of each score, from resampling rows with replacement."""
+    draws = resampled_scores(labels, probabilities, samples=samples, seed=seed)
+    return {
+        name: percentile_interval(values, confidence)
+        for name, values in zip(Scores._fields, draws.T, strict=True)
+    }
+
+
+def percentile_interval(values: Floats, confidence: float = 0.95) -> Interval:
+    """The middle ``confidence`` of the values, NaN left out; NaN if there are none."""
+    tail = 100 * (1 - confidence) / 2
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Interval(np.nan, np.nan)
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def resampled_scores(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, samples: int, seed: int = 0
+) -> Floats:
+    """`Scores` of ``samples`` resamples of the rows: (samples, 3), in the order of its fields.
+
+    The resamples depend on the number of rows and on ``seed`` only, so those of two models on the
+    same rows are paired: subtract them for the distribution of a difference.
 
     Rows are sorted by prediction once; a resample is a vector of multiplicities, so its AUC is a
     cumulative sum: the Mann–Whitney statistic with ties counted half.
     """
     y = np.asarray(labels, np.float64)
     p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    draws = np.full((samples, len(Scores._fields)), np.nan)
     if not len(y):
-        return dict.fromkeys(Scores._fields, Interval(np.nan, np.nan))
+        return draws
     order = np.argsort(p, kind="stable")
     y, p = y[order], p[order]
     starts = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
     losses = -np.where(y > 0, np.log(p), np.log1p(-p))
     generator = np.random.default_rng(seed)
-    draws = np.empty((samples, len(Scores._fields)))
     for sample in range(samples):
-        weights = np.bincount(generator.integers(len(y), size=len(y)), minlength=len(y))
+        weights = np.bincount(generator.integers(len(y), size=len(y)), minlength=len(y))[order]
         clicks = np.add.reduceat(weights * y, starts)
         others = np.add.reduceat(weights * (1 - y), starts)
         total, rest = clicks.sum(), others.sum()
@@ -82,10 +106,4 @@ def bootstrap(
         auc = pairs / (total * rest) if total and rest else np.nan
         calibration = (weights @ p) / total if total else np.nan
         draws[sample] = (auc, (weights @ losses) / len(y), calibration)
-    tail = 100 * (1 - confidence) / 2
-    result = {}
-    for name, values in zip(Scores._fields, draws.T, strict=True):
-        known = values[~np.isnan(values)]
-        low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
-        result[name] = Interval(float(low), float(high))
-    return result
+    return draws

@@ -40,12 +40,14 @@ class CompressedInteraction(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The pooled feature maps of all layers, end to end."""
-        x, pooled = vectors, []
+        # The embedding dimension goes before the rows: each layer is then one matrix product of the
+        # (B · d) × (H_{k−1} · F) outer products with the weights.
+        first = vectors.transpose(1, 2)
+        x, pooled = first, []
         for weight in self.weights:
-            # Σ_j first: (B, H_{k−1}, d) times (H_k, H_{k−1}, F) over X⁰, without the outer product
-            mixed = torch.einsum("hij,bjd->bhid", weight, vectors)
-            x = (mixed * x.unsqueeze(1)).sum(dim=2)
-            pooled.append(x.sum(dim=2))
+            outer = (x.unsqueeze(3) * first.unsqueeze(2)).flatten(2)
+            x = outer @ weight.flatten(1).t()
+            pooled.append(x.sum(dim=1))
         return torch.cat(pooled, dim=1)
 
 
