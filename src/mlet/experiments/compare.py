@@ -151,7 +151,7 @@ def compare(
         rare_rows=int(rare.sum()),
         jobs=jobs,
         seconds=time.perf_counter() - began,
-        machine=_machine(),
+        machine=machine(),
     )
     write_text(out / "compare.json", result.to_json())
     return result
@@ -161,7 +161,8 @@ def _run_path(out: Path, arm: Arm, seed: int) -> Path:
     return out / "runs" / f"{arm.name}-seed{seed}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What it runs on, in words."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"torch {torch.__version__}"

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mlet import __version__
 from mlet.atomic import write_text
 from mlet.experiments.plots import auc_curves
 from mlet.experiments.results import Comparison
 from mlet.experiments.table import COLUMNS, table_rows
+from mlet.pages import render
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and its figure ``curves.svg`` into ``out``; returns the page's path."""
     svg = auc_curves(comparison)
-    environment = Environment(
-        loader=PackageLoader("mlet.experiments"), autoescape=True, undefined=StrictUndefined
-    )
     gains = sorted(
         ((comparison.gain(arm).mean, arm) for arm in comparison.mlet_arms),
         key=lambda pair: pair[0],
     )
     outcomes = [comparison.outcome(arm) for arm in comparison.mlet_arms]
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "comparison.html.j2",
         comparison=comparison,
         schema=comparison.schema,
         base_yaml=comparison.base.to_yaml(),
@@ -34,7 +31,6 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         svg=Markup(svg),
         gains=gains,
         outcomes=outcomes,
-        version=__version__,
     )
     write_text(out / "curves.svg", svg)
     path = out / "report.html"

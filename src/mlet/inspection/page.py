@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mlet import __version__
 from mlet.atomic import write_text
 from mlet.inspection.figures import flow_map, gains_plot, reweighting_map, spectra_over_time
 from mlet.inspection.inspect import Inspection, TableInspection
+from mlet.pages import render
 
 #: Tables shown with figures: the largest.
 _SHOWN = 6
@@ -25,9 +24,6 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
         figures: put each figure here too, as ``TABLE-reweighting.svg``, ``-flow``, ``-spectra``,
             ``-gains``.
     """
-    environment = Environment(
-        loader=PackageLoader("mlet.inspection"), autoescape=True, undefined=StrictUndefined
-    )
     shown = sorted(inspection.tables, key=lambda table: -table.n)[:_SHOWN]
     sections = {table.name: _section(inspection, table) for table in shown}
     if figures is not None:
@@ -37,13 +33,13 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
                     write_text(figures / f"{name}-{kind}.svg", str(svg) + "\n")
     write_text(
         path,
-        environment.get_template("inspection.html.j2").render(
+        render(
+            "inspection.html.j2",
             inspection=inspection,
             rows=[summary_row(table) for table in inspection.tables],
             columns=SUMMARY_COLUMNS,
             sections=list(sections.values()),
             left_out=len(inspection.tables) - len(shown),
-            version=__version__,
         ),
     )
 
