@@ -42,6 +42,14 @@ def score(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
     return Scores(auc, float(log_loss(y, p, labels=[0, 1])), calibration)
 
 
+def row_losses(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
+    """The negative log-likelihood of each row (N,), in nats."""
+    y = np.asarray(labels, np.float64)
+    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    losses: Floats = -np.where(y > 0, np.log(p), np.log1p(-p))
+    return losses
+
+
 class Interval(NamedTuple):
     """A two-sided interval."""
 
@@ -94,7 +102,7 @@ def resampled_scores(
     order = np.argsort(p, kind="stable")
     y, p = y[order], p[order]
     starts = np.flatnonzero(np.concatenate([[True], p[1:] != p[:-1]]))
-    losses = -np.where(y > 0, np.log(p), np.log1p(-p))
+    losses = row_losses(y, p)
     generator = np.random.default_rng(seed)
     for sample in range(samples):
         weights = np.bincount(generator.integers(len(y), size=len(y)), minlength=len(y))[order]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlet.experiments.results import Comparison, Rows
@@ -22,19 +23,18 @@ def auc_curves(comparison: Comparison) -> str:
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         panels = figure.subplots(1, 2)
         test_rows = comparison.schema.splits["test"].rows
-        _panel(panels[0], comparison, "test", f"All test rows ({test_rows:,})")
+        auc_panel(panels[0], comparison, "test", f"All test rows ({test_rows:,})")
         rare = (
             f"Rows with a category seen under {comparison.rare_below} times "
             f"({comparison.rare_rows:,})"
         )
-        _panel(panels[1], comparison, "rare", rare)
+        auc_panel(panels[1], comparison, "rare", rare)
         panels[0].legend(frameon=False, loc="lower right")
         return svg_text(figure)
 
 
-def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-
+def auc_panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
+    """Draw AUC against dimension into ``axes``: means over seeds and their 95 % t-intervals."""
     dims = [arm.dim for arm in comparison.curve(None)]
     for place, inner_dim in enumerate([None, *comparison.inner_dims]):
         arms = comparison.curve(inner_dim)
@@ -59,11 +59,18 @@ def _panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> None:
                 alpha=0.13,
                 linewidth=0,
             )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(dims))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    dimension_axis(axes, dims)
     axes.set_xlabel("embedding dimension d (served size)")
     axes.set_ylabel("AUC")
     axes.set_title(title, fontsize=11)
     plain_axes(axes)
+
+
+def dimension_axis(axes: Axes, dims: Sequence[int]) -> None:
+    """An x axis of embedding dimensions: logarithmic, with a tick at each."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(dims)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))

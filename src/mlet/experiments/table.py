@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mlet.experiments.results import ArmResult, Comparison, Measure, Rows
 
@@ -64,8 +65,12 @@ def human_bytes(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def as_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
 def markdown(comparison: Comparison) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(row) + " |" for row in table_rows(comparison)]
-    return "\n".join(lines) + "\n"
+    """The comparison's table in Markdown."""
+    return as_markdown(COLUMNS, table_rows(comparison))

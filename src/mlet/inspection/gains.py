@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 
 from mlet.data import PreparedDataset
+from mlet.metrics import row_losses
 from mlet.theory.flow import DEFAULT_EDGES, group_by_count
-
-_CLIP = 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def category_gains(
         data: whose test split the predictions are for.
         labels, baseline, model: (N,) labels and both models' click probabilities.
     """
-    difference = _losses(labels, baseline) - _losses(labels, model)
+    difference = row_losses(labels, baseline) - row_losses(labels, model)
     columns = data.split("test")
     result = {}
     for entry, ids in zip(data.schema.one_valued, columns.ids, strict=True):
@@ -85,11 +84,3 @@ def _gains(
     return CategoryGains(
         counts, rows, totals / rows, names, tuple(sizes), tuple(means), tuple(margins)
     )
-
-
-def _losses(
-    labels: npt.NDArray[np.float64], probabilities: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    p = np.clip(probabilities, _CLIP, 1 - _CLIP)
-    losses: npt.NDArray[np.float64] = -np.where(labels > 0, np.log(p), np.log1p(-p))
-    return losses

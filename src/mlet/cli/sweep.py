@@ -1,0 +1,90 @@
+"""``mlet sweep``: a whole study."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mlet.cli.console import complain, counting, output, say
+from mlet.cli.settings import Assignments
+from mlet.settings import load_yaml
+from mlet.sweep import StudyConfig, StudyResult
+from mlet.sweep import sweep as run_study
+from mlet.sweep.report import write_study_report
+from mlet.sweep.table import REDUCTION_COLUMNS, reduction_rows
+from mlet.sweep.verdict import counts
+from mlet.training.config import merge, parse_assignments
+
+
+def sweep(
+    study: Annotated[Path, typer.Argument(help="YAML file: data sets, models, dims, …")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Directory for everything. Default: the study's name."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of the database of trials, as postgresql://host/name, for several machines "
+            "that share OUT. Default: a SQLite file in OUT."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; default: all cores.", min=1)
+    ] = None,
+    devices: Annotated[str, typer.Option(help="Of the runs, in turn, as cuda:0,cuda:1.")] = "cpu",
+    set_: Assignments = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also redo what a machine that died was training.")
+    ] = False,
+) -> None:
+    """Quality against dimension: data sets × models × optimizers × SLT, MLET and peers.
+
+    Every arm is tuned by Optuna with the same number of trials on the validation split, then
+    trained with every seed and scored on the test split. Called again after an interruption, it
+    continues. OUT gets report.html, tables.md and study.json.
+
+    `mlet sweep studies/quick.yaml` is a first example; `--set datasets.criteo.files=[train.txt]`
+    points a study to your files.
+    """
+    values = merge(load_yaml(study), parse_assignments(set_ or []))
+    config = StudyConfig.parse(values, str(study))
+    folder = out or Path(study.stem)
+    try:
+        with counting() as report:
+            result = run_study(
+                config,
+                folder,
+                storage=storage,
+                jobs=jobs or os.cpu_count() or 1,
+                devices=devices.split(","),
+                take_over=take_over,
+                report=report,
+            )
+    except KeyboardInterrupt:
+        complain("stopped; the same command continues where it was")
+        raise typer.Exit(130) from None
+    page = write_study_report(result, folder)
+    _print(result)
+    say(f"report: {page}")
+
+
+def _print(result: StudyResult) -> None:
+    table = Table(title="Against SLT of the same dimension", title_justify="left")
+    for place, column in enumerate(REDUCTION_COLUMNS):
+        table.add_column(column, justify="left" if place < 4 else "right")
+    for row in reduction_rows(result):
+        table.add_row(*row, style="bold" if row[2] == "all" else None)
+    if table.row_count:
+        output.print(table)
+        found = counts(result)
+        say(
+            f"MLET arms: {found['better']} better, {found['worse']} worse than SLT, "
+            f"{found['unclear']} cannot be told apart."
+        )
+    for failure in result.failures:
+        say(f"no result: {failure.arm.name}: {'; '.join(failure.reasons)}")

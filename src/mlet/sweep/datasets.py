@@ -1,0 +1,105 @@
+"""The data sets of a study: prepared ones, raw files to prepare, or synthetic clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field as Setting
+from pydantic import PositiveInt, model_validator
+from typing_extensions import Self
+
+from mlet.data import PreparedDataset, SplitRule, prepare
+from mlet.data.prepare import Report
+from mlet.data.readers import (
+    AvazuSource,
+    CriteoSource,
+    LibFMSource,
+    MovieLensSource,
+    TableSchema,
+    TableSource,
+)
+from mlet.data.source import RawSource
+from mlet.data.synthetic import SyntheticConfig, SyntheticSource
+from mlet.errors import ConfigError
+from mlet.settings import Settings
+
+
+class DatasetConfig(Settings):
+    """One data set; exactly one of ``prepared``, ``synthetic`` and ``format``. Paths are relative
+    to where the study is run.
+
+    Attributes:
+        prepared: a directory made by ``mlet prepare`` or ``mlet synthesize``.
+        synthetic: settings of the click generator; `{}` takes its defaults.
+        format: of raw ``files``: criteo, avazu, movielens, libfm or table.
+        files: raw files (movielens: the folder).
+        schema_file: of the format ``table``: its YAML schema.
+        split, valid, test, seed, min_count: as of ``mlet prepare``.
+    """
+
+    prepared: Path | None = None
+    synthetic: SyntheticConfig | None = None
+    format: Literal["criteo", "avazu", "movielens", "libfm", "table"] | None = None
+    files: list[Path] = Setting(default_factory=list)
+    schema_file: Path | None = None
+    split: Literal["time", "order", "random"] | None = None
+    valid: float = 0.1
+    test: float = 0.1
+    seed: int = Setting(0, ge=0)
+    min_count: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [self.prepared is not None, self.synthetic is not None, self.format is not None]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of 'prepared', 'synthetic' and 'format'")
+        if (self.format is not None) != bool(self.files):
+            raise ValueError("'format' and 'files' belong together")
+        if (self.format == "table") != (self.schema_file is not None):
+            raise ValueError("format 'table' and 'schema_file' belong together")
+        return self
+
+
+def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
+    """The prepared data set, made in ``folder`` if it is not there yet.
+
+    Raises:
+        ConfigError: ``folder`` holds data made with other settings.
+        DataError: a raw file or the prepared data set is damaged or missing.
+    """
+    if config.prepared is not None:
+        PreparedDataset(config.prepared)  # raises if it is none
+        return config.prepared.resolve()
+    # Beside the data set, not in it: `prepare` makes a directory whole or not at all.
+    note = folder.with_suffix(".yaml")
+    if folder.exists():
+        if not note.exists() or DatasetConfig.load(note) != config:
+            raise ConfigError(
+                f"{folder}: holds data made with other settings; choose another --out, or remove it"
+            )
+        return folder.resolve()
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(config.to_yaml(), encoding="utf-8")
+    rule = SplitRule(by=config.split, valid=config.valid, test=config.test, seed=config.seed)
+    prepare(_source(config), folder, split=rule, min_count=config.min_count, report=report)
+    return folder.resolve()
+
+
+def _source(config: DatasetConfig) -> RawSource:
+    if config.synthetic is not None:
+        return SyntheticSource(config.synthetic)
+    if config.format == "table":
+        assert config.schema_file is not None
+        return TableSource(config.files, TableSchema.load(config.schema_file))
+    if config.format == "movielens":
+        if len(config.files) != 1:
+            raise ConfigError("format 'movielens': 'files' names one folder")
+        return MovieLensSource(config.files[0])
+    readers: dict[str | None, Callable[[list[Path]], RawSource]] = {
+        "criteo": CriteoSource,
+        "avazu": AvazuSource,
+        "libfm": lambda files: LibFMSource(files, {}),
+    }
+    return readers[config.format](config.files)

@@ -1,0 +1,188 @@
+"""Figures of a study, one small axes for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlet.experiments.plots import auc_panel
+from mlet.plotting import MARKERS, MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
+from mlet.sweep.frequency import FrequencyCurve, frequency_curves
+from mlet.sweep.results import Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = 3
+
+
+def curves(panels: Sequence[Panel]) -> str:
+    """Test AUC against dimension for every model: SVG text."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        auc_panel(axes, panel.comparison, "test", panel.model)
+        ceiling = panel.comparison.schema.splits["test"].bayes_auc
+        if ceiling is not None:
+            axes.annotate(
+                f"best possible: {ceiling:.4f}", (0.98, 0.03), xycoords="axes fraction",
+                ha="right", fontsize=9, color=SLT_COLOUR,
+            )  # fmt: skip
+
+    return _small_multiples(panels, draw, legend=True)
+
+
+def gain_maps(panels: Sequence[Panel]) -> str:
+    """Gain in test AUC over SLT, by d and k, for every model: SVG text.
+
+    One scale for all; cells whose t-interval leaves out zero are outlined.
+    """
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.patches import Rectangle
+
+    gains = [panel.comparison.gain(arm.result).mean for panel in panels for arm in panel.mlet]
+    limit = max(float(np.max(np.abs(gains))), 1e-4)
+    norm = TwoSlopeNorm(0.0, -limit, limit)
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        comparison = panel.comparison
+        dims, inner = [arm.arm.dim for arm in panel.curve("slt")], comparison.inner_dims
+        cells = np.full((len(inner), len(dims)), np.nan)
+        for arm in panel.mlet:
+            assert arm.result.inner_dim is not None
+            place = inner.index(arm.result.inner_dim), dims.index(arm.arm.dim)
+            cells[place] = comparison.gain(arm.result).mean
+            dark = abs(cells[place]) > 0.6 * limit
+            axes.text(
+                place[1], place[0], f"{1e3 * cells[place]:+.1f}", ha="center", va="center",
+                fontsize=9, color="white" if dark else "#111827",
+            )  # fmt: skip
+            if comparison.outcome(arm.result) != "unclear":
+                axes.add_patch(
+                    Rectangle((place[1] - 0.46, place[0] - 0.46), 0.92, 0.92, fill=False, lw=1.5)
+                )
+        axes.imshow(cells, cmap="RdBu", norm=norm, aspect="auto", origin="lower")
+        axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
+        axes.set_yticks(range(len(inner)), [str(k) for k in inner])
+        axes.set_xlabel("embedding dimension d")
+        axes.set_ylabel("inner dimension k")
+        axes.set_title(panel.model, fontsize=11)
+        axes.spines[:].set_visible(False)
+
+    return _small_multiples(panels, draw, height=2.4)
+
+
+def gains_by_count(panels: Sequence[Panel]) -> str:
+    """Gain in test logloss over SLT against the training count of a row's rarest category.
+
+    Means over dimensions, each k a line: SVG text.
+    """
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        names = [part.name for part in panel.slices]
+        axes.axhline(0, color=SLT_COLOUR, linewidth=1)
+        for place, k in enumerate(panel.comparison.inner_dims):
+            gains = []
+            for arm in panel.curve(f"mlet-k{k}"):
+                slt = panel.slt(arm.arm.dim)
+                if slt is not None:
+                    gains.append((slt.slices - arm.slices)[:, :, 1])
+            mean = np.concatenate(gains).mean(axis=0)
+            axes.plot(
+                range(len(names)), mean, color=MLET_COLOURS[place % 5],
+                marker=MARKERS[(place + 1) % 5], markersize=5, label=f"MLET, k = {k}",
+            )  # fmt: skip
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axes.set_xlabel("training count of the row's rarest category")
+        axes.set_ylabel("logloss, SLT − MLET")
+        axes.set_title(panel.model, fontsize=11)
+        plain_axes(axes)
+
+    return _small_multiples(panels, draw, legend=True, height=3.4)
+
+
+def category_losses(panels: Sequence[Panel], dim: int) -> str:
+    """Test logloss of a category against its training count, in the largest field: SVG text."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        found = frequency_curves(panel, dim)
+        for place, curve in enumerate(found):
+            colour = SLT_COLOUR if place == 0 else MLET_COLOURS[(place - 1) % 5]
+            _losses(axes, curve, colour, MARKERS[place % 5], "--" if place == 0 else "-")
+        axes.set_title(f"{panel.model}: field {found[0].field}", fontsize=11)
+
+    return _small_multiples(panels, draw, legend=True, height=3.4)
+
+
+def _losses(axes: Axes, curve: FrequencyCurve, colour: str, marker: str, style: str) -> None:
+    axes.plot(
+        range(len(curve.counts)), curve.losses, style, color=colour, marker=marker, markersize=5,
+        label=curve.label,
+    )  # fmt: skip
+    axes.set_xticks(range(len(curve.counts)), curve.counts, rotation=45, ha="right", fontsize=8)
+    axes.set_xlabel("training count of the category")
+    axes.set_ylabel("mean logloss of a category")
+    plain_axes(axes)
+
+
+def pareto(panel: Panel) -> str:
+    """Test AUC against the served model's bytes, SLT, MLET and all peers: SVG text."""
+    from matplotlib.figure import Figure
+
+    with figure_style():
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        axes = figure.subplots()
+        methods = dict.fromkeys(arm.arm.method.name for arm in panel.arms)
+        palette = (SLT_COLOUR, *MLET_COLOURS, "#0891b2", "#ca8a04", "#be185d", "#4d7c0f", "#1e293b")
+        for place, name in enumerate(methods):
+            arms = sorted(panel.curve(name), key=lambda arm: arm.result.model_bytes)
+            estimates = [arm.result.estimate("test", "auc") for arm in arms]
+            axes.errorbar(
+                [arm.result.model_bytes for arm in arms],
+                [estimate.mean for estimate in estimates],
+                [estimate.margin or 0.0 for estimate in estimates],
+                color=palette[place % len(palette)],
+                linestyle="--" if place == 0 else "-" if name.startswith("mlet") else ":",
+                linewidth=2 if place == 0 or name.startswith("mlet-k") else 1.2,
+                elinewidth=0.7,
+                marker=MARKERS[place % 5],
+                markersize=5,
+                label="SLT" if place == 0 else name,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("bytes of the served model")
+        axes.set_ylabel("test AUC")
+        axes.set_title(panel.title, fontsize=11)
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plain_axes(axes)
+        return svg_text(figure)
+
+
+def _small_multiples(
+    panels: Sequence[Panel],
+    draw: Callable[[Axes, Panel], None],
+    *,
+    legend: bool = False,
+    height: float = 3.0,
+) -> str:
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    with figure_style():
+        # At least two columns wide: a page scales figures to its own width, letters with them.
+        width = 3.9 * max(columns, 2)
+        figure = Figure(figsize=(width, height * rows + 0.3), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(grid, panels, strict=False):
+            draw(axes, panel)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        if legend:
+            handles, labels = grid[0].get_legend_handles_labels()
+            figure.legend(
+                handles, labels, frameon=False, loc="outside upper center", ncols=len(labels),
+                fontsize=10,
+            )  # fmt: skip
+        return svg_text(figure)

@@ -1,0 +1,113 @@
+"""One run of a study, in a worker process: train, collapse, score."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlet.atomic import atomic_path
+from mlet.data import PreparedDataset
+from mlet.errors import RunError, TrainingError
+from mlet.export import load_collapsed
+from mlet.metrics import resampled_scores
+from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training.predict import predict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker reports: the validation AUC, or why there is none."""
+
+    valid_auc: float | None
+    reason: str | None
+
+
+def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Path:
+    """Where a run is kept; equal runs, as of a tuning trial and a final run, are the same one."""
+    values = "-".join(f"{name[0]}{value:.6g}" for name, value in sorted(setting.items()))
+    return out / "runs" / arm / f"{values}-seed{seed}"
+
+
+def train_and_score(
+    config: RunConfig, path: Path, *, final: bool, resamples: int, device: str
+) -> Outcome:
+    """Train a run or continue it; score its collapsed model on the test split if it is final."""
+    # The user asked for every k of the grid, k ≤ d included.
+    warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
+    run = RunDirectory(path)
+    try:
+        if run.config_file.exists():
+            if _on(run.config(), device) != _on(config, device):
+                raise RunError(f"{path} holds a run with other settings; choose another --out")
+            summary = resume(path)
+        else:
+            summary = train(_on(config, device), path)
+    except TrainingError as error:
+        return Outcome(None, str(error))
+    finally:
+        if run.finished or run.failure is not None:
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    if final:
+        _score(run, config.data, resamples)
+    auc = summary.valid["auc"]
+    if np.isnan(auc):
+        return Outcome(None, "the validation split has clicks only, or none: AUC is undefined")
+    return Outcome(auc, None)
+
+
+def _on(config: RunConfig, device: str) -> RunConfig:
+    training = config.training.model_copy(update={"device": device})
+    return config.model_copy(update={"training": training})
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """The collapsed model's predictions for the test split.
+
+    Attributes:
+        probabilities: (N,) float32.
+        resamples: (samples, 3) scores of resampled rows, paired between runs; see
+            `mlet.metrics.resampled_scores`.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    resamples: npt.NDArray[np.float64]
+
+
+def _score(run: RunDirectory, data: Path, resamples: int) -> None:
+    path = run.root / "test.npz"
+    if path.exists():
+        return
+    columns = PreparedDataset(data).split("test")
+    model, _, _ = load_collapsed(run.model_file)
+    probabilities = predict(model, columns).astype(np.float32)
+    draws = resampled_scores(columns.labels, probabilities, samples=resamples)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, probabilities=probabilities, resamples=draws)
+
+
+def read_test_scores(path: Path) -> TestScores:
+    """What `train_and_score` left of a final run.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    file = path / "test.npz"
+    try:
+        with np.load(file) as arrays:
+            return TestScores(arrays["probabilities"], arrays["resamples"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{file}: missing or damaged ({error}); remove the run {path}") from None
+
+
+def tidy(out: Path, arm: str, kept: set[Path]) -> None:
+    """Remove the models of an arm's settings that were not chosen; their figures stay."""
+    for model in (out / "runs" / arm).glob("*/model.safetensors"):
+        if model.parent not in kept:
+            model.unlink()
