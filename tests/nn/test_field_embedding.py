@@ -167,5 +167,7 @@ def test_errors_name_what_is_wrong() -> None:
         FieldEmbedding([])
     with pytest.raises(ValueError, match="field 'a': num_embeddings must be at least 1"):
         FieldEmbedding([Field("a", 0, 2)])
-    with pytest.raises(ValueError, match=r"table of field 'user': expected \(5, 2\), got \(5, 3\)"):
-        layer.load_tables({"user": torch.zeros(5, 3), "tags": torch.zeros(3, 2)})
+    with pytest.raises(
+        ValueError, match=r"weight of field 'user': expected \(5, 2\), got \(5, 3\)"
+    ):
+        layer.load_served("user", {"weight": torch.zeros(5, 3)})

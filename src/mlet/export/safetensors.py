@@ -25,15 +25,20 @@ _FORMAT = "mlet-collapsed-1"
 
 def save_collapsed(
     model: CTRModel, config: AnyModelConfig, schema: DatasetSchema, path: Path
-) -> None:
-    """Collapse ``model`` and write it to ``path``, whole or not at all."""
+) -> int:
+    """Collapse ``model`` and write it to ``path``, whole or not at all.
+
+    Returns:
+        Bytes of the tensors that are served.
+    """
     tensors = {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(_TABLE)
     }
     for field in schema.fields:
-        tensors[_TABLE + field.name] = model.embedding.table(field.name)
+        for part, tensor in model.embedding.served(field.name).items():
+            tensors[_key(field.name, part)] = tensor
     plain = config.single_layer()
     metadata = {
         "format": _FORMAT,
@@ -42,6 +47,12 @@ def save_collapsed(
     }
     with atomic_path(path, failures=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _key(field: str, part: str) -> str:
+    """The name of a field's tensor: the field's alone for a table."""
+    return _TABLE + field if part == "weight" else f"{_TABLE}{field}/{part}"
 
 
 def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]:
@@ -63,10 +74,13 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
     config = parse_model_config(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
-    names = [field.name for field in schema.fields]
-    tables = {name: tensors.pop(_TABLE + name) for name in names if _TABLE + name in tensors}
+    if config.quantize is not None:
+        model.embedding = model.embedding.collapse()
     try:
-        model.embedding.load_tables(tables)
+        for field in schema.fields:
+            keys = {part: _key(field.name, part) for part in model.embedding.served(field.name)}
+            parts = {part: tensors.pop(key) for part, key in keys.items() if key in tensors}
+            model.embedding.load_served(field.name, parts)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     missing, unexpected = model.load_state_dict(tensors, strict=False)

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from mlet import nn as mlet_nn
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
+from mlet.nn.compression import AnyCompression, Compression, Precision
 from mlet.nn.init import InitName
 from mlet.settings import Settings
 
@@ -30,6 +31,9 @@ class ModelConfig(Settings):
         inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
         init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
         pooling: of multi-valued fields.
+        compression: another way to make tables smaller, by ``name``; see `mlet.nn.compression`.
+        quantize: serve tables as ``int8`` or ``int4`` codes, quantized after training.
+        train_projection: train the projections of two-layer tables; false leaves them random.
         table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
             memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
             Collapsed models are float32.
@@ -38,16 +42,23 @@ class ModelConfig(Settings):
     dim: int = Setting(16, ge=1)
     inner_dim: int | None = Setting(None, ge=1)
     inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
-
-    def single_layer(self) -> Self:
-        """The same model with ordinary float32 tables: what a collapsed one is."""
-        return self.model_copy(
-            update={"inner_dim": None, "inner_dims": {}, "table_dtype": "float32"}
-        )
-
     init: InitName = "paper"
     pooling: Literal["mean", "sum"] = "mean"
+    compression: AnyCompression | None = None
+    quantize: Precision | None = None
+    train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def single_layer(self) -> Self:
+        """The same model with float32 tables of one layer: what a collapsed one is."""
+        return self.model_copy(
+            update={
+                "inner_dim": None,
+                "inner_dims": {},
+                "train_projection": True,
+                "table_dtype": "float32",
+            }
+        )
 
 
 def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
@@ -60,6 +71,12 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
     unknown = sorted(set(config.inner_dims) - set(names))
     if unknown:
         raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
+    smallest = min(field.num_categories for field in schema.fields)
+
+    def compression(size: int) -> Compression | None:
+        method = config.compression
+        return None if method is None else method.of_field(size, smallest, config.dim)
+
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
@@ -69,10 +86,13 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
                 inner_dim=config.inner_dims.get(field.name, config.inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
+                compression=compression(field.num_categories),
             )
             for field in (*schema.one_valued, *schema.multi_valued)
         ],
         init=config.init,
+        train_projection=config.train_projection,
+        quantize=config.quantize,
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
     )
 

@@ -22,7 +22,9 @@ class FirstOrder(nn.Module):
 
     def __init__(self, config: ModelConfig, schema: DatasetSchema) -> None:
         super().__init__()
-        narrow = config.single_layer().model_copy(update={"dim": 1})
+        narrow = config.single_layer().model_copy(
+            update={"dim": 1, "compression": None, "quantize": None}
+        )
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
         for table in self.tables.parameters():
             nn.init.zeros_(table)

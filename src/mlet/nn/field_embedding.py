@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups
+from mlet.nn.compression import Compression, Precision, QuantizedTables, quantize
+from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import InitName
 from mlet.nn.stacked_tables import StackedTables
 
@@ -26,6 +28,7 @@ class Field:
         inner_dim: inner dimension k of a two-layer table; None for an ordinary one.
         multi_valued: whether a row holds a bag of categories rather than exactly one.
         pooling: ``"mean"`` or ``"sum"`` over a bag; an empty bag gives zeros.
+        compression: another way to make the table smaller (`mlet.nn.compression`); None for none.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Field:
     inner_dim: int | None = None
     multi_valued: bool = False
     pooling: Literal["mean", "sum"] = "mean"
+    compression: Compression | None = None
 
 
 class Bags(NamedTuple):
@@ -59,6 +63,10 @@ class FieldEmbedding(nn.Module):
         init: initialisation of two-layer tables; ordinary tables are uniform on ``±sqrt(1/n)``.
         sparse: give tables sparse gradients over the batch's distinct rows, each once; dense
             ones otherwise. Projections always get dense gradients.
+        train_projection: train the projections of two-layer tables; false leaves them random, as
+            the MLET authors tried.
+        quantize: make `collapse` give tables of ``int8`` or ``int4`` codes, quantized row by row;
+            fields with a ``compression`` stay as they are.
         table_dtype: keep tables in ``torch.bfloat16`` or ``torch.float16``, at half the memory, and
             compute in float32. Train them with an optimizer of `mlet.optim`, which rounds
             stochastically; others lose small updates to rounding.
@@ -84,7 +92,10 @@ class FieldEmbedding(nn.Module):
         *,
         init: InitName = "paper",
         sparse: bool = True,
+        train_projection: bool = True,
+        quantize: Precision | None = None,
         table_dtype: torch.dtype | None = None,
+        _served: bool = False,
     ) -> None:
         super().__init__()
         if not fields:
@@ -96,31 +107,43 @@ class FieldEmbedding(nn.Module):
         self.fields = tuple(fields)
         self.init = init
         self.sparse = sparse
+        self.train_projection = train_projection
+        self.quantize: Precision | None = quantize
         self.table_dtype = table_dtype
-        by_shape: dict[tuple[int, int | None], list[Field]] = defaultdict(list)
+        by_kind: dict[tuple[int, int | None, str], list[Field]] = defaultdict(list)
         for field in fields:
-            by_shape[field.dim, field.inner_dim].append(field)
+            compression = field.compression
+            if compression and field.inner_dim is not None and not compression.takes_inner_dim:
+                kind = type(compression).__name__
+                raise ValueError(f"field {field.name!r}: {kind} cannot be trained with inner_dim")
+            by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
         # Within a stack, one-valued fields come first.
         self._groups = [
-            tuple(sorted(group, key=lambda field: field.multi_valued))
-            for group in by_shape.values()
+            tuple(sorted(group, key=lambda field: field.multi_valued)) for group in by_kind.values()
         ]
         order = [field.name for group in self._groups for field in group]
         self._order = [order.index(name) for name in names]
         self._in_order = order == names
-        self.tables = nn.ModuleList(
-            StackedTables(
-                {field.name: field.num_embeddings for field in group},
-                group[0].dim,
-                group[0].inner_dim,
-                init=init,
-                sparse=sparse,
-                table_dtype=table_dtype,
-            )
-            for group in self._groups
-        )
+        self.tables = nn.ModuleList(self._build(group, served=_served) for group in self._groups)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
+
+    def _build(self, group: Sequence[Field], *, served: bool) -> FieldTables:
+        """The tables of fields of one kind."""
+        sizes = {field.name: field.num_embeddings for field in group}
+        dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
+        if served and self.quantize and compression is None:
+            return QuantizedTables(sizes, dim, self.quantize)
+        build = StackedTables if compression is None else compression.build
+        return build(
+            sizes,
+            dim,
+            inner_dim,
+            init=self.init,
+            sparse=self.sparse,
+            train_projection=self.train_projection,
+            table_dtype=self.table_dtype,
+        )
 
     @property
     def same_dim(self) -> bool:
@@ -180,57 +203,60 @@ class FieldEmbedding(nn.Module):
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
-        """The n × d table of one field, collapsed if it is two-layer."""
-        return self._stack_of(name).table(name)
+        """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
+        return self._tables_of(name).table(name)
 
     def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
         (n × d) and None."""
-        return self._stack_of(name).factors(name)
+        return self._tables_of(name).factors(name)
 
-    def _stack_of(self, name: str) -> StackedTables:
-        for table in self.tables:
-            assert isinstance(table, StackedTables)
-            if name in table.sizes:
-                return table
+    @torch.no_grad()
+    def served(self, name: str) -> dict[str, Tensor]:
+        """What is kept of one field to serve it: ``weight`` (n × d), collapsed if it is two-layer;
+        with ``quantize`` its codes; with a ``compression`` that method's tensors."""
+        parts = self._tables_of(name).served(name)
+        if self.quantize and self._field(name).compression is None and "weight" in parts:
+            return quantize(parts["weight"], self.quantize)
+        return parts
+
+    def _field(self, name: str) -> Field:
+        return next(field for field in self.fields if field.name == name)
+
+    def _tables_of(self, name: str) -> FieldTables:
+        for tables in self.tables:
+            assert isinstance(tables, FieldTables)
+            if name in tables.sizes:
+                return tables
         raise KeyError(f"no field {name!r}; the fields are {[f.name for f in self.fields]}")
 
     def collapse(self) -> FieldEmbedding:
-        """The same fields as ordinary tables, with the same outputs."""
+        """The same fields as they are served: ordinary tables with the same outputs, quantized ones
+        with ``quantize``; a ``compression`` stays."""
         plain = FieldEmbedding(
             [replace(field, inner_dim=None) for field in self.fields],
             init=self.init,
             sparse=self.sparse,
+            quantize=self.quantize,
+            _served=True,
         )
         like = self._float_like()
-        plain.to(device=like.device, dtype=like.dtype)
-        plain.load_tables({field.name: self.table(field.name) for field in self.fields})
+        plain.to(device=like.device)
+        if like.is_floating_point() and not self.quantize:
+            plain.to(dtype=like.dtype)
+        for field in self.fields:
+            plain.load_served(field.name, self.served(field.name))
         return plain.train(self.training)
 
     def _float_like(self) -> Tensor:
         """An empty tensor of the device and dtype of the outputs."""
-        like = next(self.parameters()).new_empty(0)
+        like = next(iter([*self.parameters(), *self.buffers()])).new_empty(0)
         return like.float() if self.table_dtype else like
 
-    @torch.no_grad()
-    def load_tables(self, tables: Mapping[str, Tensor]) -> None:
-        """Copy ordinary tables (n × d, one for each field) into this layer's.
+    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Copy what `served` gave into one field of this layer, which must not be two-layer.
 
         Raises:
-            ValueError: a field is two-layer, or its table is missing or has another shape.
+            ValueError: the field is two-layer, or a part is missing or has another shape.
         """
-        for group, stacked in zip(self._groups, self.tables, strict=True):
-            assert isinstance(stacked, StackedTables)
-            for field in group:
-                if field.inner_dim is not None:
-                    raise ValueError(
-                        f"field {field.name!r} is two-layer; load_tables fills ordinary ones"
-                    )
-                expected = (field.num_embeddings, field.dim)
-                given = tables.get(field.name)
-                if given is None or tuple(given.shape) != expected:
-                    found = "none" if given is None else str(tuple(given.shape))
-                    raise ValueError(
-                        f"table of field {field.name!r}: expected {expected}, got {found}"
-                    )
-                stacked.rows_of(field.name).copy_(given)
+        self._tables_of(name).load_served(name, parts)

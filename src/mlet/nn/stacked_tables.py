@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlet.engine import Lookups, RowGradient, TableStack, look_up
+from mlet.engine import Lookups, RowGradient, look_up
+from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import INITIALISATIONS, InitName, single_layer_
 from mlet.nn.two_layer import check_dimensions, collapse_table
 
 
-class StackedTables(nn.Module):
+class StackedTables(FieldTables):
     """T tables with the same d and k, one above the other.
 
     Args:
@@ -23,6 +24,7 @@ class StackedTables(nn.Module):
         init: initialisation of two-layer tables.
         sparse: give the stacked matrix a sparse gradient over the distinct rows; a dense one
             otherwise.
+        train_projection: leave the projections as they were initialised if false.
         table_dtype: keep the stacked matrix in ``torch.bfloat16`` or ``torch.float16``; projections
             and outputs stay as they are. None keeps it in torch's default dtype.
 
@@ -41,17 +43,16 @@ class StackedTables(nn.Module):
         *,
         init: InitName,
         sparse: bool,
+        train_projection: bool = True,
         table_dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(sizes)
         for name, size in sizes.items():
             check_dimensions(size, dim, dim + 1, f"field {name!r}")
         if inner_dim is not None:
-            check_dimensions(sum(sizes.values()), dim, inner_dim, f"fields {', '.join(sizes)}")
+            self._check_inner_dim(inner_dim, dim)
         if table_dtype not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"table_dtype must be bfloat16 or float16, got {table_dtype}")
-        self.sizes = dict(sizes)
-        self.stack = TableStack(tuple(sizes), tuple(sizes.values()))
         self.starts = dict(zip(sizes, self.stack.first_rows, strict=False))
         self.dim = dim
         self.inner_dim = inner_dim
@@ -64,8 +65,14 @@ class StackedTables(nn.Module):
             self.weight = nn.Parameter(torch.empty(rows, dim, dtype=table_dtype))
         else:
             self.inner = nn.Parameter(torch.empty(rows, inner_dim, dtype=table_dtype))
-            self.projection = nn.Parameter(torch.empty(len(sizes), inner_dim, dim))
+            self.projection = nn.Parameter(
+                torch.empty(len(sizes), inner_dim, dim), requires_grad=train_projection
+            )
         self.reset_parameters()
+
+    def _check_inner_dim(self, inner_dim: int, dim: int) -> None:
+        names = f"fields {', '.join(self.sizes)}"
+        check_dimensions(sum(self.sizes.values()), dim, inner_dim, names)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is no longer trained by the original's fused optimizer."""
@@ -104,6 +111,17 @@ class StackedTables(nn.Module):
         if self.inner_dim is None:
             return rows, None
         return rows, self.projection.detach()[list(self.sizes).index(name)]
+
+    def served(self, name: str) -> dict[str, Tensor]:
+        """One table, collapsed if it is two-layer."""
+        return {"weight": self.table(name)}
+
+    @torch.no_grad()
+    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Fill an ordinary table."""
+        if self.inner_dim is not None:
+            raise ValueError(f"field {name!r} is two-layer; only ordinary tables can be filled")
+        self._copy_parts(name, {"weight": self.rows_of(name)}, parts)
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables

@@ -21,7 +21,8 @@ class FusedOptimizer(Optimizer):
 
     It takes a module, not parameters, and trains every `mlet.nn.FieldEmbedding` in it: tables by
     touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule
-    and step size the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad).
+    and step size the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad),
+    unless they were frozen when the optimizer was made.
 
     While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
@@ -53,7 +54,9 @@ class FusedOptimizer(Optimizer):
                 UserWarning,
                 stacklevel=3,
             )
-        parameters = [parameter for table in tables for parameter in table.parameters()]
+        if not all(table.stacked.requires_grad for table in tables):
+            raise ValueError("a fused optimizer cannot leave tables frozen; use torch's optimizers")
+        parameters = [p for table in tables for p in table.parameters() if p.requires_grad]
         seed = int(torch.randint(2**31, ()))
         super().__init__(parameters, {**defaults, "step": 0, "seed": seed})
         self._tables = tables
@@ -83,8 +86,8 @@ class FusedOptimizer(Optimizer):
         (group,) = self.param_groups
         if not all(parameter.requires_grad for parameter in group["params"]):
             raise RuntimeError(
-                "a fused optimizer trains both factors of every table; to freeze some, use torch's "
-                "optimizers"
+                "a fused optimizer trains all that could be trained when it was made; to freeze "
+                "some of it later, use torch's optimizers"
             )
         group["step"] += 1
         lr = group["lr"]
@@ -121,7 +124,9 @@ class FusedOptimizer(Optimizer):
         backend = choose_backend(table.stacked)
         state = self._state(table.stacked, self.method)
         projection_grad = backend.update(table.stacked.detach(), projection, gradient, rule, state)
-        if projection is not None and projection_grad is not None:
+        if projection is None or not projection.requires_grad:
+            return
+        if projection_grad is not None:
             dense = self.method
             if dense is Method.ROWWISE_ADAGRAD:
                 dense = Method.ADAGRAD

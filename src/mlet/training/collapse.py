@@ -57,5 +57,4 @@ def collapse_run(run: Path, out: Path, *, overwrite: bool = False) -> CollapseRe
 
 
 def _bytes(module: nn.Module) -> int:
-
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

@@ -224,13 +224,9 @@ class _Trainer:
         progress = self.progress
         self.model.load_state_dict(self.run.load_best()["model"])
         schema = self.data.schema
-        save_collapsed(self.model, self.config.model, schema, self.run.model_file)
+        model_bytes = save_collapsed(self.model, self.config.model, schema, self.run.model_file)
         best = next(r for r in progress.records if r["step"] == progress.best_step)
         rows = progress.step * len(self.loader.columns) / len(self.loader)
-        dim = self.config.model.dim
-        tables = sum(field.num_categories * dim for field in schema.fields)
-        embedding = sum(p.numel() for p in self.model.embedding.parameters())
-        total = sum(p.numel() for p in self.model.parameters())
         summary = Summary(
             steps=progress.step,
             epochs=math.ceil(progress.step / len(self.loader)),
@@ -244,7 +240,7 @@ class _Trainer:
             seconds=progress.seconds,
             rows_per_second=rows / max(progress.seconds, 1e-9),
             training_bytes=sum(p.nbytes for p in self.model.parameters()),
-            model_bytes=4 * (total - embedding + tables),
+            model_bytes=model_bytes,
         )
         self.run.write_summary(summary)
         return summary

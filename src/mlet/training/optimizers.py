@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mlet.models import CTRModel
+from mlet.nn.stacked_tables import StackedTables
 from mlet.optim import (
     FusedAdagrad,
     FusedLazyAdam,
@@ -43,16 +44,18 @@ class Optimizers:
 
     def __init__(self, config: OptimizersConfig, model: CTRModel) -> None:
         tables = config.tables
-        embeddings = _TABLES[tables.name](
-            model, lr=tables.learning_rate, weight_decay=tables.weight_decay
-        )
-        (group,) = embeddings.param_groups
-        embedding = {id(parameter) for parameter in group["params"]}
-        dense = [p for p in model.parameters() if id(p) not in embedding]
-        self._optimizers: dict[str, Optimizer] = {
-            "embeddings": embeddings,
-            "dense": _dense(config.dense, dense),
-        }
+        self._optimizers: dict[str, Optimizer] = {}
+        embedding: set[int] = set()
+        # Some compressed embeddings have no tables at all: then all parameters are dense.
+        if any(isinstance(part, StackedTables) for part in model.modules()):
+            embeddings = _TABLES[tables.name](
+                model, lr=tables.learning_rate, weight_decay=tables.weight_decay
+            )
+            (group,) = embeddings.param_groups
+            embedding = {id(parameter) for parameter in group["params"]}
+            self._optimizers["embeddings"] = embeddings
+        dense = [p for p in model.parameters() if p.requires_grad and id(p) not in embedding]
+        self._optimizers["dense"] = _dense(config.dense, dense)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -1,0 +1,79 @@
+"""Factored tables that stay factored when served: low rank, and mixed dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field as Setting
+from torch import Tensor
+
+from mlet.nn.compression.base import Compression
+from mlet.nn.stacked_tables import StackedTables
+
+
+class LowRank(Compression):
+    """``W = A B`` with ``A: n × r``, ``B: r × d`` and r < d, in training and when served.
+
+    What MLET is not: there the inner dimension is above d and the product is collapsed.
+
+    Attributes:
+        rank: r.
+    """
+
+    name: Literal["low_rank"] = "low_rank"
+    rank: int = Setting(2, ge=1)
+
+    def build(
+        self, sizes: Mapping[str, int], dim: int, inner_dim: int | None, **options: Any
+    ) -> LowRankTables:
+        """Factors of rank r, of the variance of an ordinary table."""
+        return LowRankTables(sizes, dim, self.rank, **{**options, "init": "variance_matched"})
+
+
+class LowRankTables(StackedTables):
+    """Two factors for each field, neither of them collapsed."""
+
+    def _check_inner_dim(self, inner_dim: int, dim: int) -> None:
+        if inner_dim > dim:
+            raise ValueError(f"low_rank: rank {inner_dim} is above the embedding dimension {dim}")
+
+    def served(self, name: str) -> dict[str, Tensor]:
+        """Both factors: n × r and r × d."""
+        inner, projection = self.factors(name)
+        assert projection is not None
+        return {"inner": inner.to(projection.dtype, copy=True), "projection": projection.clone()}
+
+    @torch.no_grad()
+    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Fill both factors."""
+        inner, projection = self.factors(name)
+        assert projection is not None
+        self._copy_parts(name, {"inner": inner, "projection": projection}, parts)
+
+
+class MixedDimension(Compression):
+    """Narrower tables for larger fields (Ginart et al. 2019, arXiv 1909.11810).
+
+    Field f has ``d_f = d · (n_f / min n)^−α``, rounded to the nearest power of two (algorithm 2,
+    with fields as blocks of popularity ``1 / n_f``), and a projection d_f × d that is served too.
+
+    Attributes:
+        alpha: α; 0 gives all fields d.
+    """
+
+    name: Literal["mixed_dimension"] = "mixed_dimension"
+    alpha: float = Setting(0.3, ge=0, le=1)
+
+    def of_field(self, num_embeddings: int, smallest: int, dim: int) -> LowRank | None:
+        """An ordinary table where ``d_f`` is d, else factors of rank ``d_f``."""
+        exact = dim * (num_embeddings / smallest) ** -self.alpha
+        width = max(1, 2 ** int(torch.tensor(exact).log2().round()))
+        return None if width >= dim else LowRank(rank=width)
+
+    def build(
+        self, sizes: Mapping[str, int], dim: int, inner_dim: int | None, **options: Any
+    ) -> LowRankTables:
+        """Not used: `of_field` gives every field a method of its own."""
+        raise TypeError("mixed dimensions are low-rank tables, field by field")

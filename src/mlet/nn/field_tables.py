@@ -1,0 +1,120 @@
+"""What a field embedding needs of the tables of some of its fields, however they are made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mlet.engine import Lookups, TableStack
+
+
+class FieldTables(nn.Module, ABC):
+    """The tables of T fields with the same embedding dimension d.
+
+    Args:
+        sizes: number of categories n of each field, by name.
+
+    Attributes:
+        sizes: the same.
+        stack: which ids are whose.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.sizes = dict(sizes)
+        self.stack = TableStack(tuple(sizes), tuple(sizes.values()))
+
+    @abstractmethod
+    def forward(self, lookups: Lookups) -> Tensor:
+        """Embed a batch's ids: (B, T, d).
+
+        Raises:
+            IndexError: an id outside its table.
+        """
+
+    @abstractmethod
+    def table(self, name: str) -> Tensor:
+        """The n × d table that a field stands for: a copy."""
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """W2 (n × k) and W1 (k × d) of a two-layer field; of any other its table and None."""
+        return self.table(name), None
+
+    @abstractmethod
+    def served(self, name: str) -> dict[str, Tensor]:
+        """What is kept of a field to serve it: tensors by name, ``weight`` alone for a table."""
+
+    @abstractmethod
+    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Take over what `served` gave, of equal shapes.
+
+        Raises:
+            ValueError: a part is missing, unknown, or of another shape.
+        """
+
+    @staticmethod
+    def _copy_parts(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+        """Copy every given part over one's own."""
+        for part, tensor in own.items():
+            found = given.get(part)
+            if found is None or found.shape != tensor.shape:
+                shape = "none" if found is None else str(tuple(found.shape))
+                raise ValueError(
+                    f"{part} of field {name!r}: expected {tuple(tensor.shape)}, got {shape}"
+                )
+            tensor.copy_(found)
+        unknown = sorted(set(given) - set(own))
+        if unknown:
+            raise ValueError(f"field {name!r}: unknown {', '.join(unknown)}")
+
+
+class ComputedTables(FieldTables):
+    """Tables whose rows are computed: each distinct category of a batch once, then pooled."""
+
+    @abstractmethod
+    def vectors(self, name: str, ids: Tensor) -> Tensor:
+        """The embeddings (U, d) of some categories (U,) of a field."""
+
+    @torch.no_grad()
+    def table(self, name: str) -> Tensor:
+        """All rows of a field, computed."""
+        device = next(iter([*self.parameters(), *self.buffers()])).device
+        return self.vectors(name, torch.arange(self.sizes[name], device=device)).clone()
+
+    def forward(self, lookups: Lookups) -> Tensor:
+        """Embed a batch's ids: (B, T, d)."""
+        parts = []
+        for place, (name, size) in enumerate(self.sizes.items()):
+            start, end = lookups.starts[place : place + 2]
+            ids = lookups.ids[start:end]
+            wrong = (ids < 0) | (ids >= size)
+            if bool(wrong.any()):
+                raise self.stack.out_of_range(lookups, start + int(wrong.nonzero()[0]))
+            distinct, inverse = ids.unique(return_inverse=True)
+            parts.append(self.vectors(name, distinct)[inverse])
+        tables = len(self.sizes)
+        if not lookups.has_bags:
+            return torch.stack(parts, dim=1)
+        values = torch.cat(parts)
+        weights = lookups.weights(values.dtype)
+        if weights is not None:
+            values = values * weights.unsqueeze(1)
+        pooled = values.new_zeros(lookups.batch * tables, values.shape[1])
+        pooled = pooled.index_add(0, lookups.outputs(), values)
+        return pooled.view(lookups.batch, tables, -1)
+
+
+def middle_factors(number: int, parts: int = 3) -> Sequence[int]:
+    """``parts`` near-equal integers whose product is at least ``number``, smallest first."""
+    factors: list[int] = []
+    left = number
+    for remaining in range(parts, 0, -1):
+        root = max(1, round(left ** (1 / remaining)))
+        while root**remaining < left:
+            root += 1
+        factors.append(root)
+        left = -(-left // root)
+    return sorted(factors)

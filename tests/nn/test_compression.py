@@ -1,0 +1,294 @@
+"""The compression methods against their papers' formulas, in float64, entry by entry."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlet.nn import Bags, Field, FieldEmbedding
+from mlet.nn.compression import (
+    Compression,
+    DeepHash,
+    Hashing,
+    LowRank,
+    MixedDimension,
+    Precision,
+    QuotientRemainder,
+    TensorTrain,
+    quantize,
+)
+from mlet.nn.compression.hashing import hash_ids
+from mlet.optim import FusedSGD
+
+N, D, K = 23, 4, 9
+METHODS = [
+    Hashing(collisions=3),
+    QuotientRemainder(collisions=3),
+    LowRank(rank=2),
+    TensorTrain(rank=3),
+    DeepHash(hashes=5, widths=[7]),
+]
+TWO_LAYER = [method for method in METHODS if method.takes_inner_dim]
+
+
+def layer(
+    method: Compression | None, inner_dim: int | None = None, **options: object
+) -> FieldEmbedding:
+    torch.manual_seed(3)
+    fields = [
+        Field("user", N, D, inner_dim, compression=method),
+        Field("film", 11, D, inner_dim, compression=method),
+        Field("tags", 7, D, inner_dim, multi_valued=True, compression=method),
+    ]
+    return FieldEmbedding(fields, **options).double()  # type: ignore[arg-type]
+
+
+def batch() -> tuple[Tensor, dict[str, Bags]]:
+    ids = torch.tensor([[22, 10], [0, 0], [5, 3], [22, 3]])
+    return ids, {"tags": Bags(torch.tensor([6, 0, 6, 2]), torch.tensor([0, 2, 2, 3, 4]))}
+
+
+def kind(method: Compression) -> str:
+    return type(method).__name__
+
+
+@pytest.mark.parametrize("method", METHODS, ids=kind)
+@pytest.mark.parametrize("two_layer", [False, True])
+def test_forward_reads_the_rows_of_the_table_and_pools_them(
+    method: Compression, two_layer: bool
+) -> None:
+    if two_layer and not method.takes_inner_dim:
+        with pytest.raises(ValueError, match=r"field 'user': .* cannot be trained with inner_dim"):
+            layer(method, K)
+        return
+    embedding = layer(method, K if two_layer else None)
+    ids, bags = batch()
+    out = embedding(ids, bags)
+    user, film, tags = (embedding.table(name) for name in ("user", "film", "tags"))
+    assert user.shape == (N, D)
+    torch.testing.assert_close(out[:, 0], user[ids[:, 0]])
+    torch.testing.assert_close(out[:, 1], film[ids[:, 1]])
+    expected = torch.stack([(tags[6] + tags[0]) / 2, torch.zeros(D).double(), tags[6], tags[2]])
+    torch.testing.assert_close(out[:, 2], expected)
+    assert out[1, 2].eq(0).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=kind)
+def test_served_parts_are_enough_to_serve(method: Compression) -> None:
+    embedding = layer(method, K if method.takes_inner_dim else None)
+    ids, bags = batch()
+    served = embedding.collapse()
+    assert all(field.inner_dim is None for field in served.fields)
+    torch.testing.assert_close(served(ids, bags), embedding(ids, bags))
+    again = layer(method)
+    for name in ("user", "film", "tags"):
+        again.load_served(name, embedding.served(name))
+    torch.testing.assert_close(again(ids, bags), embedding(ids, bags))
+    with pytest.raises(ValueError, match=r"of field 'user': expected .* got none"):
+        again.load_served("user", {})
+    wrong = {
+        part: tensor[:1, :1]
+        for part, tensor in embedding.served("user").items()
+        if tensor.dim() > 1
+    }
+    with pytest.raises(ValueError, match="of field 'user': expected"):
+        again.load_served("user", {**embedding.served("user"), **wrong})
+    with pytest.raises(ValueError, match="field 'user': unknown extra"):
+        again.load_served("user", {**embedding.served("user"), "extra": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("method", METHODS, ids=kind)
+@pytest.mark.parametrize("wrong", [-1, 11])
+def test_ids_are_checked_against_their_own_field(method: Compression, wrong: int) -> None:
+    ids, bags = batch()
+    ids[2, 1] = wrong
+    with pytest.raises(IndexError, match=f"field 'film': id {wrong} is outside its table of 11"):
+        layer(method)(ids, bags)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=kind)
+def test_gradients(method: Compression) -> None:
+    embedding = layer(method, K if method.takes_inner_dim else None, sparse=False)
+    ids, bags = batch()
+    weights = torch.randn(4, 3, D, dtype=torch.float64)
+    parameters = list(embedding.parameters())
+
+    def loss(*values: Tensor) -> Tensor:
+        named = dict(zip(dict(embedding.named_parameters()), values, strict=True))
+        return (torch.func.functional_call(embedding, named, (ids, bags)) * weights).sum()
+
+    assert torch.autograd.gradcheck(loss, parameters)
+
+
+def served_numbers(embedding: FieldEmbedding, name: str) -> int:
+    return sum(tensor.numel() for tensor in embedding.served(name).values())
+
+
+def test_hashing_shares_rows() -> None:
+    embedding = layer(Hashing(collisions=3), K)
+    rows = math.ceil(N / 3)
+    assert served_numbers(embedding, "user") == rows * D
+    table, shared = embedding.table("user"), embedding.served("user")["weight"]
+    for id_ in range(N):
+        bucket = int(hash_ids(torch.tensor([id_]), 0, rows))
+        assert 0 <= bucket < rows
+        torch.testing.assert_close(table[id_], shared[bucket])
+
+
+def test_the_hash_spreads_evenly_and_differs_by_seed() -> None:
+    ids = torch.arange(100_000)
+    for seed in (0, 1):
+        counts = hash_ids(ids, seed, 100).bincount(minlength=100).double()
+        # chi-squared with 99 degrees of freedom: mean 99, standard deviation 14
+        assert float(((counts - 1_000) ** 2 / 1_000).sum()) < 99 + 5 * 14
+    same = (hash_ids(ids, 0, 100) == hash_ids(ids, 1, 100)).double().mean()
+    assert float(same) == pytest.approx(0.01, abs=0.002)
+
+
+@pytest.mark.parametrize("inner_dim", [None, K])
+def test_quotient_and_remainder_tell_all_categories_apart(inner_dim: int | None) -> None:
+    embedding = layer(QuotientRemainder(collisions=3), inner_dim)
+    rows = math.ceil(N / 3)
+    assert served_numbers(embedding, "user") == (rows + math.ceil(N / rows)) * D
+    for parameter in embedding.parameters():
+        torch.nn.init.normal_(parameter)
+    table, parts = embedding.table("user"), embedding.served("user")
+    for id_ in range(N):
+        for column in range(D):
+            expected = (
+                parts["remainder"][id_ % rows, column] * parts["quotient"][id_ // rows, column]
+            )
+            assert float(table[id_, column]) == pytest.approx(float(expected), rel=1e-12)
+    assert len({tuple(row.tolist()) for row in table}) == N
+
+
+def test_low_rank_keeps_its_factors() -> None:
+    embedding = layer(LowRank(rank=2))
+    assert served_numbers(embedding, "user") == 2 * (N + D)
+    parts = embedding.served("user")
+    assert int(torch.linalg.matrix_rank(embedding.table("user"))) == 2
+    torch.testing.assert_close(embedding.table("user"), parts["inner"] @ parts["projection"])
+    with pytest.raises(ValueError, match="rank 5 is above the embedding dimension 4"):
+        layer(LowRank(rank=5))
+
+
+def test_mixed_dimensions_shrink_with_size() -> None:
+    method = MixedDimension(alpha=0.5)
+    # 16 · (n / 10)^−½, to the nearest power of two, at least 1
+    for size, expected in ((10, None), (40, 8), (160, 4), (200, 4), (2_560, 1), (10_000, 1)):
+        found = method.of_field(size, 10, 16)
+        assert found == (None if expected is None else LowRank(rank=expected))
+    assert MixedDimension(alpha=0).of_field(10_000, 10, 16) is None
+
+
+def test_tensor_train_is_the_product_of_its_cores() -> None:
+    embedding = layer(TensorTrain(rank=3))
+    parts = embedding.served("user")
+    cores = [parts[f"core{place}"] for place in (1, 2, 3)]
+    first, second, third = cores
+    heights, widths = [len(core) for core in cores], [core.shape[2] for core in cores]
+    assert math.prod(heights) >= N
+    assert math.prod(widths) == D
+    ranks = (1, 3, 3, 1)
+    count = sum(
+        n * before * d * after
+        for n, d, (before, after) in zip(heights, widths, pairwise(ranks), strict=True)
+    )
+    assert served_numbers(embedding, "user") == count
+    table = embedding.table("user")
+    for id_ in range(N):
+        i = (id_ // (heights[1] * heights[2]), id_ // heights[2] % heights[1], id_ % heights[2])
+        for column in range(D):
+            j = (
+                column // (widths[1] * widths[2]),
+                column // widths[2] % widths[1],
+                column % widths[2],
+            )
+            expected = sum(
+                float(first[i[0], 0, j[0], a] * second[i[1], a, j[1], b] * third[i[2], b, j[2], 0])
+                for a in range(3)
+                for b in range(3)
+            )  # fmt: skip
+            assert float(table[id_, column]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_tensor_train_starts_with_the_variance_of_a_table() -> None:
+    torch.manual_seed(0)
+    sizes = [Field(f"f{place}", 1_000, 8, compression=TensorTrain(rank=16)) for place in range(20)]
+    embedding = FieldEmbedding(sizes)
+    values = torch.cat([embedding.table(field.name) for field in sizes])
+    assert float(values.var() * 3 * 1_000) == pytest.approx(1, rel=0.4)
+
+
+def test_deep_hash_decodes_an_encoding() -> None:
+    embedding = layer(DeepHash(hashes=5, widths=[7]))
+    assert served_numbers(embedding, "user") == 5 * 7 + 7 + 7 * D + D
+    parts = {key: value.tolist() for key, value in embedding.served("user").items()}
+    table = embedding.table("user")
+    for id_ in range(0, N, 5):
+        code = [
+            2 * int(hash_ids(torch.tensor([id_]), seed, 1_000_000)) / 999_999 - 1
+            for seed in range(5)
+        ]
+        hidden = [
+            sum(w * x for w, x in zip(row, code, strict=True)) + bias
+            for row, bias in zip(parts["0.weight"], parts["0.bias"], strict=True)
+        ]
+        mish = [h * math.tanh(math.log1p(math.exp(h))) for h in hidden]
+        for column in range(D):
+            row, bias = parts["2.weight"][column], parts["2.bias"][column]
+            expected = sum(w * x for w, x in zip(row, mish, strict=True)) + bias
+            assert float(table[id_, column]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("dim", [1, 4, 5])
+def test_quantization_moves_no_value_by_more_than_half_a_step(
+    precision: Precision, dim: int
+) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(50, dim)
+    table[3] = 0.25  # no range at all
+    levels, bits = (255, 8) if precision == "int8" else (15, 4)
+    fields = [Field("user", 50, dim, None if dim == 5 else 2 * dim)]
+    embedding = FieldEmbedding([Field("user", 50, dim)], quantize=precision)
+    embedding.load_served("user", {"weight": table})
+    served = embedding.collapse()
+    spread = table.max(dim=1).values - table.min(dim=1).values
+    slack = 2e-3 * (1 + table.abs().max()) if bits == 4 else 1e-6
+    limit = (spread / levels / 2 + slack).unsqueeze(1)
+    assert bool(((served.table("user") - table).abs() <= limit).all())
+    ids = torch.tensor([[3], [49], [0]])
+    torch.testing.assert_close(served(ids)[:, 0], served.table("user")[ids[:, 0]])
+    parts = served.served("user")
+    assert sum(part.nbytes for part in parts.values()) == 50 * (
+        math.ceil(dim * bits / 8) + (8 if bits == 8 else 4)
+    )
+    torch.testing.assert_close(parts["codes"], quantize(table, precision)["codes"])
+    two_layer = FieldEmbedding(fields, quantize=precision)
+    change = (two_layer.collapse().table("user") - two_layer.table("user")).abs()
+    assert float(change.max()) < float(two_layer.table("user").abs().max()) / 4
+    assert two_layer.collapse().collapse().table("user").equal(two_layer.collapse().table("user"))
+
+
+def test_a_fixed_projection_stays_and_the_tables_learn() -> None:
+    embedding = layer(None, K, train_projection=False).float()
+    optimizer = FusedSGD(embedding, lr=0.5)
+    before = {name: value.clone() for name, value in embedding.named_parameters()}
+    ids, bags = batch()
+    embedding(ids, bags).square().sum().backward()
+    optimizer.step()
+    moved = {name: not value.equal(before[name]) for name, value in embedding.named_parameters()}
+    assert {name.rsplit(".", 1)[1]: value for name, value in moved.items()} == {
+        "inner": True,
+        "projection": False,
+    }
+    inner, projection = (before[f"tables.0.{name}"] for name in ("inner", "projection"))
+    # W2 ← W2 − η G W1ᵀ on the first field's row 5, which one lookup asked for
+    vector = inner[5] @ projection[0]
+    expected = inner[5] - 0.5 * (2 * vector) @ projection[0].t()
+    torch.testing.assert_close(embedding.factors("user")[0][5], expected)
