@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -78,13 +78,19 @@ def _walk(
     path: list[str] = []
     node: type[BaseModel] | None = cls
     kinds: dict[str, type[BaseModel]] = {}
+    in_mapping = False
     for step in location:
+        if in_mapping:  # a key of the user's own choice: what it holds is still to come
+            path.append(str(step))
+            last, in_mapping = node, False
+            continue
         if str(step) in kinds:
             node, kinds = kinds[str(step)], {}
             continue
         path.append(str(step))
         last, field = node, node.model_fields.get(str(step)) if node else None
         node, kinds = None, {}
+        in_mapping = field is not None and get_origin(field.annotation) is dict
         for kind in _nodes(field.annotation) if field else ():
             node = kind
             if "name" in kind.model_fields:

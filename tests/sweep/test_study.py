@@ -59,7 +59,7 @@ def test_the_dense_step_size_keeps_its_ratio() -> None:
     ("changes", "message"),
     [
         ({"dimz": [2]}, "unknown key 'dimz'; did you mean 'dims'"),
-        ({"models": ["dlrn"]}, "no models.dlrn 'dlrn'|dlrn"),
+        ({"models": ["dlrn"]}, "'models.dlrn.name': no models.dlrn 'dlrn'; there are: 'dlrm'"),
         ({"peers": {"slt": {}}}, "'slt' is the name of a method"),
         ({"peers": {"mlet-k8": {}}}, "'mlet-k8' is the name of a method"),
         ({"peers": {"a": {"dim": 3}}}, "'dim' is the study's to set"),
@@ -70,7 +70,9 @@ def test_the_dense_step_size_keeps_its_ratio() -> None:
         ({"datasets": {"a": {"format": "table", "files": ["x"]}}}, "'schema_file' belong together"),
         ({"tuning": {"weight_decay": [1e-3, 1e-5]}}, "first number must be below its second"),
         ({"tuning": {"span": 1}}, "greater than 1"),
-        ({"seeds": 0}, "seeds"),
+        ({"seeds": 0}, "'seeds': Input should be greater"),
+        ({"models": {"dlrm": {"top_mpl": [3]}}}, "'models.dlrm.top_mpl'; did you mean 'top_mlp'"),
+        ({"datasets": {"a": {"prepard": "x"}}}, "'datasets.a.prepard'; did you mean 'prepared'"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, object], message: str) -> None:

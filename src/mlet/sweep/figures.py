@@ -62,7 +62,8 @@ def gain_maps(panels: Sequence[Panel]) -> str:
                 axes.add_patch(
                     Rectangle((place[1] - 0.46, place[0] - 0.46), 0.92, 0.92, fill=False, lw=1.5)
                 )
-        axes.imshow(cells, cmap="RdBu", norm=norm, aspect="auto", origin="lower")
+        edges = [np.arange(len(ticks) + 1) - 0.5 for ticks in (dims, inner)]
+        axes.pcolormesh(*edges, cells, cmap="RdBu", norm=norm)
         axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
         axes.set_yticks(range(len(inner)), [str(k) for k in inner])
         axes.set_xlabel("embedding dimension d")

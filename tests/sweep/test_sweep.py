@@ -1,0 +1,183 @@
+"""A whole study through the command line: results, interruption, failures, dry runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mlet.data import PreparedDataset
+from mlet.export import load_collapsed
+from mlet.metrics import resampled_scores, score
+from mlet.sweep import StudyConfig, sweep
+from mlet.sweep.runs import read_test_scores
+from mlet.training.predict import predict
+
+ROOT = Path(__file__).parents[2]
+TRIALS, SEEDS = 3, 2
+
+
+def values(data: Path, **changes: object) -> dict[str, object]:
+    return {
+        "datasets": {"clicks": {"prepared": str(data)}},
+        "models": {"dlrm": {"bottom_mlp": [8], "top_mlp": [8]}},
+        "optimizers": ["adagrad"],
+        "dims": [2, 4],
+        "inner_dims": [8],
+        "peers": {"hashing": {"compression": {"name": "hashing"}}, "int4": {"quantize": "int4"}},
+        "seeds": SEEDS,
+        "tuning": {"trials": TRIALS},
+        "training": {"epochs": 1, "batch_size": 128},
+        "resamples": 40,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(
+    small_data: Path, mlet_command: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
+    command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Against SLT of the same dimension" in done.stdout
+    assert "report: out/report.html" in done.stdout
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_every_number_is_that_of_the_models_that_are_kept(finished: Path, small_data: Path) -> None:
+    found = json.loads((finished / "study.json").read_text())
+    (panel,) = found["panels"]
+    assert len(panel["arms"]) == 2 * 4
+    assert found["failures"] == []
+    columns = PreparedDataset(small_data).split("test")
+    for arm in panel["arms"]:
+        assert arm["tuning"]["tried"] == TRIALS
+        folder = (
+            finished / "runs" / "clicks" / "dlrm" / "adagrad" / f"{arm['method']}-d{arm['dim']}"
+        )
+        kept = sorted(folder.glob("*/model.safetensors"))
+        assert len(kept) == SEEDS
+        assert {path.parent for path in kept} == {path.parent for path in folder.glob("*/test.npz")}
+        assert len(list(folder.iterdir())) == TRIALS + SEEDS - 1, "one final run was a trial"
+        best = max(
+            json.loads(path.read_text())["valid"]["auc"]
+            for path in folder.glob("*-seed0/summary.json")
+        )
+        assert arm["runs"][0]["valid_auc"] == best, "the chosen setting is the best on validation"
+        for run, path in zip(arm["runs"], kept, strict=True):
+            model, _, _ = load_collapsed(path)
+            p = predict(model, columns).astype(np.float32)
+            stored = read_test_scores(path.parent)
+            assert stored.probabilities.tolist() == p.tolist()
+            assert run["test"]["auc"] == pytest.approx(score(columns.labels, p).auc)
+            draws = resampled_scores(columns.labels, p, samples=40)
+            np.testing.assert_array_equal(stored.resamples, draws)
+        mean = np.mean([run["test"]["auc"] for run in arm["runs"]])
+        assert arm["test"]["auc"]["mean"] == pytest.approx(mean)
+    served = {(arm["method"], arm["dim"]): arm["model_bytes"] for arm in panel["arms"]}
+    for dim in (2, 4):
+        assert served["mlet-k8", dim] == served["slt", dim]
+        assert served["hashing", dim] < served["slt", dim]
+    assert served["int4", 4] < served["slt", 4]
+
+
+@pytest.mark.slow
+def test_the_report_is_one_page_with_all_that_was_found(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    for text in ("Reductions", "Gain over SLT, by d and k",
+                 "Gain against category frequency", "Quality of single categories",
+                 "bytes that are served", "quality and cost", "Tuning", "Settings"):  # fmt: skip
+        assert text in page
+    assert re.findall(r"(?:src|href)=\"(?!#)", page) == []
+    assert re.findall(r"url\((?!#)", page) == []
+    assert page.count("<svg") == 5
+    tables = (finished / "tables.md").read_text()
+    assert "## clicks · dlrm · adagrad" in tables
+    assert tables.count("| hashing |") == 2 + 1
+    assert sorted(path.name for path in (finished / "figures").iterdir()) == [
+        "clicks-adagrad-by-count.svg", "clicks-adagrad-categories.svg",
+        "clicks-adagrad-curves.svg", "clicks-adagrad-gains.svg", "clicks-adagrad-pareto-dlrm.svg",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_ends_like_an_uninterrupted_one(
+    finished: Path, small_data: Path, mlet_command: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
+    command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
+    for sign in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = len(list((tmp_path / "out" / "runs").rglob("summary.json")))
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out" / "runs").rglob("summary.json"))) < before + 3:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(sign)
+        process.wait(60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def found(folder: Path) -> list[object]:
+        arms = json.loads((folder / "study.json").read_text())["panels"][0]["arms"]
+        return [(a["method"], a["dim"], a["tuning"], a["test"], a["slices"]) for a in arms]
+
+    assert found(tmp_path / "out") == found(finished)
+
+
+@pytest.mark.slow
+def test_one_arm_that_cannot_be_trained_does_not_sink_the_study(
+    small_data: Path, tmp_path: Path
+) -> None:
+    diverges = {
+        "hot": {
+            "tables": {"name": "sgd", "learning_rate": 1e30},
+            "dense": {"name": "sgd", "learning_rate": 1e30},
+        }
+    }
+    peers = {"too-narrow": {"compression": {"name": "low_rank", "rank": 3}}}
+    config = StudyConfig.parse(values(small_data, optimizers=diverges, dims=[2], peers={}), "study")
+    result = sweep(config, tmp_path / "hot")
+    assert result.panels == ()
+    assert [failure.arm.method.name for failure in result.failures] == ["slt", "mlet-k8"]
+    assert all("lower optimizer.tables.learning_rate" in f.reasons[0] for f in result.failures)
+    config = StudyConfig.parse(values(small_data, dims=[2], inner_dims=[], peers=peers), "study")
+    result = sweep(config, tmp_path / "narrow")
+    assert [arm.arm.method.name for arm in result.panels[0].arms] == ["slt"]
+    assert "rank 3 is above the embedding dimension 2" in result.failures[0].reasons[0]
+
+
+def test_a_folder_of_another_study_is_refused(mlet, small_data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "out").mkdir()
+    other = StudyConfig.parse(values(small_data, tuning={"trials": 5}), "study")
+    (tmp_path / "out" / "study.yaml").write_text(other.to_yaml())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
+    done = mlet("sweep", "study.yaml", "--out", "out", code=2)
+    assert "has other 'tuning' settings; choose another --out" in done.stderr
+    assert mlet("sweep", "nothing.yaml", code=2).stderr == (
+        "error: nothing.yaml: No such file or directory\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_authors_study_runs_on_the_criteo_sample(mlet, criteo_sample: Path) -> None:  # type: ignore[no-untyped-def]
+    done = mlet(
+        "sweep", ROOT / "studies" / "criteo-kaggle.yaml", "--out", "out",
+        "--set", f"datasets.criteo-kaggle.files=[{criteo_sample}]", "--set", "dims=[2]",
+        "--set", "inner_dims=[16]", "--set", "seeds=1", "--set", "tuning.trials=1",
+    )  # fmt: skip
+    assert "mlet-k16" in done.stdout
