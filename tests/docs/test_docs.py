@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlet.data.readers.avazu import CATEGORICAL as AVAZU
 from mlet.data.readers.table import TableSchema
 from mlet.settings import load_yaml
+from mlet.sweep import StudyConfig
+from mlet.sweep.study import TuningConfig
 from mlet.training import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +28,17 @@ SMALLER = {
     "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
+    "studies/quick.yaml": "studies/quick.yaml --set datasets.synthetic.synthetic.rows=2000",
+    "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
+    "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
 SMALL = "--seeds 1 --epochs 1 --dims 2 --inner-dims 8 --learning-rates 0.02"
+#: And to every study.
+SMALL_STUDY = (
+    "--set seeds=1 --set tuning.trials=1 --set dims=[4] --set inner_dims=[8] "
+    "--set training.epochs=1 --set training.batch_size=1024"
+)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -40,7 +51,8 @@ def desk(tmp_path: Path, movielens: Path, criteo_sample: Path) -> Path:
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("benchmarks", "studies"):
+        (tmp_path / name).symlink_to(ROOT / name)
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
@@ -71,6 +83,8 @@ def in_small(script: str) -> str:
         if command.startswith("mlet compare"):
             # the last value of a repeated option counts; one step size excludes a list of them
             command = re.sub(r"--learning-rate \S+", "", command) + " " + SMALL
+        if command.startswith("mlet sweep"):
+            command += " " + SMALL_STUDY
         lines.append(command)
     return "\n".join(lines)
 
@@ -100,6 +114,15 @@ def test_yaml_examples_are_valid_and_complete(desk: Path) -> None:
     (desk / "run.yaml").write_text(text)
     config = RunConfig.load(desk / "run.yaml")
     assert config.model_dump(mode="json") == load_yaml(desk / "run.yaml"), "no key is left out"
+
+
+def test_the_study_example_is_valid_and_complete() -> None:
+    text = next(text for kind, text in blocks(ROOT / "docs" / "studies.md") if kind == "yaml")
+    values = yaml.safe_load(text)
+    config = StudyConfig.parse(values, "docs/studies.md")
+    assert set(values) == set(StudyConfig.model_fields), "no key is left out"
+    assert set(values["tuning"]) == set(TuningConfig.model_fields)
+    assert len(config.arms()) == 2 * 2 * 1 * 3 * 5
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
