@@ -5,16 +5,19 @@ A limit on the size of files stands in for it: the system refuses the same write
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlet.atomic import atomic_path, write_text
 from mlet.data import PreparedDataset
 from mlet.errors import RunError
 from mlet.models import DLRMConfig
+from mlet.sweep import StudyConfig, sweep
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import TrainingConfig
 
@@ -87,3 +90,26 @@ def test_a_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [20_000, 200_000, 400_000])
+def test_a_study_goes_on_when_there_is_room(small_data: Path, tmp_path: Path, size: int) -> None:
+    """At first there is no room for the database, then for the checkpoints of wide tables."""
+    study = {
+        "datasets": {"clicks": {"prepared": str(small_data)}},
+        "models": {"dlrm": {"bottom_mlp": [8], "top_mlp": [8]}},
+        "optimizers": ["adagrad"],
+        "dims": [2, 256],
+        "seeds": 1,
+        "tuning": {"trials": 2},
+        "training": {"epochs": 1, "batch_size": 256},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    arguments = ("sweep", tmp_path / "study.yaml", "--out", tmp_path / "out", "--jobs", 1)
+    complaint = limited(size, *arguments)
+    assert re.search("cannot be (written|used|opened)", complaint)
+    config = StudyConfig.parse(study, "study")
+    result = sweep(config, tmp_path / "out")
+    assert result.failures == ()
+    assert [arm.tuning.failed for arm in result.panels[0].arms] == [0, 0]

@@ -30,6 +30,8 @@ SMALLER = {
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
     "studies/quick.yaml": "studies/quick.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
+    "studies/initialisation.yaml": "studies/initialisation.yaml "
+    "--set datasets.synthetic.synthetic.rows=2000",
     "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlet.errors import RunError
+from mlet.errors import RunError, WriteError
 from mlet.sweep.study import Arm, StudyConfig
 
 if TYPE_CHECKING:
@@ -73,7 +74,22 @@ class Ledger:
         except Exception as error:  # SQLAlchemy, its drivers and Optuna have no common base
             reason = str(error).splitlines()[0]
             raise RunError(f"study database {url}: cannot be opened ({reason})") from None
+        self._url = url
         self._open: dict[str, optuna.Study] = {}
+
+    @contextmanager
+    def named_failures(self) -> Iterator[None]:
+        """Turn failures of the database, as on a full disk, into errors that name it."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (self._optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise WriteError(
+                f"study database {self._url}: cannot be used ({reason}); is the disk full? "
+                f"What was written is intact: give the same command again"
+            ) from None
 
     def claim(self, arm: Arm) -> Claim | None:
         """A run of this arm that nobody trains yet; None if there is none now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Reduction:
         return f"{self.point} ({self.low} to {self.high})"
 
 
+@lru_cache(maxsize=10_000)  # asked for by every table and figure
 def reduction(panel: Panel, arm: StudyArm) -> Reduction:
     """Of one MLET arm, by test AUC.
 

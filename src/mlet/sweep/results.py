@@ -44,7 +44,7 @@ class Tuning:
     at_edge: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyArm:
     """One arm with all its final runs.
 
@@ -67,7 +67,7 @@ class StudyArm:
     predictions: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panel:
     """The arms that are compared with one another: one data set, model and optimizer.
 

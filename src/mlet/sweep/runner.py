@@ -58,10 +58,11 @@ def sweep(
     }
     ledger = Ledger(study, storage or f"sqlite:///{(out / 'study.db').resolve()}")
     runner = _Runner(study, out, ledger, data, devices, report)
-    for arm in study.arms():
-        ledger.recover(arm, take_over=take_over)
-    runner.work(jobs)
-    return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
+    with ledger.named_failures():
+        for arm in study.arms():
+            ledger.recover(arm, take_over=take_over)
+        runner.work(jobs)
+        return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
 
 
 def _keep_config(study: StudyConfig, out: Path) -> None:
@@ -123,6 +124,7 @@ class _Runner:
                 for future in done:
                     self._settle(running.pop(future)[0], future)
         except BaseException:
+            # A pool waits for what it runs, which may take hours; what is lost is resumed anyway.
             for process in (pool._processes or {}).values():
                 process.terminate()
             for claim, _ in running.values():
