@@ -31,6 +31,19 @@ class TableStack:
         """Where each table begins, and where the last one ends: T + 1 rows."""
         return list(accumulate(self.sizes, initial=0))
 
+    def ids_of(self, lookups: Lookups, table: int) -> Tensor:
+        """The ids that are looked up in one table.
+
+        Raises:
+            IndexError: one of them is outside it.
+        """
+        start, end = lookups.starts[table : table + 2]
+        ids = lookups.ids[start:end]
+        wrong = (ids < 0) | (ids >= self.sizes[table])
+        if bool(wrong.any()):
+            raise self.out_of_range(lookups, start + int(wrong.nonzero()[0]))
+        return ids
+
     def out_of_range(self, lookups: Lookups, position: int) -> IndexError:
         """The error for the id at a position of ``lookups.ids``."""
         table = int(np.searchsorted(lookups.starts, position, side="right")) - 1

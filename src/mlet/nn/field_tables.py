@@ -87,13 +87,8 @@ class ComputedTables(FieldTables):
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d)."""
         parts = []
-        for place, (name, size) in enumerate(self.sizes.items()):
-            start, end = lookups.starts[place : place + 2]
-            ids = lookups.ids[start:end]
-            wrong = (ids < 0) | (ids >= size)
-            if bool(wrong.any()):
-                raise self.stack.out_of_range(lookups, start + int(wrong.nonzero()[0]))
-            distinct, inverse = ids.unique(return_inverse=True)
+        for place, name in enumerate(self.sizes):
+            distinct, inverse = self.stack.ids_of(lookups, place).unique(return_inverse=True)
             parts.append(self.vectors(name, distinct)[inverse])
         tables = len(self.sizes)
         if not lookups.has_bags:

@@ -53,15 +53,11 @@ class HashedTables(StackedTables):
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d)."""
-        hashed = torch.empty_like(lookups.ids)
-        for place, size in enumerate(self.categories.sizes):
-            start, end = lookups.starts[place : place + 2]
-            ids = lookups.ids[start:end]
-            wrong = (ids < 0) | (ids >= size)
-            if bool(wrong.any()):
-                raise self.categories.out_of_range(lookups, start + int(wrong.nonzero()[0]))
-            hashed[start:end] = hash_ids(ids, place, self.stack.sizes[place])
-        return super().forward(replace(lookups, ids=hashed))
+        hashed = [
+            hash_ids(self.categories.ids_of(lookups, place), place, rows)
+            for place, rows in enumerate(self.stack.sizes)
+        ]
+        return super().forward(replace(lookups, ids=torch.cat(hashed)))
 
     def table(self, name: str) -> Tensor:
         """The n × d table that a field stands for."""
