@@ -183,6 +183,13 @@ def test_mixed_dimensions_shrink_with_size() -> None:
         found = method.of_field(size, 10, 16)
         assert found == (None if expected is None else LowRank(rank=expected))
     assert MixedDimension(alpha=0).of_field(10_000, 10, 16) is None
+    sizes = {"small": 10, "middle": 40, "large": 2_560}
+    embedding = FieldEmbedding(
+        [Field(name, size, 16, compression=method) for name, size in sizes.items()]
+    )
+    counts = {name: served_numbers(embedding, name) for name in sizes}
+    assert counts == {"small": 10 * 16, "middle": (40 + 16) * 8, "large": 2_560 + 16}
+    assert embedding(torch.tensor([[9, 39, 2_559]])).shape == (1, 3, 16)
 
 
 def test_tensor_train_is_the_product_of_its_cores() -> None:

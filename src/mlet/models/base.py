@@ -14,7 +14,7 @@ from typing_extensions import Self
 from mlet import nn as mlet_nn
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.nn.compression import AnyCompression, Compression, Precision
+from mlet.nn.compression import AnyCompression, Precision
 from mlet.nn.init import InitName
 from mlet.settings import Settings
 
@@ -71,12 +71,6 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
     unknown = sorted(set(config.inner_dims) - set(names))
     if unknown:
         raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
-    smallest = min(field.num_categories for field in schema.fields)
-
-    def compression(size: int) -> Compression | None:
-        method = config.compression
-        return None if method is None else method.of_field(size, smallest, config.dim)
-
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
@@ -86,7 +80,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
                 inner_dim=config.inner_dims.get(field.name, config.inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
-                compression=compression(field.num_categories),
+                compression=config.compression,
             )
             for field in (*schema.one_valued, *schema.multi_valued)
         ],

@@ -104,6 +104,15 @@ class FieldEmbedding(nn.Module):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"field names must be unique; repeated: {', '.join(repeated)}")
+        smallest = min(field.num_embeddings for field in fields)
+        fields = [
+            replace(
+                field,
+                compression=field.compression
+                and field.compression.of_field(field.num_embeddings, smallest, field.dim),
+            )
+            for field in fields
+        ]
         self.fields = tuple(fields)
         self.init = init
         self.sparse = sparse
