@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlet.experiments.plots import auc_panel
+from mlet.experiments.table import human_bytes
 from mlet.plotting import MARKERS, MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
 from mlet.sweep.frequency import FrequencyCurve, frequency_curves
 from mlet.sweep.results import Panel
@@ -130,6 +131,7 @@ def _losses(axes: Axes, curve: FrequencyCurve, colour: str, marker: str, style: 
 def pareto(panel: Panel) -> str:
     """Test AUC against the served model's bytes, SLT, MLET and all peers: SVG text."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     with figure_style():
         figure = Figure(figsize=(9, 5.6), layout="constrained")
@@ -146,13 +148,18 @@ def pareto(panel: Panel) -> str:
                 color=palette[place % len(palette)],
                 linestyle="--" if place == 0 else "-" if name.startswith("mlet") else ":",
                 linewidth=2 if place == 0 or name.startswith("mlet-k") else 1.2,
-                elinewidth=0.7,
+                elinewidth=0.5,
                 marker=MARKERS[place % 5],
                 markersize=5,
                 label="SLT" if place == 0 else name,
             )
-        axes.set_xscale("log")
-        axes.set_xlabel("bytes of the served model")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: human_bytes(int(size))))
+        # The bars of sixteen methods would set the scale otherwise.
+        means = [arm.result.estimate("test", "auc").mean for arm in panel.arms]
+        room = 0.15 * (max(means) - min(means)) + 1e-4
+        axes.set_ylim(min(means) - room, max(means) + room)
+        axes.set_xlabel("size of the served model")
         axes.set_ylabel("test AUC")
         axes.set_title(panel.title, fontsize=11)
         axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
