@@ -111,6 +111,18 @@ def test_the_report_is_one_page_with_all_that_was_found(finished: Path) -> None:
     ]  # fmt: skip
 
 
+def children(process: int) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
+def alive(process: str) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 @pytest.mark.slow
 def test_an_interrupted_study_ends_like_an_uninterrupted_one(
     finished: Path, small_data: Path, mlet_command: Path, tmp_path: Path
@@ -118,17 +130,21 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
     command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
     for sign in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
         before = len(list((tmp_path / "out" / "runs").rglob("summary.json")))
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "out" / "runs").rglob("summary.json"))) < before + 3:
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
+        workers = children(process.pid)
+        assert workers
         process.send_signal(sign)
         process.wait(60)
+        while any(map(alive, workers)):
+            assert time.monotonic() < deadline, "a worker outlives the study"
+            time.sleep(0.05)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -48,7 +48,7 @@ def sweep(
     trained with every seed and scored on the test split. Called again after an interruption, it
     continues. OUT gets report.html, tables.md and study.json.
 
-    `mlet sweep studies/quick.yaml` is a first example; `--set datasets.criteo.files=[train.txt]`
+    `mlet sweep studies/quick.yaml` is a first example; `--set datasets.avazu.files=[train.csv]`
     points a study to your files.
     """
     values = merge(load_yaml(study), parse_assignments(set_ or []))

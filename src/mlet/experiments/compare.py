@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from mlet.atomic import write_text
 from mlet.data import PreparedDataset
 from mlet.errors import MletError, RunError, TrainingError
 from mlet.experiments.results import ArmResult, Comparison, RunScores
+from mlet.experiments.workers import worker_pool
 from mlet.export import load_collapsed
 from mlet.metrics import score
 from mlet.settings import Settings
@@ -193,9 +193,7 @@ def _train_all(runs: dict[Path, RunConfig], jobs: int, report: Report) -> None:
 
 def _completed(runs: dict[Path, RunConfig], jobs: int) -> Iterator[Path]:
     """Train all runs, yielding each as it is finished."""
-    # Workers start afresh: torch's thread pools do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with worker_pool(jobs) as pool:
         futures = {pool.submit(_train_one, config, path): path for path, config in runs.items()}
         try:
             for future in as_completed(futures):

@@ -181,17 +181,21 @@ class Ledger:
         fresh = [point for point in self._spread(arm) if point not in tried]
         if fresh:
             return self._add(arm, fresh[0], None)
-        study = self._open_study(arm)
-        # Seeded by its place alone: an interrupted study tries what it would have tried.
-        study.sampler = self._optuna.samplers.TPESampler(n_startup_trials=1, seed=len(before))
-        trial = study.ask(self._space(arm))
-        for name, value in self._attributes(None).items():
-            trial.set_user_attr(name, value)
-        return self._unless_rivalled(arm, trial.number, None)
+        # Asked of a study in memory, so that the claim appears in the database whole. Seeded by its
+        # place alone: an interrupted study tries what it would have tried.
+        sampler = self._optuna.samplers.TPESampler(n_startup_trials=1, seed=len(before))
+        proposals = self._optuna.create_study(direction="maximize", sampler=sampler)
+        proposals.add_trials(before)
+        return self._add(arm, proposals.ask(self._space(arm)).params, None)
 
     def _add(self, arm: Arm, setting: dict[str, float], seed: int | None) -> Claim | None:
         """Claim a given setting: for tuning, or finally with a seed."""
-        attributes = self._attributes(seed)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        attributes = {
+            "owner": owner,
+            "seed": TUNING_SEED if seed is None else seed,
+            "final": seed is not None,
+        }
         state = self._optuna.trial.TrialState.RUNNING
         self._open_study(arm).add_trial(
             self._optuna.create_trial(
@@ -218,15 +222,6 @@ class Ledger:
                 return None
         final_seed = TUNING_SEED if seed is None else seed
         return Claim(arm, number, dict(mine.params), final_seed, seed is not None)
-
-    @staticmethod
-    def _attributes(seed: int | None) -> dict[str, Any]:
-        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
-        return {
-            "owner": owner,
-            "seed": TUNING_SEED if seed is None else seed,
-            "final": seed is not None,
-        }
 
     def _spread(self, arm: Arm) -> list[dict[str, float]]:
         """The settings that every arm tries first: the middles of equal parts of the ranges."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,6 +11,7 @@ from pathlib import Path
 from mlet.atomic import write_text
 from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
+from mlet.experiments.workers import worker_pool
 from mlet.sweep.datasets import make_ready
 from mlet.sweep.ledger import Claim, Ledger
 from mlet.sweep.results import StudyResult, collect
@@ -99,7 +99,7 @@ class _Runner:
     def work(self, jobs: int) -> None:
         """Until every arm is done."""
         running: dict[Future[Outcome], tuple[Claim, int]] = {}
-        pool = _new_pool(jobs)
+        pool = worker_pool(jobs)
         try:
             while True:
                 self._show()
@@ -119,7 +119,7 @@ class _Runner:
                     for claim, _ in running.values():
                         self._ledger.lose(claim, "the process was killed (out of memory?)")
                     running.clear()
-                    pool = _new_pool(jobs)
+                    pool = worker_pool(jobs)
                     continue
                 for future in done:
                     self._settle(running.pop(future)[0], future)
@@ -185,8 +185,3 @@ class _Runner:
 
     def _show(self) -> None:
         self._report("training runs", sum(self._finished.values()), self._total)
-
-
-def _new_pool(jobs: int) -> ProcessPoolExecutor:
-    # Workers start afresh: torch's thread pools do not survive a fork.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
