@@ -38,5 +38,7 @@ def test_the_quick_study_reproduces_the_committed_table(mlet_command: Path, tmp_
         assert len(expected) == len(panel["arms"]) == 9
         for arm in panel["arms"]:
             mean, margin = expected[arm["method"], arm["dim"]]
-            assert abs(arm["test"]["auc"]["mean"] - mean) <= margin, (panel["model"], arm)
+            found = arm["test"]["auc"]
+            # Two estimates of the same: their intervals overlap.
+            assert abs(found["mean"] - mean) <= margin + found["margin"], (panel["model"], arm)
             assert arm["tuning"]["tried"] == 6
