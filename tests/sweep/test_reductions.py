@@ -102,14 +102,30 @@ def test_the_row_interval_is_of_the_paired_difference(small_data: Path) -> None:
     assert panel.row_interval(panel.mlet[0], 1) == pytest.approx((-0.01, -0.01))
 
 
-def test_means_say_which_bounds_are_in_them() -> None:
-    exact, above, below = IsoQuality(4, "exact"), IsoQuality(16, "above"), IsoQuality(1, "below")
-    assert mean_reduction([exact, IsoQuality(1, "exact")]) == "2×"
-    assert mean_reduction([exact, above]) == "≥ 8×"
-    assert mean_reduction([exact, below]) == "≤ 2×"
-    assert mean_reduction([above, below]) == "~ 4×"
+@pytest.mark.parametrize(
+    ("mlet", "mean", "largest"),
+    [
+        ({2: 0.72, 4: 0.72}, "1.4× (1.4 to 1.4)", "2×"),
+        ({2: 0.72, 8: 0.80}, "≥ 1.4× (1.4 to 1.4)", "2×"),
+        ({2: 0.72, 4: 0.60}, "≤ 1× (1 to 1)", "2×"),
+        ({4: 0.60, 8: 0.80}, "~ 0.71× (0.71 to 0.71)", "> 1×"),
+    ],
+)
+def test_means_say_which_bounds_are_in_them(
+    small_data: Path, mlet: dict[int, float], mean: str, largest: str
+) -> None:
+    auc = {("slt", 2): [0.70, 0.70], ("slt", 4): [0.72, 0.72], ("slt", 8): [0.74, 0.74]}
+    auc |= {("mlet-k16", dim): [value, value] for dim, value in mlet.items()}
+    _, panel = made_up(small_data, auc, spread=0.01)
+    assert mean_reduction([(panel, arm) for arm in panel.mlet]) == mean
+    assert largest_reduction([reduction(panel, arm).point for arm in panel.mlet]) == largest
     assert mean_reduction([]) == largest_reduction([]) == "–"
-    assert largest_reduction([exact, above, below]) == "> 16×"
+
+
+def test_the_interval_of_a_mean_is_over_seeds_too(small_data: Path) -> None:
+    auc = {("slt", 2): [0.70, 0.70], ("slt", 4): [0.72, 0.72], ("mlet-k16", 2): [0.70, 0.72]}
+    _, panel = made_up(small_data, auc, spread=0.01)
+    assert mean_reduction([(panel, panel.mlet[0])]) == "1.4× (1 to 2)"
 
 
 def test_the_verdict_names_both_sides(small_data: Path) -> None:
@@ -133,7 +149,7 @@ def test_the_verdict_names_both_sides(small_data: Path) -> None:
     assert dict(zip(REDUCTION_COLUMNS, row, strict=True)) == {
         "data": "clicks", "optimizer": "adagrad", "model": "dlrm", "method": "mlet-k16",
         "mean AUC gain": "+0.0033", "better": "1", "worse": "1", "unclear": "1",
-        "mean reduction": "≥ 1×", "largest": "2×",
+        "mean reduction": "≥ 1× (1 to 1)", "largest": "2×",
     }  # fmt: skip
     rows = [dict(zip(ARM_COLUMNS, cells, strict=True)) for cells in arm_rows(panel)]
     assert [(row["method"], row["d"]) for row in rows[:2]] == [("SLT", "2"), ("mlet-k16", "2")]

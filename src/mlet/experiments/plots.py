@@ -54,7 +54,7 @@ def auc_panel(axes: Axes, comparison: Comparison, rows: Rows, title: str) -> Non
             axes.fill_between(
                 dims,
                 [point.mean - (point.margin or 0) for point in points],
-                [point.mean + (point.margin or 0) for point in points],
+                [min(point.mean + (point.margin or 0), 1.0) for point in points],
                 color=colour,
                 alpha=0.13,
                 linewidth=0,

@@ -10,6 +10,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
 
+from mlet.atomic import write_text
 from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.prepare import Report
 from mlet.data.readers import (
@@ -80,8 +81,7 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
                 f"{folder}: holds data made with other settings; choose another --out, or remove it"
             )
         return folder.resolve()
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(config.to_yaml(), encoding="utf-8")
+    write_text(note, config.to_yaml())
     rule = SplitRule(by=config.split, valid=config.valid, test=config.test, seed=config.seed)
     prepare(_source(config), folder, split=rule, min_count=config.min_count, report=report)
     return folder.resolve()

@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from mlet.experiments.iso_quality import IsoQuality, iso_quality
-from mlet.sweep.results import Panel, StudyArm
+from mlet.metrics import percentile_interval
+from mlet.sweep.results import Floats, Panel, StudyArm
 
 _ORDER = {"below": 0, "exact": 1, "above": 2}
 
@@ -36,47 +37,60 @@ class Reduction:
 
 @lru_cache(maxsize=10_000)  # asked for by every table and figure
 def reduction(panel: Panel, arm: StudyArm) -> Reduction:
-    """Of one MLET arm, by test AUC.
-
-    Seeds are resampled (the same ones for all arms: they share batches) together with test rows,
-    and the reduction is read off each resampled single-layer curve. Nothing is extrapolated.
-    """
-    curve = panel.curve("slt")
-    seeds, samples = arm.resamples.shape[:2]
-    drawn = np.random.default_rng(0).integers(seeds, size=(samples, seeds))
-    rows = np.arange(samples)[:, None]
-
-    def resampled(member: StudyArm) -> np.ndarray:
-        means: np.ndarray = member.resamples[drawn, rows, 0].mean(axis=1)
-        return means
-
-    singles = {member.arm.dim: resampled(member) for member in curve}
-    quality = resampled(arm)
+    """Of one arm, by test AUC."""
+    means = {one.arm.dim: one.result.estimate("test", "auc").mean for one in panel.curve("slt")}
     found = sorted(
-        (
-            iso_quality({dim: values[i] for dim, values in singles.items()}, arm.arm.dim, auc)
-            for i, auc in enumerate(quality)
-        ),
-        key=lambda one: (_ORDER[one.kind], one.reduction),
+        resampled_reductions(panel, arm), key=lambda one: (_ORDER[one.kind], one.reduction)
     )
-    tail = int(0.025 * samples)
-    means = {member.arm.dim: member.result.estimate("test", "auc").mean for member in curve}
+    tail = int(0.025 * len(found))
     point = iso_quality(means, arm.arm.dim, arm.result.estimate("test", "auc").mean)
     return Reduction(point, found[tail], found[-1 - tail])
 
 
-def mean_reduction(reductions: Sequence[IsoQuality]) -> str:
-    """Their geometric mean, as text that says which bounds are in it.
+@lru_cache(maxsize=10_000)
+def resampled_reductions(panel: Panel, arm: StudyArm) -> tuple[IsoQuality, ...]:
+    """An arm's reduction in each resample of seeds and test rows.
+
+    Seeds are resampled (the same ones for all arms: they share batches) together with test rows,
+    and the reduction is read off each resampled single-layer curve. Nothing is extrapolated.
+    """
+    seeds, samples = arm.resamples.shape[:2]
+    drawn = np.random.default_rng(0).integers(seeds, size=(samples, seeds))
+    rows = np.arange(samples)[:, None]
+
+    def resampled(member: StudyArm) -> Floats:
+        means: Floats = member.resamples[drawn, rows, 0].mean(axis=1)
+        return means
+
+    singles = {member.arm.dim: resampled(member) for member in panel.curve("slt")}
+    return tuple(
+        iso_quality({dim: values[i] for dim, values in singles.items()}, arm.arm.dim, auc)
+        for i, auc in enumerate(resampled(arm))
+    )
+
+
+def mean_reduction(pairs: Sequence[tuple[Panel, StudyArm]]) -> str:
+    """The geometric mean over arms with its 95 % interval, as text that tells bounds in it.
 
     A bound counts as its number: with "above" bounds the mean is at least what is given (``≥``),
-    with "below" ones at most (``≤``), with both it is between unknown limits (``~``).
+    with "below" ones at most (``≤``), with both it is between unknown limits (``~``). The interval
+    is that of the same mean over resamples, seeds and rows drawn for all arms together.
     """
-    if not reductions:
+    if not pairs:
         return "–"
+    points = [reduction(panel, arm).point for panel, arm in pairs]
+    logs = [
+        [math.log(one.reduction) for one in resampled_reductions(panel, arm)]
+        for panel, arm in pairs
+    ]
+    low, high = percentile_interval(np.exp(np.mean(logs, axis=0)))
+    mean = math.exp(sum(math.log(one.reduction) for one in points) / len(points))
+    return f"{_sign(points)}{mean:.2g}× ({low:.2g} to {high:.2g})"
+
+
+def _sign(reductions: Sequence[IsoQuality]) -> str:
     kinds = {one.kind for one in reductions} - {"exact"}
-    sign = {"": "", "above": "≥ ", "below": "≤ "}.get("".join(kinds), "~ ")
-    mean = math.exp(sum(math.log(one.reduction) for one in reductions) / len(reductions))
-    return f"{sign}{mean:.2g}×"
+    return {"": "", "above": "≥ ", "below": "≤ "}.get("".join(kinds), "~ ")
 
 
 def largest_reduction(reductions: Sequence[IsoQuality]) -> str:

@@ -72,7 +72,8 @@ def _figures(panels: list[Panel]) -> dict[str, str]:
         dims = [arm.arm.dim for arm in panels[0].curve("slt")]
         figures["gains"] = gain_maps(panels)
         figures["by-count"] = gains_by_count(panels)
-        figures["categories"] = category_losses(panels, dims[len(dims) // 2])
+        if panels[0].comparison.schema.one_valued:
+            figures["categories"] = category_losses(panels, dims[len(dims) // 2])
     for panel in panels:
         if panel.peers:
             figures[f"pareto-{panel.model}"] = pareto(panel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlet.experiments.iso_quality import IsoQuality
+from mlet.experiments.results import Outcome
 from mlet.experiments.table import as_markdown, human_bytes
 from mlet.sweep.reductions import largest_reduction, mean_reduction, reduction
 from mlet.sweep.results import Panel, StudyArm, StudyResult
@@ -53,43 +53,27 @@ def reduction_rows(result: StudyResult) -> list[tuple[str, ...]]:
     rows = []
     for (dataset, optimizer), panels in by_setting(result).items():
         for method in (m for m in result.study.methods() if m.name != "slt"):
-            every: list[IsoQuality] = []
-            gains: list[float] = []
-            outcomes: list[str] = []
+            every = []
             for panel in panels:
-                arms = [arm for arm in panel.curve(method.name) if panel.slt(arm.arm.dim)]
-                points = [reduction(panel, arm).point for arm in arms]
-                gain = [panel.comparison.gain(arm.result).mean for arm in arms]
-                outcome = [panel.comparison.outcome(arm.result) for arm in arms]
+                arms = [(panel, arm) for arm in panel.curve(method.name) if panel.slt(arm.arm.dim)]
                 if arms:
-                    rows.append(_summary(dataset, optimizer, panel.model, method.name, gain,
-                                         outcome, points))  # fmt: skip
-                every, gains, outcomes = every + points, gains + gain, [*outcomes, *outcome]
-            if len(panels) > 1 and gains:
-                rows.append(
-                    _summary(dataset, optimizer, "all", method.name, gains, outcomes, every)
-                )
+                    rows.append((dataset, optimizer, panel.model, method.name, *_summary(arms)))
+                every += arms
+            if len(panels) > 1 and every:
+                rows.append((dataset, optimizer, "all", method.name, *_summary(every)))
     return rows
 
 
-def _summary(
-    dataset: str,
-    optimizer: str,
-    model: str,
-    method: str,
-    gains: Sequence[float],
-    outcomes: Sequence[str],
-    reductions: Sequence[IsoQuality],
-) -> tuple[str, ...]:
+def _summary(arms: Sequence[tuple[Panel, StudyArm]]) -> tuple[str, ...]:
+    """The numbers of `REDUCTION_COLUMNS`."""
+    gains = [panel.comparison.gain(arm.result).mean for panel, arm in arms]
+    outcomes = [panel.comparison.outcome(arm.result) for panel, arm in arms]
+    kinds: tuple[Outcome, ...] = ("better", "worse", "unclear")
     return (
-        dataset,
-        optimizer,
-        model,
-        method,
         f"{sum(gains) / len(gains):+.4f}",
-        *(str(outcomes.count(kind)) for kind in ("better", "worse", "unclear")),
-        mean_reduction(reductions),
-        largest_reduction(reductions),
+        *(str(outcomes.count(kind)) for kind in kinds),
+        mean_reduction(arms),
+        largest_reduction([reduction(panel, arm).point for panel, arm in arms]),
     )
 
 
