@@ -241,7 +241,7 @@ def test_collapsed_files_that_are_damaged_or_something_else(
     with safe_open(good, framework="pt") as file:
         metadata = file.metadata()
     for lost, message in (
-        ("embedding.C2", r"table of field 'C2': expected \(\d+, 4\), got none"),
+        ("embedding.C2", r"weight of field 'C2': expected \(\d+, 4\), got none"),
         ("top_mlp.0.bias", r"tensors missing \['top_mlp.0.bias'\]"),
     ):
         save_file({n: t for n, t in tensors.items() if n != lost}, path, metadata=metadata)
