@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlet.errors import ConfigError
+from mlet.errors import ConfigError, DataError
 from mlet.settings import load_yaml
 from mlet.sweep import StudyConfig
 from mlet.sweep.datasets import DatasetConfig, make_ready
@@ -115,3 +115,13 @@ def test_data_is_made_once_and_never_mixed_up(tmp_path: Path) -> None:
     ready = DatasetConfig.parse({"prepared": str(path)}, "data")
     assert make_ready(ready, tmp_path / "unused", lambda *_: None) == path
     assert not (tmp_path / "unused").exists()
+
+
+def test_data_without_an_auc_is_refused_before_training(tmp_path: Path) -> None:
+    rows = "\n".join(f"{1 if i < 70 else -1} {i % 7}:1 {10 + i % 5}:1" for i in range(100))
+    (tmp_path / "clicks.libfm").write_text(rows + "\n")
+    config = DatasetConfig.parse(
+        {"format": "libfm", "files": [str(tmp_path / "clicks.libfm")], "split": "order"}, "data"
+    )
+    with pytest.raises(DataError, match="the valid split has only labels 0, so AUC is undefined"):
+        make_ready(config, tmp_path / "clicks", lambda *_: None)

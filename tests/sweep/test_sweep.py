@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,9 +15,12 @@ import pytest
 import yaml
 
 from mlet.data import PreparedDataset
+from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.metrics import resampled_scores, score
 from mlet.sweep import StudyConfig, sweep
+from mlet.sweep.frequency import frequency_curves
+from mlet.sweep.ledger import Ledger
 from mlet.sweep.runs import read_test_scores
 from mlet.training.predict import predict
 
@@ -111,6 +115,12 @@ def test_the_report_is_one_page_with_all_that_was_found(finished: Path) -> None:
     ]  # fmt: skip
 
 
+def numbers(folder: Path) -> list[object]:
+    """What a study found, without times."""
+    arms = json.loads((folder / "study.json").read_text())["panels"][0]["arms"]
+    return [(a["method"], a["dim"], a["tuning"], a["test"], a["slices"]) for a in arms]
+
+
 def children(process: int) -> list[str]:
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
@@ -147,12 +157,113 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
             time.sleep(0.05)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert numbers(tmp_path / "out") == numbers(finished)
 
-    def found(folder: Path) -> list[object]:
-        arms = json.loads((folder / "study.json").read_text())["panels"][0]["arms"]
-        return [(a["method"], a["dim"], a["tuning"], a["test"], a["slices"]) for a in arms]
 
-    assert found(tmp_path / "out") == found(finished)
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_nothing(
+    finished: Path, small_data: Path, mlet_command: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
+    command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out" / "runs").rglob("summary.json"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [
+        child
+        for child in children(process.pid)
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+    assert len(workers) == 2
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert process.wait(280) == 0, (tmp_path / "log").read_text()
+    assert numbers(tmp_path / "out") == numbers(finished)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(
+    finished: Path, small_data: Path, mlet_command: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
+    command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "1"]
+    both = [
+        subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        out, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, out + errors
+    assert numbers(tmp_path / "out") == numbers(finished)
+    config = StudyConfig.parse(values(small_data), "study")
+    ledger = Ledger(config, f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    trials = [trial for arm in config.arms() for trial in ledger.trials(arm)]
+    owners = {trial.user_attrs["owner"].split(":")[1] for trial in trials}
+    assert owners == {str(process.pid) for process in both}, "each did its share"
+    assert len(trials) == len(config.arms()) * (TRIALS + SEEDS), "and nothing was done twice"
+
+
+@pytest.mark.slow
+def test_a_study_may_grow_and_shrink_but_not_change(small_data: Path, tmp_path: Path) -> None:
+    small = values(small_data, dims=[2], peers={}, tuning={"trials": 1})
+    config = StudyConfig.parse(small, "study")
+    devices = ("cpu", "cpu:0")
+    before = sweep(config, tmp_path, jobs=2, devices=devices)
+    runs = sorted((tmp_path / "runs").rglob("config.yaml"))
+    assert len(runs) == 2 * SEEDS, "the one trial of each arm is a final run"
+    used = {yaml.safe_load(run.read_text())["training"]["device"] for run in runs}
+    assert used == set(devices)
+    stamps = [run.stat().st_mtime_ns for run in runs]
+    fewer = sweep(StudyConfig.parse({**small, "seeds": 1}, "study"), tmp_path)
+    assert [len(arm.result.runs) for arm in fewer.panels[0].arms] == [1, 1]
+    grown = sweep(StudyConfig.parse({**small, "inner_dims": [8, 16]}, "study"), tmp_path)
+    assert [run.stat().st_mtime_ns for run in runs] == stamps
+    old, new = before.panels[0], grown.panels[0]
+    assert [arm.result.runs for arm in new.arms][:2] == [arm.result.runs for arm in old.arms]
+    assert len(new.arms) == 3
+    other = {**small, "models": {"dlrm": {"bottom_mlp": [9], "top_mlp": [8]}}}
+    with pytest.raises(RunError, match=r"has other 'models\.dlrm' settings; choose another --out"):
+        sweep(StudyConfig.parse(other, "study"), tmp_path)
+
+
+@pytest.mark.slow
+def test_slices_and_categories_against_a_loop(finished: Path, small_data: Path) -> None:
+    (panel,) = sweep(StudyConfig.parse(values(small_data), "study"), finished).panels
+    data = PreparedDataset(small_data)
+    columns, rarest = data.split("test"), data.rarest_counts("test")
+    labels = np.asarray(columns.labels)
+    for arm in panel.arms:
+        assert arm.slices.shape == (SEEDS, len(panel.slices), 2)
+        p = read_test_scores(arm.predictions[1]).probabilities
+        for place, part in enumerate(panel.slices):
+            low, *high = (int(text.replace(",", "")) for text in part.name.split("–"))
+            rows = (rarest >= low) & (rarest <= (high or [low])[0])
+            expected = score(labels[rows], p[rows])
+            assert arm.slices[1, place].tolist() == [expected.auc, expected.logloss]
+    slt, mlet = frequency_curves(panel, 2)
+    assert (slt.field, slt.label, mlet.label) == ("C1", "single-layer (SLT)", "MLET, k = 8")
+    ids, counts = np.asarray(columns.ids[0]), data.training_counts["C1"]
+    (arm,) = (arm for arm in panel.mlet if arm.arm.dim == 2)
+    groups: dict[str, list[float]] = {name: [] for name in mlet.counts}
+    for category in np.unique(ids):
+        rows = ids == category
+        losses = [
+            score(labels[rows], read_test_scores(path).probabilities[rows]).logloss
+            for path in arm.predictions
+        ]
+        name = next(n for n in groups if holds(n, int(counts[category])))
+        groups[name].append(float(np.mean(losses)))
+    assert mlet.losses == pytest.approx([np.mean(groups[name]) for name in mlet.counts])
+
+
+def holds(name: str, count: int) -> bool:
+    """Whether a count is in a range as ``3``, ``4–7`` or ``1,024+``."""
+    ends = [int(end) for end in name.replace(",", "").rstrip("+").split("–")]
+    return ends[0] <= count and (name.endswith("+") or count <= ends[-1])
 
 
 @pytest.mark.slow

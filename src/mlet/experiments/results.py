@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mlet.data.schema import DatasetSchema
 from mlet.experiments.iso_quality import IsoQuality, iso_quality
@@ -16,6 +16,7 @@ from mlet.training import RunConfig
 Measure = Literal["auc", "logloss"]
 Rows = Literal["test", "rare"]
 Outcome = Literal["better", "worse", "unclear"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
@@ -55,6 +56,15 @@ def _key(field: str, part: str) -> str:
     return _TABLE + field if part == "weight" else f"{_TABLE}{field}/{part}"
 
 
+def _take_parts(field: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A field's tensors by part, taken out of a file's."""
+    if _TABLE + field in tensors:
+        return {"weight": tensors.pop(_TABLE + field)}
+    prefix = _key(field, "")
+    found = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in found}
+
+
 def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]:
     """The plain model in a file written by `save_collapsed`, in evaluation mode.
 
@@ -75,12 +85,10 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
     if config.quantize is not None:
-        model.embedding = model.embedding.collapse()
+        model.embedding = model.embedding.to_be_served()
     try:
         for field in schema.fields:
-            keys = {part: _key(field.name, part) for part in model.embedding.served(field.name)}
-            parts = {part: tensors.pop(key) for part, key in keys.items() if key in tensors}
-            model.embedding.load_served(field.name, parts)
+            model.embedding.load_served(field.name, _take_parts(field.name, tensors))
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     missing, unexpected = model.load_state_dict(tensors, strict=False)

@@ -242,6 +242,13 @@ class FieldEmbedding(nn.Module):
     def collapse(self) -> FieldEmbedding:
         """The same fields as they are served: ordinary tables with the same outputs, quantized ones
         with ``quantize``; a ``compression`` stays."""
+        plain = self.to_be_served()
+        for field in self.fields:
+            plain.load_served(field.name, self.served(field.name))
+        return plain
+
+    def to_be_served(self) -> FieldEmbedding:
+        """What `collapse` gives, its tables still to be loaded with `load_served`."""
         plain = FieldEmbedding(
             [replace(field, inner_dim=None) for field in self.fields],
             init=self.init,
@@ -253,8 +260,6 @@ class FieldEmbedding(nn.Module):
         plain.to(device=like.device)
         if like.is_floating_point() and not self.quantize:
             plain.to(dtype=like.dtype)
-        for field in self.fields:
-            plain.load_served(field.name, self.served(field.name))
         return plain.train(self.training)
 
     def _float_like(self) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups, TableStack
+
+#: Rows computed at once where a whole table is asked for.
+_BLOCK_ROWS = 65_536
 
 
 class FieldTables(nn.Module, ABC):
@@ -80,9 +83,10 @@ class ComputedTables(FieldTables):
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
-        """All rows of a field, computed."""
+        """All rows of a field, computed, a block at a time."""
         device = next(iter([*self.parameters(), *self.buffers()])).device
-        return self.vectors(name, torch.arange(self.sizes[name], device=device)).clone()
+        blocks = torch.arange(self.sizes[name], device=device).split(_BLOCK_ROWS)
+        return torch.cat([self.vectors(name, ids) for ids in blocks])
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d)."""
@@ -100,16 +104,3 @@ class ComputedTables(FieldTables):
         pooled = values.new_zeros(lookups.batch * tables, values.shape[1])
         pooled = pooled.index_add(0, lookups.outputs(), values)
         return pooled.view(lookups.batch, tables, -1)
-
-
-def middle_factors(number: int, parts: int = 3) -> Sequence[int]:
-    """``parts`` near-equal integers whose product is at least ``number``, smallest first."""
-    factors: list[int] = []
-    left = number
-    for remaining in range(parts, 0, -1):
-        root = max(1, round(left ** (1 / remaining)))
-        while root**remaining < left:
-            root += 1
-        factors.append(root)
-        left = -(-left // root)
-    return sorted(factors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,15 +68,23 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._study = study
+        self._storage = self._open_storage(url)
+        self._url = url
+        self._open: dict[str, optuna.Study] = {}
+
+    def _open_storage(self, url: str, attempts: int = 4) -> optuna.storages.RDBStorage:
+        from sqlalchemy.exc import DBAPIError
+
         # Several processes write to one file: wait for a lock rather than fail.
         patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         try:
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=patience)
+            return self._optuna.storages.RDBStorage(url, engine_kwargs=patience)
         except Exception as error:  # SQLAlchemy, its drivers and Optuna have no common base
+            if isinstance(error, DBAPIError) and attempts > 1:
+                time.sleep(0.5)  # two processes may be creating the tables at once
+                return self._open_storage(url, attempts - 1)
             reason = str(error).splitlines()[0]
             raise RunError(f"study database {url}: cannot be opened ({reason})") from None
-        self._url = url
-        self._open: dict[str, optuna.Study] = {}
 
     @contextmanager
     def named_failures(self) -> Iterator[None]:
@@ -171,10 +180,10 @@ class Ledger:
     def done(self, arm: Arm) -> bool:
         """Whether nothing is left to train, by anyone."""
         trials = self.trials(arm)
-        tuned = sum(not is_final(trial) for trial in trials) == self._study.tuning.trials
+        tuned = sum(not is_final(trial) for trial in trials) >= self._study.tuning.trials
         if not tuned or any(map(is_running, trials)):
             return False
-        return self.chosen(arm) is None or len(self.finals(arm)) == self._study.seeds
+        return self.chosen(arm) is None or len(self.finals(arm)) >= self._study.seeds
 
     def _claim_tuning(self, arm: Arm, before: list[FrozenTrial]) -> Claim | None:
         tried = [trial.params for trial in before]

@@ -66,6 +66,7 @@ def resampled_reductions(panel: Panel, arm: StudyArm) -> tuple[IsoQuality, ...]:
     return tuple(
         iso_quality({dim: values[i] for dim, values in singles.items()}, arm.arm.dim, auc)
         for i, auc in enumerate(resampled(arm))
+        if not math.isnan(auc)  # a resample without clicks, which is one for all arms
     )
 
 

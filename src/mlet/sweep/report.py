@@ -96,7 +96,8 @@ def to_dict(result: StudyResult) -> dict[str, Any]:
                 "model": panel.model,
                 "optimizer": panel.optimizer,
                 "slices": [
-                    {"name": part.name, "rows": int(part.rows.sum())} for part in panel.slices
+                    {"name": part.name, "count": part.middle, "rows": int(part.rows.sum())}
+                    for part in panel.slices
                 ],
                 "arms": [_arm_dict(panel, arm) for arm in panel.arms],
             }

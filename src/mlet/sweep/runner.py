@@ -20,6 +20,7 @@ from mlet.sweep.study import Arm, StudyConfig
 
 #: Seconds between looks at the database while other machines hold all that is left.
 _PATIENCE = 2.0
+_KILLED = "the process was killed (out of memory?)"
 
 
 def sweep(
@@ -66,15 +67,23 @@ def sweep(
 
 
 def _keep_config(study: StudyConfig, out: Path) -> None:
-    """A study may grow between calls; what it is tuned and trained by may not change."""
+    """A study may grow between calls; what was in it may not change."""
     file = out / "study.yaml"
     if file.exists():
         before = StudyConfig.load(file)
-        for name in ("tuning", "training", "resamples"):
-            if getattr(before, name) != getattr(study, name):
-                raise RunError(
-                    f"{file}: the study in {out} has other {name!r} settings; choose another --out"
-                )
+        changed = [
+            name
+            for name in ("tuning", "training", "resamples")
+            if getattr(before, name) != getattr(study, name)
+        ]
+        for kind in ("datasets", "models", "optimizers", "peers"):
+            old, new = getattr(before, kind), getattr(study, kind)
+            changed += [f"{kind}.{name}" for name in old if name in new and old[name] != new[name]]
+        if changed:
+            raise RunError(
+                f"{file}: the study in {out} has other {', '.join(changed)!r} settings; choose "
+                f"another --out"
+            )
     write_text(file, study.to_yaml())
 
 
@@ -103,26 +112,25 @@ class _Runner:
         try:
             while True:
                 self._show()
-                free = sorted(set(range(jobs)) - {slot for _, slot in running.values()})
-                for slot in free:
+                for slot in sorted(set(range(jobs)) - {slot for _, slot in running.values()}):
                     claim = self._next_claim()
                     if claim is None:
                         break
                     running[self._submit(pool, claim, slot)] = (claim, slot)
+                if not running and not self._open:
+                    return
                 if not running:
-                    if not self._open:
-                        return
                     time.sleep(_PATIENCE)  # the rest is being trained elsewhere
                     continue
                 done, _ = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                    for claim, _ in running.values():
-                        self._ledger.lose(claim, "the process was killed (out of memory?)")
-                    running.clear()
-                    pool = worker_pool(jobs)
-                    continue
                 for future in done:
                     self._settle(running.pop(future)[0], future)
+                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                    # All that was running is lost, whichever process was killed.
+                    for claim, _ in running.values():
+                        self._ledger.lose(claim, _KILLED)
+                    running.clear()
+                    pool = worker_pool(jobs)
         except BaseException:
             # A pool waits for what it runs, which may take hours; what is lost is resumed anyway.
             for process in (pool._processes or {}).values():
@@ -157,20 +165,28 @@ class _Runner:
         config = self._study.run(
             claim.arm, claim.setting, claim.seed, self._data[claim.arm.dataset]
         )
-        return pool.submit(
-            train_and_score,
-            config,
-            run_path(self._out, claim.arm.name, claim.setting, claim.seed),
-            final=claim.final,
-            resamples=self._study.resamples,
-            device=self._devices[slot % len(self._devices)],
-        )
+        try:
+            return pool.submit(
+                train_and_score,
+                config,
+                run_path(self._out, claim.arm.name, claim.setting, claim.seed),
+                final=claim.final,
+                resamples=self._study.resamples,
+                device=self._devices[slot % len(self._devices)],
+            )
+        except BrokenProcessPool as error:  # a worker was killed a moment ago
+            failed: Future[Outcome] = Future()
+            failed.set_exception(error)
+            return failed
 
     def _settle(self, claim: Claim, future: Future[Outcome]) -> None:
         error = future.exception()
         if isinstance(error, WriteError):
             self._ledger.give_back(claim)
             raise error  # a full disk would fail every run
+        if isinstance(error, BrokenProcessPool):
+            self._ledger.lose(claim, _KILLED)
+            return
         if error is not None:
             # Whatever it is, the other arms go on; the report names it.
             self._ledger.fail(claim, f"{type(error).__name__}: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlet.experiments.results import Outcome
+from mlet.experiments.results import OUTCOMES
 from mlet.experiments.table import as_markdown, human_bytes
 from mlet.sweep.reductions import largest_reduction, mean_reduction, reduction
 from mlet.sweep.results import Panel, StudyArm, StudyResult
@@ -68,10 +68,9 @@ def _summary(arms: Sequence[tuple[Panel, StudyArm]]) -> tuple[str, ...]:
     """The numbers of `REDUCTION_COLUMNS`."""
     gains = [panel.comparison.gain(arm.result).mean for panel, arm in arms]
     outcomes = [panel.comparison.outcome(arm.result) for panel, arm in arms]
-    kinds: tuple[Outcome, ...] = ("better", "worse", "unclear")
     return (
         f"{sum(gains) / len(gains):+.4f}",
-        *(str(outcomes.count(kind)) for kind in kinds),
+        *(str(outcomes.count(kind)) for kind in OUTCOMES),
         mean_reduction(arms),
         largest_reduction([reduction(panel, arm).point for panel, arm in arms]),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlet.experiments.results import Outcome
+from mlet.experiments.results import OUTCOMES, Outcome
 from mlet.sweep.results import Panel, StudyArm, StudyResult
 
 
@@ -12,7 +12,7 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
     for panel in result.panels:
         better, worse, unclear = (
             [arm for arm in panel.mlet if panel.comparison.outcome(arm.result) == kind]
-            for kind in ("better", "worse", "unclear")
+            for kind in OUTCOMES
         )
         if better:
             helped.append(f"{panel.title}: {_list(panel, better)}.")
@@ -29,8 +29,7 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
 def counts(result: StudyResult) -> dict[Outcome, int]:
     """How many MLET arms are better, worse and not told apart, over the whole study."""
     outcomes = [p.comparison.outcome(arm.result) for p in result.panels for arm in p.mlet]
-    kinds: tuple[Outcome, ...] = ("better", "worse", "unclear")
-    return {kind: outcomes.count(kind) for kind in kinds}
+    return {kind: outcomes.count(kind) for kind in OUTCOMES}
 
 
 def expected_by_chance(result: StudyResult) -> float:

@@ -65,10 +65,6 @@ class HashedTables(StackedTables):
         ids = torch.arange(self.categories.sizes[place], device=self.stacked.device)
         return super().table(name)[hash_ids(ids, place, self.stack.sizes[place])]
 
-    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """Of the shared rows: W2 (m × k) and W1 (k × d), or W (m × d) and None."""
-        return super().factors(name)
-
     def served(self, name: str) -> dict[str, Tensor]:
         """The m × d table."""
         return {"weight": super().table(name)}

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from mlet.nn.compression.base import Compression
-from mlet.nn.field_tables import ComputedTables, middle_factors
+from mlet.nn.field_tables import ComputedTables
 
 
 class TensorTrain(Compression):
@@ -41,7 +41,7 @@ class TensorTrainTables(ComputedTables):
     def __init__(self, sizes: Mapping[str, int], dim: int, rank: int) -> None:
         super().__init__(sizes)
         self.widths = _exact_factors(dim)
-        self.heights = {name: middle_factors(size) for name, size in sizes.items()}
+        self.heights = {name: _near_factors(size) for name, size in sizes.items()}
         ranks = (1, rank, rank, 1)
         self.cores = nn.ModuleList()
         for name, size in sizes.items():
@@ -84,6 +84,19 @@ class TensorTrainTables(ComputedTables):
         """Fill the cores."""
         cores = enumerate(self._cores_of(name), start=1)
         self._copy_parts(name, {f"core{place}": core for place, core in cores}, parts)
+
+
+def _near_factors(number: int, parts: int = 3) -> list[int]:
+    """``parts`` near-equal integers whose product is at least ``number``, smallest first."""
+    factors: list[int] = []
+    left = number
+    for remaining in range(parts, 0, -1):
+        root = max(1, round(left ** (1 / remaining)))
+        while root**remaining < left:
+            root += 1
+        factors.append(root)
+        left = -(-left // root)
+    return sorted(factors)
 
 
 def _exact_factors(dim: int) -> tuple[int, int, int]:
