@@ -13,6 +13,7 @@ from mlet.experiments.iso_quality import IsoQuality
 from mlet.experiments.results import ArmResult, Comparison, RunScores
 from mlet.metrics import Scores
 from mlet.sweep import StudyConfig, StudyResult
+from mlet.sweep.figures import gain_maps
 from mlet.sweep.reductions import largest_reduction, mean_reduction, reduction
 from mlet.sweep.results import Panel, StudyArm, Tuning
 from mlet.sweep.slices import training_count_deciles
@@ -143,6 +144,9 @@ def test_the_verdict_names_both_sides(small_data: Path) -> None:
         "clicks · dlrm · adagrad: 1 of 3 arms cannot be told apart from SLT with these seeds "
         "(+0.0100 to +0.0100 AUC).",
     ]
+    picture = gain_maps([panel])
+    assert picture.count("stroke-width: 1.5") == 2, "what the seeds tell apart is outlined"
+    assert picture.index("QuadMesh") < picture.index("stroke-width: 1.5"), "over the cells"
     assert counts(result) == {"better": 1, "worse": 1, "unclear": 1}
     assert expected_by_chance(result) == 3 / 40
     (row,) = reduction_rows(result)

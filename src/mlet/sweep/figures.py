@@ -64,7 +64,7 @@ def gain_maps(panels: Sequence[Panel]) -> str:
                     Rectangle((place[1] - 0.46, place[0] - 0.46), 0.92, 0.92, fill=False, lw=1.5)
                 )
         edges = [np.arange(len(ticks) + 1) - 0.5 for ticks in (dims, inner)]
-        axes.pcolormesh(*edges, cells, cmap="RdBu", norm=norm)
+        axes.pcolormesh(*edges, cells, cmap="RdBu", norm=norm, zorder=0)
         axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
         axes.set_yticks(range(len(inner)), [str(k) for k in inner])
         axes.set_xlabel("embedding dimension d")
@@ -96,7 +96,7 @@ def gains_by_count(panels: Sequence[Panel]) -> str:
                 marker=MARKERS[(place + 1) % 5], markersize=5, label=f"MLET, k = {k}",
             )  # fmt: skip
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-        axes.set_xlabel("training count of the row's rarest category")
+        axes.set_xlabel("training count of the rarest category")
         axes.set_ylabel("logloss, SLT − MLET")
         axes.set_title(panel.model, fontsize=11)
         plain_axes(axes)
