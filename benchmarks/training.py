@@ -11,13 +11,12 @@ process of its own for each.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -243,24 +242,24 @@ def measure(task: Task, rounds: int) -> dict[str, float]:
 
 
 def peak_bytes(name: str, task: Task) -> int:
-    """Peak memory of a process that makes five steps of one contender."""
-    setting = task.setting
-    command = [
-        sys.executable, __file__, "--model", task.model, "--alone", name,
-        "--batch", str(setting.batch), "--cap", str(setting.cap),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    """Peak memory of a process that makes five steps of one contender.
+
+    Each is a fork of one process that has imported what all need and has done nothing else.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "torch._dynamo"])  # every optimizer imports it
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(alone, name, task).result()
 
 
-def alone(name: str, task: Task) -> None:
+def alone(name: str, task: Task) -> int:
+    torch.sparse.check_sparse_tensor_invariants.disable()
     step = build(name, task)
     for batch in task.batches(5):
         step(batch)
     # Not getrusage: its peak begins with that of the process this one was forked from.
     status = Path("/proc/self/status").read_text()
-    kibibytes = int(status.split("VmHWM:")[1].split()[0])
-    print(json.dumps(1024 * kibibytes))
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def main() -> None:
@@ -269,14 +268,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2_048, help="rows of a step")
     parser.add_argument("--cap", type=int, default=200_000, help="largest table")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each contender")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     options = parser.parse_args()
 
     torch.sparse.check_sparse_tensor_invariants.disable()
     setting = Setting(batch=options.batch, cap=options.cap)
-    if options.alone:
-        return alone(options.alone, Task(options.model, setting))
     rows = []
     models: list[ModelName] = [options.model] if options.model else list(WIDTHS)
     for model in models:
@@ -304,7 +300,6 @@ def main() -> None:
         options.json,
         {"environment": environment("fuxictr", "deepctr-torch"), "rows": rows},
     )
-    return None
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# A test process for every core runs beside others: more threads of any command would only wait for
+# one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
-import torch
 
 from mlet.data import SplitRule, prepare
 from mlet.data.synthetic import SyntheticConfig, SyntheticSource
-
-torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MLET_DATA", ROOT.parent / "shared" / "data")).resolve()

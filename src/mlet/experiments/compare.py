@@ -6,12 +6,13 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from mlet.settings import Settings
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import OptimizersConfig
 from mlet.training.predict import predict
+
+T = TypeVar("T")
 
 
 class CompareConfig(Settings):
@@ -130,17 +133,17 @@ def compare(
     rare = data.rarest_counts("test") < config.rare_below
     results = []
     diverged = [arm for family in arms for arm in family if _failure(out, arm, config.seeds)]
+    chosen = []
     for family in arms:
         kept = [arm for arm in family if arm not in diverged]
         if not kept:
             raise RunError(f"no learning rate works: {_failure(out, family[0], config.seeds)}")
-        chosen = max(kept, key=lambda arm: _mean_validation_auc(out, arm, config.seeds))
-        scores = [_score(out, chosen, seed, data, rare) for seed in range(config.seeds)]
-        summary = RunDirectory(_run_path(out, chosen, 0)).summary()
-        rate = chosen.learning_rate or config.base.optimizer.tables.learning_rate
-        results.append(
-            ArmResult(chosen.dim, chosen.inner_dim, rate, tuple(scores), summary.model_bytes)
-        )
+        chosen.append(max(kept, key=lambda arm: _mean_validation_auc(out, arm, config.seeds)))
+    scores = _score_all(out, chosen, config, rare, jobs)
+    for arm in chosen:
+        summary = RunDirectory(_run_path(out, arm, 0)).summary()
+        rate = arm.learning_rate or config.base.optimizer.tables.learning_rate
+        results.append(ArmResult(arm.dim, arm.inner_dim, rate, scores[arm], summary.model_bytes))
     result = Comparison(
         schema=data.schema,
         base=config.base,
@@ -155,6 +158,10 @@ def compare(
     )
     write_text(out / "compare.json", result.to_json())
     return result
+
+
+def _run_paths(out: Path, arm: Arm, seeds: int) -> list[Path]:
+    return [_run_path(out, arm, seed) for seed in range(seeds)]
 
 
 def _run_path(out: Path, arm: Arm, seed: int) -> Path:
@@ -187,21 +194,34 @@ def _train_one(config: RunConfig, path: Path) -> None:
 
 def _train_all(runs: dict[Path, RunConfig], jobs: int, report: Report) -> None:
     report(0, len(runs), "")
-    for done, path in enumerate(_completed(runs, jobs), start=1):
+    tasks = {path: partial(_train_one, config, path) for path, config in runs.items()}
+    for done, (path, _) in enumerate(_completed(tasks, jobs), start=1):
         report(done, len(runs), path.name)
 
 
-def _completed(runs: dict[Path, RunConfig], jobs: int) -> Iterator[Path]:
-    """Train all runs, yielding each as it is finished."""
+def _score_all(
+    out: Path, arms: list[Arm], config: CompareConfig, rare: np.ndarray, jobs: int
+) -> dict[Arm, tuple[RunScores, ...]]:
+    """The test scores of every arm, by seed."""
+    tasks = {
+        path: partial(_score, path, seed, config.base.data, rare)
+        for arm in arms
+        for seed, path in enumerate(_run_paths(out, arm, config.seeds))
+    }
+    scores = dict(_completed(tasks, jobs))
+    return {arm: tuple(scores[path] for path in _run_paths(out, arm, config.seeds)) for arm in arms}
+
+
+def _completed(tasks: Mapping[Path, Callable[[], T]], jobs: int) -> Iterator[tuple[Path, T]]:
+    """Do something for every run in worker processes, yielding each as it is done."""
     with worker_pool(jobs) as pool:
-        futures = {pool.submit(_train_one, config, path): path for path, config in runs.items()}
+        futures = {pool.submit(task): path for path, task in tasks.items()}
         try:
             for future in as_completed(futures):
-                try:
-                    future.result()
-                except MletError as error:
-                    raise RunError(f"run {futures[future].name}: {error}") from None
-                yield futures[future]
+                path, error = futures[future], future.exception()
+                if isinstance(error, MletError):
+                    raise RunError(f"run {path.name}: {error}")
+                yield path, future.result()
         except BrokenProcessPool:
             raise RunError(
                 "a training process was killed (out of memory?); run the same command again to "
@@ -214,21 +234,21 @@ def _completed(runs: dict[Path, RunConfig], jobs: int) -> Iterator[Path]:
 
 def _failure(out: Path, arm: Arm, seeds: int) -> str | None:
     """Why an arm diverged, with the first seed that did."""
-    runs = (RunDirectory(_run_path(out, arm, seed)) for seed in range(seeds))
+    runs = (RunDirectory(path) for path in _run_paths(out, arm, seeds))
     return next((run.failure for run in runs if run.failure is not None), None)
 
 
 def _mean_validation_auc(out: Path, arm: Arm, seeds: int) -> float:
-    summaries = [RunDirectory(_run_path(out, arm, seed)).summary() for seed in range(seeds)]
+    summaries = [RunDirectory(path).summary() for path in _run_paths(out, arm, seeds)]
     return float(np.mean([summary.valid["auc"] for summary in summaries]))
 
 
-def _score(out: Path, arm: Arm, seed: int, data: PreparedDataset, rare: np.ndarray) -> RunScores:
-    """Score one run's collapsed model, what would be served, on the test split."""
-    run = RunDirectory(_run_path(out, arm, seed))
+def _score(path: Path, seed: int, data: Path, rare: np.ndarray) -> RunScores:
+    """Score one run's collapsed model, what would be served, on the test split; in a worker."""
+    run = RunDirectory(path)
     summary = run.summary()
     model, _, _ = load_collapsed(run.model_file)
-    columns = data.split("test")
+    columns = PreparedDataset(data).split("test")
     probabilities = predict(model, columns)
     labels = np.asarray(columns.labels)
     return RunScores(

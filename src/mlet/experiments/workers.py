@@ -7,13 +7,27 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+
+#: What a worker imports sooner or later; torch.optim imports torch._dynamo when it is first used.
+#: Not the CPU kernels: they use no threads in a fork of the process that imported them.
+_NEEDED = ("mlet.training", "numba", "sklearn.metrics", "torch._dynamo")
 
 
 def worker_pool(jobs: int) -> ProcessPoolExecutor:
     """A pool whose processes end with this one, even if it is killed."""
-    # Workers start afresh: torch's thread pools do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(jobs, mp_context=_context(), initializer=_end_with_parent)
+
+
+def _context() -> BaseContext:
+    """How workers start: not as forks of this process, as torch's thread pools survive no fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    # One process that has imported what training needs, and has done nothing else, is forked for
+    # every worker: they start at once and share its memory.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *_NEEDED])
+    return context
 
 
 def _end_with_parent() -> None:

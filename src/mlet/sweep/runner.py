@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -12,6 +12,7 @@ from mlet.atomic import write_text
 from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
 from mlet.experiments.workers import worker_pool
+from mlet.interrupts import DeferredInterrupt
 from mlet.sweep.datasets import make_ready
 from mlet.sweep.ledger import Claim, Ledger
 from mlet.sweep.results import StudyResult, collect
@@ -20,6 +21,8 @@ from mlet.sweep.study import Arm, StudyConfig
 
 #: Seconds between looks at the database while other machines hold all that is left.
 _PATIENCE = 2.0
+#: Seconds until Ctrl-C is heard.
+_HEARING = 0.1
 _KILLED = "the process was killed (out of memory?)"
 
 
@@ -60,9 +63,12 @@ def sweep(
     ledger = Ledger(study, storage or f"sqlite:///{(out / 'study.db').resolve()}")
     runner = _Runner(study, out, ledger, data, devices, report)
     with ledger.named_failures():
-        for arm in study.arms():
-            ledger.recover(arm, take_over=take_over)
-        runner.work(jobs)
+        # Interrupted halfway, a write would keep the database locked: even for ourselves, who have
+        # yet to give back what we claimed.
+        with DeferredInterrupt() as interrupt:
+            for arm in study.arms():
+                ledger.recover(arm, take_over=take_over)
+            runner.work(jobs, interrupt)
         return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
 
 
@@ -87,6 +93,21 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
     write_text(file, study.to_yaml())
 
 
+def _first_done(
+    running: Collection[Future[Outcome]], interrupt: DeferredInterrupt
+) -> set[Future[Outcome]]:
+    """Wait until something is done, but not for ever: others may have done something too."""
+    end = time.monotonic() + _PATIENCE
+    done: set[Future[Outcome]] = set()
+    while not done and time.monotonic() < end:
+        if running:
+            done, _ = wait(running, timeout=_HEARING, return_when=FIRST_COMPLETED)
+        else:
+            time.sleep(_HEARING)
+        interrupt.raise_if_asked()
+    return done
+
+
 class _Runner:
     """Keeps workers busy with claims from the ledger."""
 
@@ -105,7 +126,7 @@ class _Runner:
         self._total = len(self._open) * (study.tuning.trials + study.seeds)
         self._finished: dict[str, int] = {}
 
-    def work(self, jobs: int) -> None:
+    def work(self, jobs: int, interrupt: DeferredInterrupt) -> None:
         """Until every arm is done."""
         running: dict[Future[Outcome], tuple[Claim, int]] = {}
         pool = worker_pool(jobs)
@@ -119,13 +140,13 @@ class _Runner:
                     running[self._submit(pool, claim, slot)] = (claim, slot)
                 if not running and not self._open:
                     return
-                if not running:
-                    time.sleep(_PATIENCE)  # the rest is being trained elsewhere
-                    continue
-                done, _ = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+                done = _first_done(running, interrupt)  # if none runs, others train the rest
+                broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+                if broken:
+                    pool.shutdown()  # nobody trains a run any more when it may be claimed again
                 for future in done:
                     self._settle(running.pop(future)[0], future)
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                if broken:
                     # All that was running is lost, whichever process was killed.
                     for claim, _ in running.values():
                         self._ledger.lose(claim, _KILLED)
@@ -135,6 +156,7 @@ class _Runner:
             # A pool waits for what it runs, which may take hours; what is lost is resumed anyway.
             for process in (pool._processes or {}).values():
                 process.terminate()
+                process.join()
             for claim, _ in running.values():
                 self._ledger.give_back(claim)
             raise
@@ -181,9 +203,9 @@ class _Runner:
 
     def _settle(self, claim: Claim, future: Future[Outcome]) -> None:
         error = future.exception()
-        if isinstance(error, WriteError):
+        if isinstance(error, WriteError | KeyboardInterrupt):
             self._ledger.give_back(claim)
-            raise error  # a full disk would fail every run
+            raise error  # a full disk would fail every run, Ctrl-C is told to all
         if isinstance(error, BrokenProcessPool):
             self._ledger.lose(claim, _KILLED)
             return

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch.nn import functional as F
 from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
 from mlet.export import save_collapsed
+from mlet.interrupts import DeferredInterrupt
 from mlet.metrics import score
 from mlet.models import CTRModel, build_model
 from mlet.training.config import RunConfig
@@ -128,7 +127,9 @@ class _Trainer:
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:
-            with _DeferredInterrupt() as interrupt:
+            # Interrupted halfway, a step would leave some tables updated and others not, and the
+            # checkpoint made then would not resume to the numbers of an uninterrupted run.
+            with DeferredInterrupt() as interrupt:
                 while progress.done is None:
                     self._epoch(interrupt)
         except KeyboardInterrupt:
@@ -139,7 +140,7 @@ class _Trainer:
             raise
         return self._finish()
 
-    def _epoch(self, interrupt: _DeferredInterrupt) -> None:
+    def _epoch(self, interrupt: DeferredInterrupt) -> None:
         """Train from the current position to the end of its epoch, or to an early stop."""
         settings, progress = self.config.training, self.progress
         every = settings.validate_every or -(-len(self.loader) // _VALIDATIONS_PER_EPOCH)
@@ -268,36 +269,6 @@ class _Trainer:
             f"({optimizer.tables.learning_rate}) or optimizer.dense.learning_rate "
             f"({optimizer.dense.learning_rate})"
         )
-
-
-class _DeferredInterrupt:
-    """Holds Ctrl-C back until a step is complete.
-
-    Interrupted halfway, a step would leave some tables updated and others not, and the checkpoint
-    made then would not resume to the numbers of an uninterrupted run.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-        # Python delivers signals to its main thread, and only that may handle them.
-        self._handles = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> _DeferredInterrupt:
-        if self._handles:
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._handles:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-    def raise_if_asked(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed since training began."""
-        if self._asked:
-            raise KeyboardInterrupt
 
 
 def _first_bad_column(values: Tensor) -> int | None:
