@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	@$(BIN)/mlet compare $(DEMO)/data --out $(DEMO)/comparison
 
 test: $(INSTALLED) $(CLIENTS)
-	$(BIN)/pytest --numprocesses 2 --durations 10
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --durations 10
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

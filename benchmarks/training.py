@@ -247,7 +247,7 @@ def peak_bytes(name: str, task: Task) -> int:
     Each is a fork of one process that has imported what all need and has done nothing else.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "torch._dynamo"])  # every optimizer imports it
+    context.set_forkserver_preload(["mlet.training", "torch._dynamo"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(alone, name, task).result()
 

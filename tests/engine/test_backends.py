@@ -475,17 +475,20 @@ def test_the_cpu_backend_works_in_a_forked_process() -> None:
     with torch.no_grad():
         here = look_up(case.table, case.projection, case.lookups, case.stack)
     context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
+    receiver, sender = context.Pipe(duplex=False)
 
     def child() -> None:
         torch.set_num_threads(1)
         with torch.no_grad():
             out = look_up(case.table, case.projection, case.lookups, case.stack)
-        queue.put(out.numpy().tobytes())
+        sender.send_bytes(out.numpy().tobytes())
 
     process = context.Process(target=child)
     process.start()
-    there = queue.get()
-    process.join()
-    assert process.exitcode == 0
-    assert there == here.numpy().tobytes()
+    sender.close()  # so that the end of the child is the end of what can be received
+    try:
+        assert receiver.poll(120), "the forked process hangs"
+        assert receiver.recv_bytes() == here.numpy().tobytes()
+    finally:
+        process.kill()
+        process.join()

@@ -25,7 +25,8 @@ MLET = Path(sys.executable).parent / "mlet"
 
 
 def run(*words: object, code: int = 0) -> str:
-    result = subprocess.run([str(MLET), *map(str, words)], capture_output=True, text=True)
+    command = [str(MLET), *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
 

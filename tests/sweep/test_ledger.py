@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from mlet.errors import RunError
 from mlet.sweep import StudyConfig
 from mlet.sweep.ledger import Claim, Ledger, is_final
+from mlet.sweep.process import is_alive, started
 
 TRIALS, SEEDS = 4, 2
 
@@ -162,7 +164,7 @@ def test_claims_of_dead_processes_are_given_back(tmp_path: Path) -> None:
         "c = t.study(); t.Ledger(c, sys.argv[1]).claim(c.arms()[0])"
     )
     command = [sys.executable, "-c", script, url(tmp_path), str(Path(__file__).parent)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=120)
     ledger = Ledger(config, url(tmp_path))
     arm = config.arms()[0]
     assert ledger.claim(arm) is None
@@ -173,6 +175,32 @@ def test_claims_of_dead_processes_are_given_back(tmp_path: Path) -> None:
     assert ledger.claim(arm) is None, "this process is alive"
     ledger.recover(arm, take_over=True)
     assert ledger.claim(arm) is not None
+
+
+def test_a_process_with_the_number_of_a_dead_one_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is started again gives its command the same number."""
+    ledger = Ledger(study(), url(tmp_path))
+    arm = study().arms()[0]
+    with monkeypatch.context() as earlier:
+        earlier.setattr("mlet.sweep.ledger.started", lambda: started() - 60)
+        assert ledger.claim(arm) is not None
+    ledger.recover(arm, take_over=False)
+    assert ledger.claim(arm) is not None
+
+
+def test_who_is_alive() -> None:
+    assert is_alive(os.getpid(), started())
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = started(child.pid)
+    assert is_alive(child.pid, began)
+    assert not is_alive(child.pid, began - 60)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(child.pid, began), "it ended, though nobody waited for it"
+    child.communicate()
+    assert not is_alive(child.pid, began)
 
 
 def test_final_runs_are_not_mistaken_for_tuning(tmp_path: Path) -> None:

@@ -209,6 +209,23 @@ def test_two_processes_share_a_study(
     assert len(trials) == len(config.arms()) * (TRIALS + SEEDS), "and nothing was done twice"
 
 
+def test_it_is_said_that_others_train_what_is_left(small_data: Path, tmp_path: Path) -> None:
+    class Waits(Exception):
+        """Instead of waiting until somebody trains it."""
+
+    def report(what: str, done: int, total: int | None) -> None:
+        if "other processes' runs" in what:
+            raise Waits
+
+    study = values(small_data, dims=[2], inner_dims=[], peers={}, tuning={"trials": 1}, seeds=1)
+    config = StudyConfig.parse(study, "study")
+    ledger = Ledger(config, f"sqlite:///{tmp_path / 'study.db'}")
+    assert ledger.claim(config.arms()[0]) is not None
+    with pytest.raises(Waits):
+        sweep(config, tmp_path, report=report)
+    assert len(sweep(config, tmp_path, take_over=True).panels[0].arms) == 1
+
+
 @pytest.mark.slow
 def test_a_study_may_grow_and_shrink_but_not_change(small_data: Path, tmp_path: Path) -> None:
     small = values(small_data, dims=[2], peers={}, tuning={"trials": 1})

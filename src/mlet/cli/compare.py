@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from mlet.errors import ConfigError
 from mlet.experiments import CompareConfig, Comparison, write_report
 from mlet.experiments import compare as compare_arms
 from mlet.experiments.table import COLUMNS, markdown, table_rows
+from mlet.experiments.workers import usable_cores
 from mlet.models import MODELS
 from mlet.settings import load_yaml
 from mlet.training import RunConfig
@@ -48,7 +48,7 @@ def compare(
         int, typer.Option(help="A row is rare if a category has fewer training rows.", min=1)
     ] = 10,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once; default: all cores.", min=1)
+        int | None, typer.Option(help="Runs at once; default: as many as cores.", min=1)
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers here.")] = None,
     markdown_file: Annotated[
@@ -91,7 +91,7 @@ def compare(
             comparison = compare_arms(
                 comparison_config,
                 out,
-                jobs=jobs or os.cpu_count() or 1,
+                jobs=jobs or usable_cores(),
                 report=lambda done, total, name: report("training runs", done, total),
             )
     except KeyboardInterrupt:

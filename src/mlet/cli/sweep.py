@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from mlet.cli.console import complain, counting, output, say
 from mlet.cli.settings import Assignments
+from mlet.experiments.workers import usable_cores
 from mlet.settings import load_yaml
 from mlet.sweep import StudyConfig, StudyResult
 from mlet.sweep import sweep as run_study
@@ -34,7 +34,7 @@ def sweep(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once; default: all cores.", min=1)
+        int | None, typer.Option(help="Runs at once; default: as many as cores.", min=1)
     ] = None,
     devices: Annotated[str, typer.Option(help="Of the runs, in turn, as cuda:0,cuda:1.")] = "cpu",
     set_: Assignments = None,
@@ -60,7 +60,7 @@ def sweep(
                 config,
                 folder,
                 storage=storage,
-                jobs=jobs or os.cpu_count() or 1,
+                jobs=jobs or usable_cores(),
                 devices=devices.split(","),
                 take_over=take_over,
                 report=report,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlet.errors import RunError, WriteError
+from mlet.sweep.process import is_alive, started
 from mlet.sweep.study import Arm, StudyConfig
 
 if TYPE_CHECKING:
@@ -144,9 +145,7 @@ class Ledger:
     def recover(self, arm: Arm, *, take_over: bool) -> None:
         """Give back the claims of this machine's dead processes; all claims if ``take_over``."""
         for trial in self.trials(arm):
-            host, process, _ = trial.user_attrs["owner"].split(":")
-            dead = host == socket.gethostname() and not _is_alive(int(process))
-            if is_running(trial) and (dead or take_over):
+            if is_running(trial) and (take_over or _owner_is_dead(trial)):
                 self._close(arm, trial.number, "void", "given back")
 
     def trials(self, arm: Arm) -> list[FrozenTrial]:
@@ -199,9 +198,9 @@ class Ledger:
 
     def _add(self, arm: Arm, setting: dict[str, float], seed: int | None) -> Claim | None:
         """Claim a given setting: for tuning, or finally with a seed."""
-        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         attributes = {
-            "owner": owner,
+            "owner": f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}",
+            "owner_started": started(),
             "seed": TUNING_SEED if seed is None else seed,
             "final": seed is not None,
         }
@@ -283,11 +282,9 @@ def is_running(trial: FrozenTrial) -> bool:
     return trial.state.name == "RUNNING"
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _owner_is_dead(trial: FrozenTrial) -> bool:
+    """Whether a process of this machine claimed a trial and runs no more."""
+    host, process, _ = trial.user_attrs["owner"].split(":")
+    return host == socket.gethostname() and not is_alive(
+        int(process), trial.user_attrs["owner_started"]
+    )

@@ -23,6 +23,7 @@ from mlet.sweep.study import Arm, StudyConfig
 _PATIENCE = 2.0
 #: Seconds until Ctrl-C is heard.
 _HEARING = 0.1
+_WAITING = "waiting for other processes' runs (if one died: Ctrl-C, then --take-over)"
 _KILLED = "the process was killed (out of memory?)"
 
 
@@ -128,6 +129,11 @@ class _Runner:
 
     def work(self, jobs: int, interrupt: DeferredInterrupt) -> None:
         """Until every arm is done."""
+        for arm in self._study.arms():
+            if self._ledger.done(arm):
+                self._close(arm)
+        if not self._open:
+            return
         running: dict[Future[Outcome], tuple[Claim, int]] = {}
         pool = worker_pool(jobs)
         try:
@@ -138,9 +144,11 @@ class _Runner:
                     if claim is None:
                         break
                     running[self._submit(pool, claim, slot)] = (claim, slot)
-                if not running and not self._open:
-                    return
-                done = _first_done(running, interrupt)  # if none runs, others train the rest
+                if not running:
+                    if not self._open:
+                        return
+                    self._report(_WAITING, 0, None)
+                done = _first_done(running, interrupt)
                 broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
                 if broken:
                     pool.shutdown()  # nobody trains a run any more when it may be claimed again
@@ -154,7 +162,7 @@ class _Runner:
                     pool = worker_pool(jobs)
         except BaseException:
             # A pool waits for what it runs, which may take hours; what is lost is resumed anyway.
-            for process in (pool._processes or {}).values():
+            for process in list((pool._processes or {}).values()):
                 process.terminate()
                 process.join()
             for claim, _ in running.values():
