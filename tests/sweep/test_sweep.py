@@ -327,3 +327,4 @@ def test_the_authors_study_runs_on_the_criteo_sample(mlet, criteo_sample: Path) 
         "--set", "inner_dims=[16]", "--set", "seeds=1", "--set", "tuning.trials=1",
     )  # fmt: skip
     assert "mlet-k16" in done.stdout
+    assert re.search(r"reading\W+(\d+)/\1 ", done.stderr), "what is done is shown as done"

@@ -50,6 +50,10 @@ def counting() -> Iterator[Any]:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int | None) -> None:
+            for task in progress.tasks:
+                # One whose end was not known came to it when another began.
+                if task.description != what and task.total is None:
+                    progress.update(task.id, total=task.completed)
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
