@@ -162,7 +162,7 @@ def test_make_demo(tmp_path: Path) -> None:
         ["make", "demo", f"DEMO={tmp_path / 'demo'}", f"VENV={environment}",
          f"INSTALLED={environment / 'pyvenv.cfg'}", "--assume-old=pyproject.toml",
          "--assume-old=constraints.txt"],
-        cwd=ROOT, capture_output=True, text=True, timeout=900,
+        cwd=ROOT, capture_output=True, text=True, timeout=580,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "SLT and MLET" in result.stdout

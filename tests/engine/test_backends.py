@@ -489,6 +489,8 @@ def test_the_cpu_backend_works_in_a_forked_process() -> None:
     try:
         assert receiver.poll(120), "the forked process hangs"
         assert receiver.recv_bytes() == here.numpy().tobytes()
+        process.join(60)
+        assert process.exitcode == 0
     finally:
         process.kill()
         process.join()

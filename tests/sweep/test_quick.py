@@ -28,7 +28,7 @@ def test_the_quick_study_reproduces_the_committed_table(mlet_command: Path, tmp_
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
     done = subprocess.run(
         [mlet_command, "sweep", "studies/quick.yaml", "--jobs", "2"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=900,
+        cwd=tmp_path, capture_output=True, text=True, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     panels = json.loads((tmp_path / "quick" / "study.json").read_text())["panels"]

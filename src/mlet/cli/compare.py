@@ -48,7 +48,7 @@ def compare(
         int, typer.Option(help="A row is rare if a category has fewer training rows.", min=1)
     ] = 10,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once; default: as many as cores.", min=1)
+        int | None, typer.Option(help="Runs at once; default: one for each core.", min=1)
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers here.")] = None,
     markdown_file: Annotated[

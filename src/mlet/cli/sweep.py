@@ -34,7 +34,7 @@ def sweep(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once; default: as many as cores.", min=1)
+        int | None, typer.Option(help="Runs at once; default: one for each core.", min=1)
     ] = None,
     devices: Annotated[str, typer.Option(help="Of the runs, in turn, as cuda:0,cuda:1.")] = "cpu",
     set_: Assignments = None,

@@ -7,7 +7,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import as_completed
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -128,18 +128,14 @@ def compare(
         for arm in family
         for seed in range(config.seeds)
     }
-    _train_all(runs, jobs, report)
-    data = PreparedDataset(config.base.data)
-    rare = data.rarest_counts("test") < config.rare_below
+    with worker_pool(jobs) as pool:
+        _train_all(runs, pool, report)
+        diverged = [arm for family in arms for arm in family if _failure(out, arm, config.seeds)]
+        chosen = [_best(out, family, diverged, config.seeds) for family in arms]
+        data = PreparedDataset(config.base.data)
+        rare = data.rarest_counts("test") < config.rare_below
+        scores = _score_all(out, chosen, config, rare, pool)
     results = []
-    diverged = [arm for family in arms for arm in family if _failure(out, arm, config.seeds)]
-    chosen = []
-    for family in arms:
-        kept = [arm for arm in family if arm not in diverged]
-        if not kept:
-            raise RunError(f"no learning rate works: {_failure(out, family[0], config.seeds)}")
-        chosen.append(max(kept, key=lambda arm: _mean_validation_auc(out, arm, config.seeds)))
-    scores = _score_all(out, chosen, config, rare, jobs)
     for arm in chosen:
         summary = RunDirectory(_run_path(out, arm, 0)).summary()
         rate = arm.learning_rate or config.base.optimizer.tables.learning_rate
@@ -192,15 +188,15 @@ def _train_one(config: RunConfig, path: Path) -> None:
         pass  # the run keeps the reason; a step size that diverges loses to those that do not
 
 
-def _train_all(runs: dict[Path, RunConfig], jobs: int, report: Report) -> None:
+def _train_all(runs: dict[Path, RunConfig], pool: Executor, report: Report) -> None:
     report(0, len(runs), "")
     tasks = {path: partial(_train_one, config, path) for path, config in runs.items()}
-    for done, (path, _) in enumerate(_completed(tasks, jobs), start=1):
+    for done, (path, _) in enumerate(_completed(tasks, pool), start=1):
         report(done, len(runs), path.name)
 
 
 def _score_all(
-    out: Path, arms: list[Arm], config: CompareConfig, rare: np.ndarray, jobs: int
+    out: Path, arms: list[Arm], config: CompareConfig, rare: np.ndarray, pool: Executor
 ) -> dict[Arm, tuple[RunScores, ...]]:
     """The test scores of every arm, by seed."""
     tasks = {
@@ -208,34 +204,41 @@ def _score_all(
         for arm in arms
         for seed, path in enumerate(_run_paths(out, arm, config.seeds))
     }
-    scores = dict(_completed(tasks, jobs))
+    scores = dict(_completed(tasks, pool))
     return {arm: tuple(scores[path] for path in _run_paths(out, arm, config.seeds)) for arm in arms}
 
 
-def _completed(tasks: Mapping[Path, Callable[[], T]], jobs: int) -> Iterator[tuple[Path, T]]:
+def _completed(tasks: Mapping[Path, Callable[[], T]], pool: Executor) -> Iterator[tuple[Path, T]]:
     """Do something for every run in worker processes, yielding each as it is done."""
-    with worker_pool(jobs) as pool:
+    try:
         futures = {pool.submit(task): path for path, task in tasks.items()}
-        try:
-            for future in as_completed(futures):
-                path, error = futures[future], future.exception()
-                if isinstance(error, MletError):
-                    raise RunError(f"run {path.name}: {error}")
-                yield path, future.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "a training process was killed (out of memory?); run the same command again to "
-                "continue, with fewer --jobs"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            path, error = futures[future], future.exception()
+            if isinstance(error, MletError):
+                raise RunError(f"run {path.name}: {error}")
+            yield path, future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a training process was killed (out of memory?); run the same command again to "
+            "continue, with fewer --jobs"
+        ) from None
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _failure(out: Path, arm: Arm, seeds: int) -> str | None:
     """Why an arm diverged, with the first seed that did."""
     runs = (RunDirectory(path) for path in _run_paths(out, arm, seeds))
     return next((run.failure for run in runs if run.failure is not None), None)
+
+
+def _best(out: Path, family: list[Arm], diverged: list[Arm], seeds: int) -> Arm:
+    """The arm with the best step size on validation, of those that no seed diverged with."""
+    kept = [arm for arm in family if arm not in diverged]
+    if not kept:
+        raise RunError(f"no learning rate works: {_failure(out, family[0], seeds)}")
+    return max(kept, key=lambda arm: _mean_validation_auc(out, arm, seeds))
 
 
 def _mean_validation_auc(out: Path, arm: Arm, seeds: int) -> float:

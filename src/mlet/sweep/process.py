@@ -26,9 +26,8 @@ def is_alive(process: int, began: float) -> bool:
     a container that was started again.
     """
     try:
-        if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(started(process) - began) < _SAME
+        ended = psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+        return not ended and abs(started(process) - began) < _SAME
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -129,11 +129,11 @@ class _Runner:
 
     def work(self, jobs: int, interrupt: DeferredInterrupt) -> None:
         """Until every arm is done."""
-        for arm in self._study.arms():
+        for arm in list(self._open):
             if self._ledger.done(arm):
                 self._close(arm)
         if not self._open:
-            return
+            return  # without starting a worker
         running: dict[Future[Outcome], tuple[Claim, int]] = {}
         pool = worker_pool(jobs)
         try:
