@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -36,18 +37,22 @@ from mlet.models import (
     build_model,
     parse_model_config,
 )
+from mlet.models.first_order import FirstOrderConfig
 from mlet.models.fm import pairwise_sum
 from mlet.models.nfm import bi_interaction
 from mlet.nn import Bags
-from mlet.training import RunConfig, train
+from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.evaluate import load_trained
 from mlet.training.optimizers import Optimizers
+from mlet.training.predict import predict
 
 SIZE = {"dim": 3, "inner_dim": 9}
 CONFIGS: dict[str, AnyModelConfig] = {
     "dlrm": DLRMConfig(**SIZE, bottom_mlp=[5], top_mlp=[6]),
     "fm": FMConfig(**SIZE),
     "deepfm": DeepFMConfig(**SIZE, mlp=[6, 5]),
+    "deepfm, two-layer": DeepFMConfig(**SIZE, mlp=[6, 5], two_layer_first_order=True),
     "wide_deep": WideDeepConfig(**SIZE, mlp=[6, 5]),
     "dcnv2": DCNv2Config(**SIZE, cross_layers=3, mlp=[6, 5]),
     "dcn": DCNConfig(**SIZE, cross_layers=3, mlp=[6, 5]),
@@ -342,6 +347,8 @@ def test_parameter_count(config: AnyModelConfig, schema: DatasetSchema) -> None:
         "finalmlp": tables + affine(width, 6, 4) + affine(width, 8) + affine(4, 1) + 8,
         "gdcn": tables + 2 * (affine(width, width) + width * width) + affine(width, 6, 5),
     }[config.name]
+    if isinstance(config, FirstOrderConfig) and config.two_layer_first_order:
+        expected += categories * (9 - 1) + fields * 9
     if isinstance(config, FiBiNETConfig):
         expected += 2 * {"all": 1, "each": 2, "interaction": 3}[config.bilinear] * 3 * 3
     if isinstance(config, MaskNetConfig) and config.structure == "serial":
@@ -395,6 +402,9 @@ def test_trains_and_loads_as_a_run(
     model, loaded, _ = load_collapsed(tmp_path / "run" / "model.safetensors")
     assert loaded == config.model_copy(update={"inner_dim": None})
     assert summary.model_bytes == sum(4 * p.numel() for p in model.parameters())
+    trained, data = load_trained(RunDirectory(tmp_path / "run"))
+    rows = data.split("valid")
+    np.testing.assert_allclose(predict(model, rows), predict(trained, rows), rtol=1e-5)
     written = RunConfig.load(tmp_path / "run" / "config.yaml")
     assert written.model == config
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
@@ -34,8 +34,7 @@ def save_collapsed(
     """
     tensors = {
         name: tensor.contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(_TABLE)
+        for name, tensor in model.collapse_around(nn.Identity()).state_dict().items()
     }
     for field in schema.fields:
         for part, tensor in model.embedding.served(field.name).items():

@@ -95,7 +95,7 @@ class CTRModel(nn.Module, ABC):
     """A click model: `Batch` to logits (B,).
 
     Attributes:
-        embedding: all categorical fields; the only part that collapsing changes.
+        embedding: all categorical fields.
     """
 
     embedding: mlet_nn.FieldEmbedding
@@ -106,6 +106,14 @@ class CTRModel(nn.Module, ABC):
 
     def collapse(self) -> Self:
         """A copy with ordinary tables and the same outputs; this model stays as it is."""
-        # The tables are the bulk of the model: they are collapsed, not copied and collapsed.
-        memo = {id(self.embedding): self.embedding.collapse()}
-        return copy.deepcopy(self, memo)
+        return self.collapse_around(self.embedding.collapse())
+
+    def collapse_around(self, embedding: nn.Module) -> Self:
+        """A collapsed copy with something else in the place of `embedding`, the bulk of a model."""
+        # Tables are collapsed, not copied and collapsed.
+        memo: dict[int, nn.Module] = {
+            id(part): part.collapse()
+            for part in self.modules()
+            if isinstance(part, mlet_nn.FieldEmbedding) and part is not self.embedding
+        }
+        return copy.deepcopy(self, {**memo, id(self.embedding): embedding})

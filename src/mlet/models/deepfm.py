@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.first_order import FirstOrder
+from mlet.models.base import CTRModel, Width, embed_fields
+from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.fm import pairwise_sum
 from mlet.models.mlp import MLP
 
 
-class DeepFMConfig(ModelConfig):
+class DeepFMConfig(FirstOrderConfig):
     """DeepFM's settings.
 
     Attributes:

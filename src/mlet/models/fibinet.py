@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.first_order import FirstOrder
+from mlet.models.base import CTRModel, Width, embed_fields
+from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
 
 BilinearType = Literal["all", "each", "interaction"]
@@ -75,7 +75,7 @@ class BilinearInteraction(nn.Module):
         return mixed * vectors[:, self.right]
 
 
-class FiBiNETConfig(ModelConfig):
+class FiBiNETConfig(FirstOrderConfig):
     """FiBiNET's settings.
 
     Attributes:

@@ -11,23 +11,36 @@ from mlet.data.schema import DatasetSchema
 from mlet.models.base import ModelConfig, embed_fields
 
 
+class FirstOrderConfig(ModelConfig):
+    """Settings of models with a linear part.
+
+    Attributes:
+        two_layer_first_order: train the linear part's tables of width 1 as products too, with the
+            same k. By default they are ordinary.
+    """
+
+    two_layer_first_order: bool = False
+
+
 class FirstOrder(nn.Module):
     """A weight for each category and each dense feature: ``b + Σ_f w_f[id_f] + ⟨w, dense⟩``.
 
-    The width-1 tables are ordinary: a product of two layers has nothing to add to a single number.
+    The weights start at zero; the width-1 tables are ordinary unless ``two_layer_first_order``.
 
     Shape:
         `Batch` of B rows → (B,).
     """
 
-    def __init__(self, config: ModelConfig, schema: DatasetSchema) -> None:
+    def __init__(self, config: FirstOrderConfig, schema: DatasetSchema) -> None:
         super().__init__()
-        narrow = config.single_layer().model_copy(
-            update={"dim": 1, "compression": None, "quantize": None}
+        layers = config if config.two_layer_first_order else config.single_layer()
+        narrow = layers.model_copy(
+            update={"dim": 1, "compression": None, "quantize": None, "table_dtype": "float32"}
         )
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
-        for table in self.tables.parameters():
-            nn.init.zeros_(table)
+        for field in self.tables.fields:
+            # Of a product, W2 alone: were W1 zero as well, neither would ever move.
+            nn.init.zeros_(self.tables.factors(field.name)[0])
         self.dense = nn.Parameter(torch.zeros(len(schema.dense)))
         self.bias = nn.Parameter(torch.zeros(()))
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, embed_fields
-from mlet.models.first_order import FirstOrder
+from mlet.models.base import CTRModel, embed_fields
+from mlet.models.first_order import FirstOrder, FirstOrderConfig
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def pairwise_sum(vectors: Tensor) -> Tensor:
     return 0.5 * (square_of_sum - sum_of_squares).sum(dim=1)
 
 
-class FMConfig(ModelConfig):
+class FMConfig(FirstOrderConfig):
     """A factorization machine has no settings of its own."""
 
     name: Literal["fm"] = "fm"

@@ -15,7 +15,8 @@ from mlet.models.base import CTRModel, ModelConfig, embed_fields
 class LogisticRegressionConfig(ModelConfig):
     """Logistic regression has no settings of its own; a category's weight is a table of width 1.
 
-    With ``inner_dim`` the weights are two-layer too; other models keep theirs ordinary.
+    With ``inner_dim`` the weights are two-layer too; other models keep theirs ordinary without
+    ``two_layer_first_order``.
     """
 
     name: Literal["lr"] = "lr"

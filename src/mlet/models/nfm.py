@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.first_order import FirstOrder
+from mlet.models.base import CTRModel, Width, embed_fields
+from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
 
 
@@ -19,7 +19,7 @@ def bi_interaction(vectors: Tensor) -> Tensor:
     return 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1))
 
 
-class NFMConfig(ModelConfig):
+class NFMConfig(FirstOrderConfig):
     """NFM's settings.
 
     Attributes:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
-from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
-from mlet.models.first_order import FirstOrder
+from mlet.models.base import CTRModel, Width, embed_fields
+from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
 
 
@@ -51,7 +51,7 @@ class CompressedInteraction(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-class XDeepFMConfig(ModelConfig):
+class XDeepFMConfig(FirstOrderConfig):
     """xDeepFM's settings.
 
     Attributes:
