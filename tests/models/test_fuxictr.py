@@ -14,11 +14,14 @@ from mlet.data import Batch
 from mlet.data.schema import DatasetSchema, FieldSchema, SplitSchema
 from mlet.models import (
     AnyModelConfig,
+    AutoIntConfig,
     CTRModel,
     DCNConfig,
     DCNv2Config,
     DeepFMConfig,
+    DLRMConfig,
     FiBiNETConfig,
+    FinalMLPConfig,
     FMConfig,
     LogisticRegressionConfig,
     NFMConfig,
@@ -32,6 +35,7 @@ from mlet.nn import FieldEmbedding
 pytest.importorskip("fuxictr", reason="the extra 'clients' is not installed")
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch import layers
+from model_zoo.LongCTR.FinalMLP.FinalMLP import FeatureSelection, InteractionAggregation
 
 SIZES = {"a": 7, "b": 5, "c": 9}
 D, ROWS = 4, 6
@@ -174,6 +178,45 @@ def dcnv2_mixture(ours: Any, peer: Peer, x: dict[str, Tensor]) -> Tensor:
     return ours.head(mlp(ours.mlp)(cross(features)))
 
 
+def dlrm(ours: Any, peer: Peer, x: dict[str, Tensor]) -> Tensor:
+    products = layers.InnerProductInteraction(len(SIZES), output="inner_product")
+    return mlp(ours.top_mlp)(products(peer.embedding(x)))
+
+
+def autoint(ours: Any, peer: Peer, x: dict[str, Tensor]) -> Tensor:
+    attention, vectors = layers.ScaledDotProductAttention(), peer.embedding(x)
+    for layer in ours.layers:
+        heads = [
+            attention(*(vectors @ weight for weight in weights))[0]
+            for weights in zip(
+                *(w.chunk(layer.heads, dim=1) for w in (layer.query, layer.key, layer.value)),
+                strict=True,
+            )
+        ]
+        vectors = torch.relu(torch.cat(heads, dim=2) + vectors @ layer.residual)
+    return ours.head(vectors.flatten(1))
+
+
+def finalmlp(ours: Any, peer: Peer, x: dict[str, Tensor]) -> Tensor:
+    features = peer.embedding(x).flatten(1)
+    width, hidden = features.shape[1], [ours.gate1.mlp[0].out_features]
+    gates = FeatureSelection(peer.feature_map, width, D, hidden, [], [])
+    for bias, gate, mine in (
+        (gates.fs1_ctx_bias, gates.fs1_gate, ours.gate1),
+        (gates.fs2_ctx_bias, gates.fs2_gate, ours.gate2),
+    ):
+        bias.data.copy_(mine.context)
+        gate.mlp.load_state_dict(mine.mlp.state_dict())
+    one, two = ours.mlp1[-2].out_features, ours.mlp2[-2].out_features
+    fusion = InteractionAggregation(one, two, num_heads=ours.fusion.heads)
+    fusion.w_x.load_state_dict(ours.fusion.first.state_dict())
+    fusion.w_y.weight.data.copy_(ours.fusion.second.weight)
+    fusion.w_y.bias.data.zero_()
+    fusion.w_xy.data.copy_(ours.fusion.weights.reshape(-1, 1))
+    first, second = gates(x, features)
+    return fusion(mlp(ours.mlp1)(first), mlp(ours.mlp2)(second))
+
+
 def xdeepfm(ours: Any, peer: Peer, x: dict[str, Tensor]) -> Tensor:
     vectors = peer.embedding(x)
     maps = [len(weight) for weight in ours.cin.weights]
@@ -221,6 +264,9 @@ CASES: dict[str, tuple[AnyModelConfig, Logits]] = {
         DCNv2Config(**SIZE, cross_layers=1, mlp=[6], experts=3, rank=2),
         dcnv2_mixture,
     ),
+    "dlrm": (DLRMConfig(**SIZE, top_mlp=[6]), dlrm),
+    "autoint": (AutoIntConfig(**SIZE, layers=2, heads=2, head_dim=4), autoint),
+    "finalmlp": (FinalMLPConfig(**SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5], heads=2), finalmlp),
     "xdeepfm": (XDeepFMConfig(**SIZE, maps=[4, 5], mlp=[6]), xdeepfm),
     "fibinet, all": (FiBiNETConfig(**SIZE, mlp=[6]), fibinet),
     "fibinet, each": (FiBiNETConfig(**SIZE, mlp=[6], bilinear="each"), fibinet),
@@ -235,7 +281,7 @@ def test_our_weights_in_fuxictrs_layers_give_our_logits(kind: str, feature_map: 
     ours = build_model(config, schema())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
-            if name.startswith(("first_order", "bias")) or name.endswith("bias"):
+            if name.startswith(("first_order", "bias")) or name.endswith(("bias", "context")):
                 parameter.normal_()
             if name.startswith("cross."):
                 parameter.normal_(std=0.5)
