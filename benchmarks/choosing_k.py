@@ -29,10 +29,10 @@ from mlet.export import load_collapsed
 from mlet.inspection import table_energies
 from mlet.metrics import score
 from mlet.plotting import MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
-from mlet.settings import load_yaml
+from mlet.settings import load_yaml, merge
 from mlet.theory import UpdateEnergy, factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunConfig, RunDirectory, resume, train
-from mlet.training.config import OptimizersConfig, merge
+from mlet.training.config import OptimizersConfig
 from mlet.training.evaluate import load_trained
 from mlet.training.predict import predict
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pathlib import Path
 # one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 
 from mlet.data import SplitRule, prepare
@@ -61,6 +64,22 @@ def small_data(tmp_path_factory: pytest.TempPathFactory, small_config: Synthetic
     path = tmp_path_factory.mktemp("data") / "small"
     prepare(SyntheticSource(small_config), path, split=SplitRule(valid=0.15, test=0.25))
     return path
+
+
+Rewrite = Callable[[Path, str, np.ndarray], None]
+
+
+@pytest.fixture(scope="session")
+def rewrite() -> Rewrite:
+    """Put other values into a column of a prepared data set, as if it had been prepared so."""
+
+    def write(data: Path, column: str, values: np.ndarray) -> None:
+        np.save(data / column, values)
+        schema = json.loads((data / "schema.json").read_text())
+        schema["checksums"][column] = zlib.crc32((data / column).read_bytes())
+        (data / "schema.json").write_text(json.dumps(schema))
+
+    return write
 
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -194,7 +194,9 @@ def test_errors(tmp_path: Path) -> None:
         prepare(Rows(frame, without_time), out, split=SplitRule("time"))
 
 
-def test_opening_what_is_no_data_set_or_damaged(tmp_path: Path) -> None:
+def test_opening_what_is_no_data_set_or_damaged(
+    tmp_path: Path, rewrite: Callable[[Path, str, np.ndarray], None]
+) -> None:
     with pytest.raises(DataError, match="not a prepared data set"):
         PreparedDataset(tmp_path)
     prepare(Rows(make_rows(100), COLUMNS), tmp_path / "d")
@@ -202,12 +204,18 @@ def test_opening_what_is_no_data_set_or_damaged(tmp_path: Path) -> None:
     column.write_bytes(column.read_bytes()[:-8])
     with pytest.raises(DataError, match=r"user\.npy: damaged"):
         PreparedDataset(tmp_path / "d").split("test")
-    np.save(column, np.zeros(3, np.int32))
+    rewrite(tmp_path / "d", "test/fields/user.npy", np.zeros(3, np.int32))
     with pytest.raises(DataError, match="where the schema says"):
         PreparedDataset(tmp_path / "d").split("test")
     column.unlink()
     with pytest.raises(DataError, match=r"user\.npy: missing"):
         PreparedDataset(tmp_path / "d").split("test")
+    vocabulary = tmp_path / "d" / "vocabularies" / "user.parquet"
+    content = bytearray(vocabulary.read_bytes())
+    content[len(content) // 2] ^= 1
+    vocabulary.write_bytes(content)
+    with pytest.raises(DataError, match=r"user\.parquet: damaged"):
+        PreparedDataset(tmp_path / "d").training_counts  # noqa: B018
     schema = tmp_path / "d" / "schema.json"
     schema.write_text(schema.read_text().replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(DataError, match="format version 9"):

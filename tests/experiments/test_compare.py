@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -108,12 +109,14 @@ def test_called_again_it_continues(small_data: Path, tmp_path: Path) -> None:
         compare(other, tmp_path)
 
 
-def test_a_run_that_fails_is_named(small_data: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_named(
+    small_data: Path, tmp_path: Path, rewrite: Callable[[Path, str, np.ndarray], None]
+) -> None:
     import shutil
 
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
-    np.save(data / "train" / "dense.npy", np.full((1_800, 2), np.nan, np.float32))
+    rewrite(data, "train/dense.npy", np.full((1_800, 2), np.nan, np.float32))
     with pytest.raises(RunError, match=r"run slt-d2-seed0: .* dense feature 'I1'"):
         compare(config(data, dims=[2], seeds=1), tmp_path / "out")
 

@@ -167,7 +167,7 @@ def test_suggest_k_within_a_budget_gives_settings_that_train(
         (["suggest-k", "{slt}"], "no two-layer table; train with --inner-dim"),
         (["suggest-k", "{mlet}", "--memory-budget", "much"], "expected a size, as 512M or 2G"),
         (["suggest-k", "{mlet}", "--memory-budget", "1K"], "too small: the smallest inner"),
-        (["inspect", "{file}", "--baseline", "{slt}"], "a checkpoint has no data to compare on"),
+        (["inspect", "{file}", "--baseline", "{slt}"], "a checkpoint knows no data set"),
     ],
 )
 def test_what_cannot_be_inspected_is_one_line(

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlet.errors import ConfigError
+from mlet.settings import merge, parse_assignments
 from mlet.training import RunConfig
-from mlet.training.config import PRESETS, OptimizersConfig, merge, parse_assignments, preset
+from mlet.training.config import OptimizersConfig
+from mlet.training.presets import PRESETS, preset
 
 
 def test_yaml_round_trip_is_complete(tmp_path: Path) -> None:

@@ -19,9 +19,8 @@ from mlet.experiments import compare as compare_arms
 from mlet.experiments.table import COLUMNS, markdown, table_rows
 from mlet.experiments.workers import usable_cores
 from mlet.models import MODELS
-from mlet.settings import load_yaml
+from mlet.settings import load_yaml, merge
 from mlet.training import RunConfig
-from mlet.training.config import merge
 
 
 def compare(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mlet.atomic import write_text
 from mlet.cli.console import output, say
+from mlet.cli.settings import RunData
 from mlet.errors import ConfigError, RunError
 from mlet.experiments.table import human_bytes
 from mlet.inspection import (
@@ -24,7 +25,7 @@ from mlet.inspection import (
 )
 from mlet.theory import factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunDirectory
-from mlet.training.evaluate import load_trained
+from mlet.training.load import load_trained
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -43,6 +44,7 @@ def inspect(
         Path | None,
         typer.Option(help="A run to hold it against, as one with ordinary tables (SLT)."),
     ] = None,
+    data: RunData = None,
 ) -> None:
     """See what two layers do to a run's tables.
 
@@ -51,9 +53,9 @@ def inspect(
     which categories gain over a baseline, and how large k need be.
     """
     if path.is_dir():
-        inspection = inspect_run(path, baseline)
-    elif baseline is not None:
-        raise ConfigError("--baseline compares two runs; a checkpoint has no data to compare on")
+        inspection = inspect_run(path, baseline, data=data)
+    elif baseline is not None or data is not None:
+        raise ConfigError("--baseline and --data are for runs; a checkpoint knows no data set")
     else:
         inspection = inspect_checkpoint(path)
     write_page(inspection, out, figures)
@@ -77,6 +79,7 @@ def suggest_k(
     keep: Annotated[
         float, typer.Option(help="Share of its update energy that is enough.", min=0.01, max=1.0)
     ] = 0.99,
+    data: RunData = None,
     json: Annotated[Path | None, typer.Option(help="Also write the suggestion here.")] = None,
 ) -> None:
     """Choose an inner dimension for every table.
@@ -84,8 +87,8 @@ def suggest_k(
     From the directions that a run at a large k makes use of (one epoch will do), predicts what each
     smaller k would keep, and spends a memory budget where it keeps most.
     """
-    model, data = load_trained(RunDirectory(run))
-    energies = table_energies(factors_of(model.embedding), data)
+    model, dataset = load_trained(RunDirectory(run), data)
+    energies = table_energies(factors_of(model.embedding), dataset)
     if not energies:
         raise RunError(f"{run}: no two-layer table; train with --inner-dim, as --inner-dim 64")
     try:

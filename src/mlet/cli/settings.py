@@ -1,13 +1,15 @@
-"""Options that ``train`` and ``compare`` share, and how they become settings."""
+"""Options that several commands share, and how they become settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from mlet.training.config import OptimizerName, OptimizersConfig, merge, parse_assignments
+from mlet.settings import merge, parse_assignments
+from mlet.training.config import OptimizerName, OptimizersConfig
 
 Optimizer: TypeAlias = Annotated[
     Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] | None,
@@ -15,6 +17,9 @@ Optimizer: TypeAlias = Annotated[
 ]
 Rate: TypeAlias = Annotated[
     float | None, typer.Option("--learning-rate", "--lr", help="For tables and dense layers.")
+]
+RunData: TypeAlias = Annotated[
+    Path | None, typer.Option("--data", help="Prepared data set; default: the run's own.")
 ]
 Assignments: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.patience=5. Repeatable.")

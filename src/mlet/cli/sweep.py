@@ -11,13 +11,12 @@ from rich.table import Table
 from mlet.cli.console import complain, counting, output, say
 from mlet.cli.settings import Assignments
 from mlet.experiments.workers import usable_cores
-from mlet.settings import load_yaml
+from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.sweep import StudyConfig, StudyResult
 from mlet.sweep import sweep as run_study
 from mlet.sweep.report import write_study_report
 from mlet.sweep.table import REDUCTION_COLUMNS, reduction_rows
 from mlet.sweep.verdict import counts
-from mlet.training.config import merge, parse_assignments
 
 
 def sweep(

@@ -12,7 +12,7 @@ from mlet.cli.prepare import print_schema
 from mlet.data import SplitRule, prepare
 from mlet.data.synthetic import SyntheticSource, preset, write_criteo_tsv
 from mlet.errors import ConfigError
-from mlet.training.config import parse_assignments
+from mlet.settings import parse_assignments
 
 
 def synthesize(

@@ -11,20 +11,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlet.cli.console import TrainingBar, complain, output, print_json, say
-from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
+from mlet.cli.settings import Assignments, Optimizer, Rate, RunData, overrides
 from mlet.data import PreparedDataset
 from mlet.errors import ConfigError
 from mlet.experiments.table import human_bytes
 from mlet.export import collapse_checkpoint
 from mlet.models import MODELS
-from mlet.settings import load_yaml
+from mlet.settings import load_yaml, merge
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
-from mlet.training.config import merge, preset
-from mlet.training.evaluate import DEFAULT_EDGES, SliceScores, load_for_evaluation
+from mlet.training.evaluate import DEFAULT_EDGES, SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
+from mlet.training.load import load_for_evaluation
+from mlet.training.presets import preset
 
 
 def train(
@@ -115,9 +116,7 @@ def _print_summary(summary: Summary, path: Path) -> None:
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory or collapsed .safetensors file.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Prepared data set; default: the run's own.")
-    ] = None,
+    data: RunData = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option()] = "test",
     field: Annotated[
         str | None, typer.Option(help="Slice by this field's counts; default: the rarest of all.")
@@ -213,6 +212,7 @@ def _print_slices(
 def collapse(
     run: Annotated[Path, typer.Argument(help="Run directory, or any checkpoint file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors or .pt.")],
+    data: RunData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write a model with ordinary tables (W := W2 W1).
@@ -221,13 +221,15 @@ def collapse(
     checkpoint of any converted model: the plain model's state_dict, without building the model.
     """
     if run.is_file():
+        if data is not None:
+            raise ConfigError("--data is for runs; a checkpoint knows no data set")
         done = collapse_checkpoint(run, out, overwrite=overwrite)
         say(
             f"{done.tables} tables collapsed, {human_bytes(done.before)} -> "
             f"{human_bytes(done.after)} -> {out}",
         )
         return
-    report = collapse_run(run, out, overwrite=overwrite)
+    report = collapse_run(run, out, data=data, overwrite=overwrite)
     say(
         f"embedding parameters {human_bytes(report.trained_bytes)} -> "
         f"{human_bytes(report.collapsed_bytes)}; largest difference between trained and collapsed "

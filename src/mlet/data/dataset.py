@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mlet.data import layout
+from mlet.data import checksums, layout
 from mlet.data.schema import FORMAT_VERSION, DatasetSchema, SplitName
+from mlet.data.vocabulary import digest_categories
 from mlet.errors import DataError
 
 
@@ -76,20 +77,36 @@ class PreparedDataset:
                 f"{FORMAT_VERSION}; prepare the data set again"
             )
         self.schema = DatasetSchema.parse(values, str(self.root / layout.SCHEMA))
+        if any(field.digest is None for field in self.schema.fields):
+            self.schema = self._with_digests()
+
+    def _with_digests(self) -> DatasetSchema:
+        """The schema of data that mlet 0.1 prepared, with what later versions write."""
+        fields = [
+            field.model_copy(update={"digest": digest_categories(self.vocabulary(field.name))})
+            for field in self.schema.fields
+        ]
+        return self.schema.model_copy(update={"fields": fields})
+
+    def _column(self, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+        checksums.verify(self.root, path, self.schema.checksums)
+        return _map(path, shape)
 
     def split(self, name: SplitName) -> SplitColumns:
         """The columns of ``train``, ``valid`` or ``test``."""
         rows = self.schema.splits[name].rows
         bags = {}
         for field in self.schema.multi_valued:
-            offsets = _map(layout.bag_offsets(self.root, name, field.name), (rows + 1,))
-            values = _map(layout.bag_values(self.root, name, field.name), (int(offsets[-1]),))
+            offsets = self._column(layout.bag_offsets(self.root, name, field.name), (rows + 1,))
+            values = self._column(
+                layout.bag_values(self.root, name, field.name), (int(offsets[-1]),)
+            )
             bags[field.name] = (values, offsets)
         return SplitColumns(
-            labels=_map(layout.labels(self.root, name), (rows,)),  # type: ignore[arg-type]
-            dense=_map(layout.dense(self.root, name), (rows, len(self.schema.dense))),  # type: ignore[arg-type]
+            labels=self._column(layout.labels(self.root, name), (rows,)),  # type: ignore[arg-type]
+            dense=self._column(layout.dense(self.root, name), (rows, len(self.schema.dense))),  # type: ignore[arg-type]
             ids=tuple(
-                _map(layout.ids(self.root, name, field.name), (rows,))  # type: ignore[misc]
+                self._column(layout.ids(self.root, name, field.name), (rows,))  # type: ignore[misc]
                 for field in self.schema.one_valued
             ),
             bags=bags,  # type: ignore[arg-type]
@@ -112,6 +129,7 @@ class PreparedDataset:
     def vocabulary(self, field: str) -> pl.DataFrame:
         """``category`` and training ``count`` of a field's ids; row i is id i."""
         path = layout.vocabulary(self.root, field)
+        checksums.verify(self.root, path, self.schema.checksums)
         try:
             return pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:

@@ -19,6 +19,7 @@ import polars as pl
 
 from mlet.atomic import atomic_directory
 from mlet.data import layout
+from mlet.data.checksums import checksums
 from mlet.data.parquet import write_parquet
 from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
 from mlet.data.source import (
@@ -31,7 +32,7 @@ from mlet.data.source import (
     dense_column,
     field_column,
 )
-from mlet.data.vocabulary import Vocabulary, VocabularyBuilder
+from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
 from mlet.errors import ConfigError, DataError
 from mlet.metrics import score
 
@@ -122,8 +123,9 @@ def prepare(
             splits=_write_labels(staged, assignment, building, columns.probability),
         )
         report("encoding fields", steps, steps)
-        (building / layout.SCHEMA).write_text(schema.model_dump_json(indent=2), encoding="utf-8")
         shutil.rmtree(staged.folder)
+        schema = schema.model_copy(update={"checksums": checksums(building)})
+        (building / layout.SCHEMA).write_text(schema.model_dump_json(indent=2), encoding="utf-8")
     return schema
 
 
@@ -240,6 +242,7 @@ def _field_schema(
         multi_valued=multi_valued,
         min_count=min_count,
         total_categories=vocabulary.total_categories,
+        digest=digest_categories(vocabulary.table),
     )
 
 

@@ -22,6 +22,7 @@ class FieldSchema(Settings):
         multi_valued: whether a row holds a bag of categories.
         min_count: training occurrences below which a category became "unknown or rare".
         total_categories: distinct categories in the training split before ``min_count``.
+        digest: of the categories in the order of their ids; what rows of its table stand for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class FieldSchema(Settings):
     multi_valued: bool
     min_count: int
     total_categories: int
+    digest: str | None = None
 
 
 class DenseSchema(Settings):
@@ -53,7 +55,14 @@ class SplitSchema(Settings):
 
 
 class DatasetSchema(Settings):
-    """Everything a model or a reader needs to know of a prepared data set."""
+    """Everything a model or a reader needs to know of a prepared data set.
+
+    What mlet 0.1 wrote has neither digests nor checksums: digests are computed when such a data set
+    is opened, and its files are taken as they are.
+
+    Attributes:
+        checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
+    """
 
     format_version: int = FORMAT_VERSION
     source: str
@@ -62,6 +71,7 @@ class DatasetSchema(Settings):
     dense: list[DenseSchema]
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]
+    checksums: dict[str, int] | None = None
 
     @property
     def one_valued(self) -> list[FieldSchema]:

@@ -43,7 +43,7 @@ def save_collapsed(
     metadata = {
         "format": _FORMAT,
         "model": plain.model_dump(mode="json"),
-        "schema": schema.model_dump(mode="json"),
+        "schema": schema.model_dump(mode="json", exclude={"checksums"}),
     }
     with atomic_path(path, failures=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})

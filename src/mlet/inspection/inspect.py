@@ -29,7 +29,7 @@ from mlet.theory import (
     update_energy,
 )
 from mlet.training import RunDirectory
-from mlet.training.evaluate import load_trained
+from mlet.training.load import load_trained
 from mlet.training.predict import predict
 
 
@@ -80,26 +80,28 @@ class Inspection:
         return sum(float(record["seconds"]) for record in self.history)
 
 
-def inspect_run(path: Path, baseline: Path | None = None) -> Inspection:
+def inspect_run(
+    path: Path, baseline: Path | None = None, *, data: Path | None = None
+) -> Inspection:
     """Inspect the best weights of a run; against those of a second one, if given.
+
+    ``data`` is for runs whose data set has moved.
 
     Raises:
         RunError: a directory is no run or has no validation yet, the run has no two-layer table, or
-            the runs have different data.
+            a run does not belong to the data.
     """
     run = RunDirectory(path)
-    model, data = load_trained(run)
-    tables = _tables(factors_of(model.embedding), str(path), data)
+    model, dataset = load_trained(run, data)
+    tables = _tables(factors_of(model.embedding), str(path), dataset)
     gains: dict[str, CategoryGains] = {}
     history: list[dict[str, Any]] = []
     if baseline is not None:
         other = RunDirectory(baseline)
-        theirs, their_data = load_trained(other)
-        if their_data.schema != data.schema:
-            raise RunError(f"{baseline}: trained on other data than {path}")
-        columns = data.split("test")
+        theirs, _ = load_trained(other, dataset.root)
+        columns = dataset.split("test")
         labels = np.asarray(columns.labels, np.float64)
-        gains = category_gains(data, labels, predict(theirs, columns), predict(model, columns))
+        gains = category_gains(dataset, labels, predict(theirs, columns), predict(model, columns))
         history = other.spectra()
     return Inspection(
         str(path),

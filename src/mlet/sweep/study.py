@@ -12,10 +12,10 @@ from pydantic import PositiveFloat, PositiveInt, field_validator, model_validato
 from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, parse_model_config
-from mlet.settings import Settings
+from mlet.settings import Settings, merge
 from mlet.sweep.datasets import DatasetConfig
 from mlet.training import RunConfig
-from mlet.training.config import OptimizersConfig, TrainingConfig, merge
+from mlet.training.config import OptimizersConfig, TrainingConfig
 
 #: Names become folders of runs.
 Name = Annotated[str, Setting(pattern=r"^[\w.+=-]+$")]

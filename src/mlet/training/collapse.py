@@ -10,7 +10,7 @@ from torch import nn
 
 from mlet.errors import RunError
 from mlet.export import load_collapsed, save_collapsed
-from mlet.training.evaluate import load_trained
+from mlet.training.load import load_trained
 from mlet.training.predict import predict
 from mlet.training.run import RunDirectory
 
@@ -33,8 +33,12 @@ class CollapseReport:
     collapsed_bytes: int
 
 
-def collapse_run(run: Path, out: Path, *, overwrite: bool = False) -> CollapseReport:
+def collapse_run(
+    run: Path, out: Path, *, data: Path | None = None, overwrite: bool = False
+) -> CollapseReport:
     """Write the collapsed model of a run to ``out`` and compare its scores on real rows.
+
+    ``data`` is for a run whose data set has moved.
 
     Raises:
         RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false.
@@ -42,10 +46,10 @@ def collapse_run(run: Path, out: Path, *, overwrite: bool = False) -> CollapseRe
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
     directory = RunDirectory(run)
-    trained, data = load_trained(directory)
-    save_collapsed(trained, directory.config().model, data.schema, out)
+    trained, dataset = load_trained(directory, data)
+    save_collapsed(trained, directory.config().model, dataset.schema, out)
     collapsed, _, _ = load_collapsed(out)
-    rows = data.split("valid")
+    rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)
     after = predict(collapsed, rows, max_rows=_CHECKED_ROWS)
     return CollapseReport(

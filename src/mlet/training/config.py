@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from mlet.errors import ConfigError
 from mlet.models import AnyModelConfig, DLRMConfig
 from mlet.settings import Settings
 
@@ -122,69 +120,3 @@ class RunConfig(Settings):
     model: AnyModelConfig = Setting(default_factory=DLRMConfig)
     optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
-
-
-#: The authors' settings, from their public code (benghaem/dlrm_mlet, shell workflows).
-_AUTHORS: dict[str, Any] = {
-    "model": {"name": "dlrm", "dim": 16, "inner_dim": 64, "top_mlp": [512, 256]},
-    "optimizer": {
-        "tables": {"name": "sgd", "learning_rate": 0.2},
-        "dense": {"name": "sgd", "learning_rate": 0.2},
-    },
-    "training": {"batch_size": 128, "epochs": 1, "patience": None},
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "criteo-kaggle": {
-        **_AUTHORS,
-        "model": {**_AUTHORS["model"], "bottom_mlp": [512, 256, 64]},
-        "training": {**_AUTHORS["training"], "validate_every": 3_000},
-    },
-    "avazu": {
-        **_AUTHORS,
-        "model": {**_AUTHORS["model"], "bottom_mlp": [256, 64]},
-        "training": {**_AUTHORS["training"], "validate_every": 30_000},
-    },
-}
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` put over it, key by key at every depth."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """``["a.b=1", …]`` as a tree; values are YAML.
-
-    Raises:
-        ConfigError: an assignment has no ``=``, or its value is no YAML.
-    """
-    tree: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {assignment!r}: expected key=value, as training.epochs=3")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment!r}: the value is not YAML") from None
-        for step in reversed(path.split(".")):
-            value = {step: value}
-        tree = merge(tree, value)
-    return tree
-
-
-def preset(name: str) -> dict[str, Any]:
-    """A named set of settings.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]

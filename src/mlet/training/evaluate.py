@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mlet.data import PreparedDataset
-from mlet.data.schema import DatasetSchema, SplitName
-from mlet.errors import ConfigError, RunError
-from mlet.export import load_collapsed
+from mlet.data.schema import SplitName
+from mlet.errors import ConfigError
 from mlet.metrics import Interval, Scores, bootstrap, score
-from mlet.models import CTRModel, build_model
+from mlet.models import CTRModel
 from mlet.training.predict import predict
-from mlet.training.run import RunDirectory
 
 #: A row with rarest training count c is in the slice between two of these.
 DEFAULT_EDGES = (1, 10, 100, 1_000)
@@ -95,40 +92,3 @@ def _range_name(low: int, high: int | None) -> str:
     if high is None:
         return f"{low}+"
     return str(low) if high == low + 1 else f"{low}-{high - 1}"
-
-
-def load_trained(run: RunDirectory) -> tuple[CTRModel, PreparedDataset]:
-    """The best weights of a run so far, as trained, and its data set.
-
-    Raises:
-        RunError: the directory is no run, has no validation yet, or its data set has changed.
-    """
-    config = run.config()
-    data = PreparedDataset(config.data)
-    model = build_model(config.model, data.schema)
-    try:
-        model.load_state_dict(run.load_best()["model"])
-    except RuntimeError:
-        raise RunError(f"{run.root}: {config.data} is no longer the run's data set") from None
-    return model.eval(), data
-
-
-def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:
-    """A run directory's model, or a collapsed file's with the data set to use.
-
-    Raises:
-        RunError, DataError: either cannot be read, or they do not belong together.
-    """
-    if path.is_dir():
-        model, own = load_trained(RunDirectory(path))
-        return model, own if data is None else _same_fields(PreparedDataset(data), own.schema)
-    model, _, schema = load_collapsed(path)
-    if data is None:
-        raise RunError(f"{path} is a collapsed model: name its data set with --data")
-    return model, _same_fields(PreparedDataset(data), schema)
-
-
-def _same_fields(data: PreparedDataset, schema: DatasetSchema) -> PreparedDataset:
-    if (data.schema.fields, data.schema.dense) != (schema.fields, schema.dense):
-        raise RunError(f"{data.root}: other fields or vocabularies than the model was trained on")
-    return data

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
-from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
+from mlet.errors import ConfigError, DataError, MletError, TrainingError
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
 from mlet.metrics import score
@@ -21,7 +21,7 @@ from mlet.models import CTRModel, build_model
 from mlet.training.config import RunConfig
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
-from mlet.training.run import Progress, RunDirectory, Summary, data_fingerprint
+from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
 
 #: Where ``training.validate_every`` is not set.
@@ -75,6 +75,7 @@ def resume(out: Path, observer: Observer | None = None) -> Summary:
     run = RunDirectory(out)
     config = run.config()
     if run.finished:
+        run.check_data(PreparedDataset(config.data), same_rows=True)
         return run.summary()
     if run.failure is not None:
         raise TrainingError(run.failure)
@@ -110,11 +111,10 @@ class _Trainer:
 
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
+        self.run.check_data(self.data, same_rows=True)
         state = self.run.load_last()
         if state is None:
             return
-        if state["data"] != data_fingerprint(self.data):
-            raise RunError(f"{self.run.root}: {self.config.data} is no longer the run's data set")
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["random"])
@@ -123,6 +123,7 @@ class _Trainer:
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
         settings, progress = self.config.training, self.progress
+        self.run.write_schema(self.data.schema)
         self.observer.start(settings.epochs * len(self.loader), progress.step)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
@@ -217,7 +218,6 @@ class _Trainer:
                 "optimizers": self.optimizers.state_dict(),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
-                "data": data_fingerprint(self.data),
             }
         )
 

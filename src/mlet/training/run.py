@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import zipfile
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 
 from mlet.atomic import atomic_path, write_text
-from mlet.data import PreparedDataset
+from mlet.data import DatasetSchema, PreparedDataset
+from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.training.config import RunConfig
 
@@ -70,17 +70,13 @@ class Summary:
     model_bytes: int
 
 
-def data_fingerprint(data: PreparedDataset) -> str:
-    """Tells two prepared data sets apart by their schemas."""
-    return hashlib.sha256(data.schema.model_dump_json().encode()).hexdigest()[:16]
-
-
 class RunDirectory:
     """The files of a run, each written whole or not at all."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.config_file = self.root / "config.yaml"
+        self.schema_file = self.root / "schema.json"
         self.metrics_file = self.root / "metrics.jsonl"
         self.spectra_file = self.root / "spectra.jsonl"
         self.summary_file = self.root / "summary.json"
@@ -102,6 +98,34 @@ class RunDirectory:
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise RunError(f"{self.root} exists and is no run; choose another directory")
         write_text(self.config_file, config.to_yaml())
+
+    def write_schema(self, schema: DatasetSchema) -> None:
+        """Keep what the run's weights are weights of."""
+        write_text(self.schema_file, schema.model_dump_json(indent=2))
+
+    def check_data(self, data: PreparedDataset, *, same_rows: bool) -> None:
+        """Refuse a data set that the run's weights do not belong to; see `mlet.data.identity`.
+
+        Raises:
+            RunError: it is another one.
+        """
+        if self.schema_file.exists():
+            check_data(self._schema(), data, self.root, same_rows=same_rows)
+            return
+        # A run of mlet 0.1, or one without weights. 0.1 kept no more than this of its data set.
+        known = self.load_last()
+        if known is not None and known.get("data") != fingerprint_of_0_1(data.schema):
+            raise RunError(
+                f"{data.root} is not the data set of {self.root}: it was prepared in another way, "
+                f"or from other data; name the one the run was trained on, or train again"
+            )
+
+    def _schema(self) -> DatasetSchema:
+        try:
+            values = json.loads(self.schema_file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise RunError(f"{self.schema_file}: damaged; train the run again") from None
+        return DatasetSchema.parse(values, str(self.schema_file))
 
     @property
     def finished(self) -> bool:
@@ -178,18 +202,25 @@ class RunDirectory:
         """The weights of the best validation."""
         return self._load(self._best)
 
-    @staticmethod
-    def _save(state: dict[str, Any], path: Path) -> None:
+    def _save(self, state: dict[str, Any], path: Path) -> None:
         # torch reports a failed write as a RuntimeError
         with atomic_path(path, failures=(RuntimeError,)) as temporary:
-            torch.save(state, temporary)
+            torch.save({**state, "data": fingerprint(self._schema())}, temporary)
 
-    @staticmethod
-    def _load(path: Path) -> dict[str, Any]:
+    def _load(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise RunError(f"{path}: missing; the run has no validation yet") from None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
             raise RunError(f"{path}: damaged checkpoint; train the run again") from None
+        if self.schema_file.exists():
+            schema = self._schema()
+            # The last two: a run of mlet 0.1 that is being continued, whose best.pt had none.
+            known = (fingerprint(schema), fingerprint_of_0_1(schema), None)
+            if state.get("data") not in known:
+                raise RunError(
+                    f"{path}: a checkpoint of another run, trained on other data than "
+                    f"{self.schema_file} says; train the run again"
+                )
         return state

@@ -1,0 +1,77 @@
+"""Whether weights and a data set belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mlet.data.dataset import PreparedDataset
+from mlet.data.schema import DatasetSchema
+from mlet.errors import RunError
+
+
+def check_data(
+    schema: DatasetSchema, data: PreparedDataset, owner: Path, *, same_rows: bool = False
+) -> None:
+    """Refuse to let weights meet data whose ids stand for other categories.
+
+    Args:
+        schema: of the data set the weights were trained on.
+        data: what they are to be used with.
+        owner: the weights' run or file, for the error.
+        same_rows: it must also be the very rows of training, as to resume it, or to score the split
+            of a data set that is not named but looked up where it was.
+
+    Raises:
+        RunError: they do not belong together; names the field, and what to do.
+    """
+    reason = _difference(schema, data.schema)
+    if reason is None and same_rows and not _same_rows(schema, data.schema):
+        reason = "its rows or their split are others"
+    if reason is not None:
+        remedy = (
+            "the data set was prepared again or changed since: prepare it as it was and name that "
+            "with --data, or train again"
+            if same_rows
+            else "name the data set the weights were trained on, or one with its vocabularies"
+        )
+        raise RunError(f"{data.root} is not the data set of {owner}: {reason}; {remedy}")
+
+
+def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
+    """The first thing in which the inputs of a model differ; None if they are the same."""
+    names, others = ([field.name for field in schema.fields] for schema in (trained, given))
+    if names != others:
+        return f"its fields are {', '.join(others)}, trained on were {', '.join(names)}"
+    for field, other in zip(trained.fields, given.fields, strict=True):
+        if field.multi_valued != other.multi_valued:
+            return f"field {field.name!r} is multi-valued in one of them only"
+        if field.num_categories != other.num_categories:
+            return (
+                f"field {field.name!r} has {other.num_categories} categories, trained on were "
+                f"{field.num_categories}"
+            )
+        # A model file of mlet 0.1 does not say which categories its rows stand for.
+        if field.digest not in (None, other.digest):
+            return f"the ids of field {field.name!r} stand for other categories"
+    if trained.dense != given.dense:
+        return "its dense features, or their scaling, are others"
+    return None
+
+
+def _same_rows(one: DatasetSchema, other: DatasetSchema) -> bool:
+    """Whether two data sets with the same vocabularies have the same rows in the same splits."""
+    if one.checksums and other.checksums:
+        return one.checksums == other.checksums
+    return (one.seed, one.split_by, one.splits) == (other.seed, other.split_by, other.splits)
+
+
+def fingerprint(schema: DatasetSchema) -> str:
+    """What a checkpoint keeps of the data set it was trained on."""
+    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()[:32]
+
+
+def fingerprint_of_0_1(schema: DatasetSchema) -> str:
+    """What a checkpoint of mlet 0.1 keeps."""
+    text = schema.model_dump_json(exclude={"checksums": True, "fields": {"__all__": {"digest"}}})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,53 @@
+"""Trained weights together with the data set they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlet.data import PreparedDataset
+from mlet.data.identity import check_data
+from mlet.errors import RunError
+from mlet.export import load_collapsed
+from mlet.models import CTRModel, build_model
+from mlet.training.run import RunDirectory
+
+
+def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel, PreparedDataset]:
+    """The best weights of a run so far, as trained, and a data set to use them with.
+
+    Args:
+        run: where they are.
+        data: a data set with the vocabularies of the run's; None takes the run's own, which must
+            then be the one it was.
+
+    Raises:
+        RunError: the directory is no run, has no validation yet, or does not belong to the data.
+    """
+    config = run.config()
+    dataset = PreparedDataset(config.data if data is None else data)
+    run.check_data(dataset, same_rows=data is None)
+    model = build_model(config.model, dataset.schema)
+    try:
+        model.load_state_dict(run.load_best()["model"])
+    except RuntimeError:
+        raise RunError(
+            f"{run.root}: the weights in its best checkpoint are not of the model in "
+            f"{run.config_file.name}; train the run again"
+        ) from None
+    return model.eval(), dataset
+
+
+def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:
+    """A run directory's model, or a collapsed file's, with the data set to use.
+
+    Raises:
+        RunError, DataError: either cannot be read, or they do not belong together.
+    """
+    if path.is_dir():
+        return load_trained(RunDirectory(path), data)
+    model, _, schema = load_collapsed(path)
+    if data is None:
+        raise RunError(f"{path} is a collapsed model: name its data set with --data")
+    dataset = PreparedDataset(data)
+    check_data(schema, dataset, path)
+    return model, dataset
