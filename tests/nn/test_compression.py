@@ -86,19 +86,19 @@ def test_served_parts_are_enough_to_serve(method: Compression) -> None:
     torch.testing.assert_close(served(ids, bags), embedding(ids, bags))
     again = layer(method)
     for name in ("user", "film", "tags"):
-        again.load_served(name, embedding.served(name))
+        again.load_collapsed(name, embedding.collapsed(name))
     torch.testing.assert_close(again(ids, bags), embedding(ids, bags))
     with pytest.raises(ValueError, match=r"of field 'user': expected .* got none"):
-        again.load_served("user", {})
+        again.load_collapsed("user", {})
     wrong = {
         part: tensor[:1, :1]
-        for part, tensor in embedding.served("user").items()
+        for part, tensor in embedding.collapsed("user").items()
         if tensor.dim() > 1
     }
     with pytest.raises(ValueError, match="of field 'user': expected"):
-        again.load_served("user", {**embedding.served("user"), **wrong})
+        again.load_collapsed("user", {**embedding.collapsed("user"), **wrong})
     with pytest.raises(ValueError, match="field 'user': unknown extra"):
-        again.load_served("user", {**embedding.served("user"), "extra": torch.zeros(1)})
+        again.load_collapsed("user", {**embedding.collapsed("user"), "extra": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("method", METHODS, ids=kind)
@@ -125,14 +125,14 @@ def test_gradients(method: Compression) -> None:
 
 
 def served_numbers(embedding: FieldEmbedding, name: str) -> int:
-    return sum(tensor.numel() for tensor in embedding.served(name).values())
+    return sum(tensor.numel() for tensor in embedding.collapsed(name).values())
 
 
 def test_hashing_shares_rows() -> None:
     embedding = layer(Hashing(collisions=3), K)
     rows = math.ceil(N / 3)
     assert served_numbers(embedding, "user") == rows * D
-    table, shared = embedding.table("user"), embedding.served("user")["weight"]
+    table, shared = embedding.table("user"), embedding.collapsed("user")["weight"]
     for id_ in range(N):
         bucket = int(hash_ids(torch.tensor([id_]), 0, rows))
         assert 0 <= bucket < rows
@@ -156,7 +156,7 @@ def test_quotient_and_remainder_tell_all_categories_apart(inner_dim: int | None)
     assert served_numbers(embedding, "user") == (rows + math.ceil(N / rows)) * D
     for parameter in embedding.parameters():
         torch.nn.init.normal_(parameter)
-    table, parts = embedding.table("user"), embedding.served("user")
+    table, parts = embedding.table("user"), embedding.collapsed("user")
     for id_ in range(N):
         for column in range(D):
             expected = (
@@ -169,9 +169,9 @@ def test_quotient_and_remainder_tell_all_categories_apart(inner_dim: int | None)
 def test_low_rank_keeps_its_factors() -> None:
     embedding = layer(LowRank(rank=2))
     assert served_numbers(embedding, "user") == 2 * (N + D)
-    parts = embedding.served("user")
+    parts = embedding.collapsed("user")
     assert int(torch.linalg.matrix_rank(embedding.table("user"))) == 2
-    torch.testing.assert_close(embedding.table("user"), parts["inner"] @ parts["projection"])
+    torch.testing.assert_close(embedding.table("user"), parts["left"] @ parts["right"])
     with pytest.raises(ValueError, match="rank 5 is above the embedding dimension 4"):
         layer(LowRank(rank=5))
 
@@ -194,7 +194,7 @@ def test_mixed_dimensions_shrink_with_size() -> None:
 
 def test_tensor_train_is_the_product_of_its_cores() -> None:
     embedding = layer(TensorTrain(rank=3))
-    parts = embedding.served("user")
+    parts = embedding.collapsed("user")
     cores = [parts[f"core{place}"] for place in (1, 2, 3)]
     first, second, third = cores
     heights, widths = [len(core) for core in cores], [core.shape[2] for core in cores]
@@ -234,7 +234,7 @@ def test_a_tensor_train_starts_with_the_variance_of_a_table() -> None:
 def test_deep_hash_decodes_an_encoding() -> None:
     embedding = layer(DeepHash(hashes=5, widths=[7]))
     assert served_numbers(embedding, "user") == 5 * 7 + 7 + 7 * D + D
-    parts = {key: value.tolist() for key, value in embedding.served("user").items()}
+    parts = {key: value.tolist() for key, value in embedding.collapsed("user").items()}
     table = embedding.table("user")
     for id_ in range(0, N, 5):
         code = [
@@ -263,7 +263,7 @@ def test_quantization_moves_no_value_by_more_than_half_a_step(
     levels, bits = (255, 8) if precision == "int8" else (15, 4)
     fields = [Field("user", 50, dim, None if dim == 5 else 2 * dim)]
     embedding = FieldEmbedding([Field("user", 50, dim)], quantize=precision)
-    embedding.load_served("user", {"weight": table})
+    embedding.load_collapsed("user", {"weight": table})
     served = embedding.collapse()
     spread = table.max(dim=1).values - table.min(dim=1).values
     slack = 2e-3 * (1 + table.abs().max()) if bits == 4 else 1e-6
@@ -271,7 +271,7 @@ def test_quantization_moves_no_value_by_more_than_half_a_step(
     assert bool(((served.table("user") - table).abs() <= limit).all())
     ids = torch.tensor([[3], [49], [0]])
     torch.testing.assert_close(served(ids)[:, 0], served.table("user")[ids[:, 0]])
-    parts = served.served("user")
+    parts = served.collapsed("user")
     assert sum(part.nbytes for part in parts.values()) == 50 * (
         math.ceil(dim * bits / 8) + (8 if bits == 8 else 4)
     )
@@ -298,4 +298,4 @@ def test_a_fixed_projection_stays_and_the_tables_learn() -> None:
     # W2 ← W2 − η G W1ᵀ on the first field's row 5, which one lookup asked for
     vector = inner[5] @ projection[0]
     expected = inner[5] - 0.5 * (2 * vector) @ projection[0].t()
-    torch.testing.assert_close(embedding.factors("user")[0][5], expected)
+    torch.testing.assert_close(embedding.factors("user").inner[5], expected)

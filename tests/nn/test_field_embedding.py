@@ -170,4 +170,4 @@ def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(
         ValueError, match=r"weight of field 'user': expected \(5, 2\), got \(5, 3\)"
     ):
-        layer.load_served("user", {"weight": torch.zeros(5, 3)})
+        layer.load_collapsed("user", {"weight": torch.zeros(5, 3)})

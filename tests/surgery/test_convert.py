@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import mlet
 from mlet.errors import ConversionError
-from mlet.nn.factors import balanced_factors
+from mlet.nn.init import balanced_factors
 
 
 class TwoTowers(nn.Module):

@@ -37,7 +37,7 @@ def save_collapsed(
         for name, tensor in model.collapse_around(nn.Identity()).state_dict().items()
     }
     for field in schema.fields:
-        for part, tensor in model.embedding.served(field.name).items():
+        for part, tensor in model.embedding.collapsed(field.name).items():
             tensors[_key(field.name, part)] = tensor
     plain = config.single_layer()
     metadata = {
@@ -84,10 +84,10 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
     if config.quantize is not None:
-        model.embedding = model.embedding.to_be_served()
+        model.embedding = model.embedding.like_collapsed()
     try:
         for field in schema.fields:
-            model.embedding.load_served(field.name, _take_parts(field.name, tensors))
+            model.embedding.load_collapsed(field.name, _take_parts(field.name, tensors))
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
     missing, unexpected = model.load_state_dict(tensors, strict=False)

@@ -40,7 +40,7 @@ class FirstOrder(nn.Module):
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
         for field in self.tables.fields:
             # Of a product, W2 alone: were W1 zero as well, neither would ever move.
-            nn.init.zeros_(self.tables.factors(field.name)[0])
+            nn.init.zeros_(self.tables.factors(field.name).inner)
         self.dense = nn.Parameter(torch.zeros(len(schema.dense)))
         self.bias = nn.Parameter(torch.zeros(()))
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlet.nn.factored import collapse_table
 from mlet.nn.init import InitName
-from mlet.nn.two_layer import TwoLayerTable, collapse_table
+from mlet.nn.two_layer import TwoLayerTable
 
 
 class Embedding(TwoLayerTable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from mlet.engine import Lookups
 from mlet.nn.compression import Compression, Precision, QuantizedTables, quantize
+from mlet.nn.factored import Factored, Factors
+from mlet.nn.field_names import FieldEntries
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import InitName
 from mlet.nn.stacked_tables import StackedTables
@@ -51,7 +53,7 @@ class Bags(NamedTuple):
     offsets: Tensor
 
 
-class FieldEmbedding(nn.Module):
+class FieldEmbedding(FieldEntries, Factored):
     r"""Embeds every categorical field of a batch: F fields, one call.
 
     Fields of equal (d, k) share one stacked matrix, and the engine reads, projects and updates each
@@ -85,6 +87,8 @@ class FieldEmbedding(nn.Module):
         >>> layer(torch.tensor([[1, 17], [2, 30]])).shape
         torch.Size([2, 2, 4])
     """
+
+    fields: tuple[Field, ...]
 
     def __init__(
         self,
@@ -154,6 +158,16 @@ class FieldEmbedding(nn.Module):
             table_dtype=self.table_dtype,
         )
 
+    def extra_repr(self) -> str:
+        """A line for each field."""
+        return "\n".join(
+            f"{field.name!r}: n={field.num_embeddings}, d={field.dim}"
+            + (f", k={field.inner_dim}" if field.inner_dim is not None else "")
+            + (f", {field.pooling} of a bag" if field.multi_valued else "")
+            + (f", {field.compression!r}" if field.compression is not None else "")
+            for field in self.fields
+        )
+
     @property
     def same_dim(self) -> bool:
         """Whether all fields have the same embedding dimension."""
@@ -210,21 +224,38 @@ class FieldEmbedding(nn.Module):
                 f"field {name!r}: offsets must rise from 0 to the number of values, {len(values)}"
             )
 
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """All that is one field's own, by name: views of the parameters and buffers it lies in."""
+        return self._tables_of(name).parts(name)
+
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
         return self._tables_of(name).table(name)
 
-    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
+    def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
-        (n × d) and None."""
+        (n × d)."""
         return self._tables_of(name).factors(name)
 
+    def named_factors(self) -> dict[str, Factors]:
+        """The factors of every field."""
+        return {field.name: self.factors(field.name) for field in self.fields}
+
+    def stacks(self) -> list[StackedTables]:
+        """The matrices that the engine looks up and updates, those within compressions too."""
+        return [part for part in self.modules() if isinstance(part, StackedTables)]
+
+    def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Stacked inner tables and their projections, a pair for each kind of two-layer fields."""
+        for stack in self.stacks():
+            yield from stack.factor_parameters()
+
     @torch.no_grad()
-    def served(self, name: str) -> dict[str, Tensor]:
+    def collapsed(self, name: str) -> dict[str, Tensor]:
         """What is kept of one field to serve it: ``weight`` (n × d), collapsed if it is two-layer;
         with ``quantize`` its codes; with a ``compression`` that method's tensors."""
-        parts = self._tables_of(name).served(name)
+        parts = self._tables_of(name).collapsed(name)
         if self.quantize and self._field(name).compression is None and "weight" in parts:
             return quantize(parts["weight"], self.quantize)
         return parts
@@ -242,13 +273,13 @@ class FieldEmbedding(nn.Module):
     def collapse(self) -> FieldEmbedding:
         """The same fields as they are served: ordinary tables with the same outputs, quantized ones
         with ``quantize``; a ``compression`` stays."""
-        plain = self.to_be_served()
+        plain = self.like_collapsed()
         for field in self.fields:
-            plain.load_served(field.name, self.served(field.name))
+            plain.load_collapsed(field.name, self.collapsed(field.name))
         return plain
 
-    def to_be_served(self) -> FieldEmbedding:
-        """What `collapse` gives, its tables still to be loaded with `load_served`."""
+    def like_collapsed(self) -> FieldEmbedding:
+        """What `collapse` gives, its tables still to be filled with `load_collapsed`."""
         plain = FieldEmbedding(
             [replace(field, inner_dim=None) for field in self.fields],
             init=self.init,
@@ -267,10 +298,10 @@ class FieldEmbedding(nn.Module):
         like = next(iter([*self.parameters(), *self.buffers()])).new_empty(0)
         return like.float() if self.table_dtype else like
 
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
-        """Copy what `served` gave into one field of this layer, which must not be two-layer.
+    def load_collapsed(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Copy what `collapsed` gave into one field of this layer, which must not be two-layer.
 
         Raises:
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
-        self._tables_of(name).load_served(name, parts)
+        self._tables_of(name).load_collapsed(name, parts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups, TableStack
+from mlet.nn.factored import Factors
 
 #: Rows computed at once where a whole table is asked for.
 _BLOCK_ROWS = 65_536
@@ -42,25 +43,26 @@ class FieldTables(nn.Module, ABC):
     def table(self, name: str) -> Tensor:
         """The n × d table that a field stands for: a copy."""
 
-    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """W2 (n × k) and W1 (k × d) of a two-layer field; of any other its table and None."""
-        return self.table(name), None
+    def factors(self, name: str) -> Factors:
+        """W2 (n × k) and W1 (k × d) of a two-layer field; of any other its table."""
+        return Factors(self.table(name), None)
 
     @abstractmethod
-    def served(self, name: str) -> dict[str, Tensor]:
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """All that is one field's own, by name: views of the parameters and buffers it lies in."""
+
+    def collapsed(self, name: str) -> dict[str, Tensor]:
         """What is kept of a field to serve it: tensors by name, ``weight`` alone for a table."""
+        return {part: tensor.detach().clone() for part, tensor in self.parts(name).items()}
 
-    @abstractmethod
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
-        """Take over what `served` gave, of equal shapes.
+    @torch.no_grad()
+    def load_collapsed(self, name: str, given: Mapping[str, Tensor]) -> None:
+        """Take over what `collapsed` gave, of equal shapes.
 
         Raises:
             ValueError: a part is missing, unknown, or of another shape.
         """
-
-    @staticmethod
-    def _copy_parts(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-        """Copy every given part over one's own."""
+        own = self.parts(name)
         for part, tensor in own.items():
             found = given.get(part)
             if found is None or found.shape != tensor.shape:

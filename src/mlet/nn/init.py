@@ -1,6 +1,7 @@
 """Initialisations of a two-layer table ``W = inner @ projection``.
 
-Each is a function that fills both factors in place. ``n`` is the number of categories, ``k``
+Each initialisation is a function that fills both factors in place; `balanced_factors` holds a given
+table. ``n`` is the number of categories, ``k``
 the inner dimension, ``d`` the embedding dimension.
 
 The entries of an ordinary DLRM table are uniform on ``±sqrt(1/n)``, with variance ``1/(3n)``.
@@ -54,3 +55,51 @@ INITIALISATIONS: dict[InitName, Callable[[Tensor, Tensor], None]] = {
     "paper": paper_,
     "variance_matched": variance_matched_,
 }
+
+
+@torch.no_grad()
+def balanced_factors(table: Tensor, inner_dim: int, extra_std: float) -> tuple[Tensor, Tensor]:
+    """Factor a table (n × d) exactly as ``W2 W1`` with W2 (n × k), W1 (k × d), k ≥ d.
+
+    With the singular value decomposition W = U S Vᵀ::
+
+        W2 = [U √S, E],    W1 = [√S Vᵀ; 0]
+
+    so that on the shared directions W2ᵀ W2 = W1 W1ᵀ = S: the balance that gradient flow conserves.
+    The extra k − d columns E are normal with standard deviation ``extra_std``. They meet zero rows
+    of W1, so they leave the product as it is, but give those rows the gradient ``Eᵀ G``: the
+    directions are there to be used from the first step on.
+
+    U S and V come from the d × d Gram matrix's eigenvectors V, as U S = W V; no n × n object is
+    made, and since V is orthogonal the product is W V Vᵀ, exact to rounding whatever the error of
+    the eigenvalues. The work is done in float64.
+
+    Args:
+        table: W (n × d), any floating dtype; on the meta device only shapes are made.
+        inner_dim: k.
+        extra_std: scale of E.
+
+    Returns:
+        W2 and W1 in the table's dtype, on its device.
+
+    Raises:
+        ValueError: k < d; a product of rank k cannot equal a table of rank d.
+    """
+    n, d = table.shape
+    if inner_dim < d:
+        raise ValueError(
+            f"inner_dim={inner_dim} is below embedding_dim={d}: such a product cannot hold the "
+            f"weights there are"
+        )
+    inner, projection = table.new_empty(n, inner_dim), table.new_zeros(inner_dim, d)
+    if table.is_meta:
+        return inner, projection
+    wide = table.double()
+    eigenvalues, basis = torch.linalg.eigh(wide.T @ wide)
+    # √S; a direction without weight keeps a factor of 1 so that it can be divided by.
+    roots = eigenvalues.clamp(min=0).sqrt().sqrt()
+    roots = torch.where(roots > 1e-8 * roots.max(), roots, torch.ones_like(roots))
+    inner[:, :d] = (wide @ basis) / roots
+    projection[:d] = roots.unsqueeze(1) * basis.T
+    inner[:, d:].normal_(0.0, extra_std)
+    return inner, projection

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups, RowGradient, look_up
+from mlet.nn.factored import INNER, PROJECTION, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import INITIALISATIONS, InitName, single_layer_
-from mlet.nn.two_layer import check_dimensions, collapse_table
+from mlet.nn.two_layer import check_dimensions
 
 
 class StackedTables(FieldTables):
@@ -95,33 +96,45 @@ class StackedTables(FieldTables):
 
     def rows_of(self, name: str) -> Tensor:
         """One table's rows of the stacked matrix: a view, n × k or n × d."""
+        return self._rows(name).detach()
+
+    def _rows(self, name: str) -> Tensor:
         start = self.starts[name]
-        return self.stacked.detach()[start : start + self.sizes[name]]
+        return self.stacked[start : start + self.sizes[name]]
+
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """One table's rows and projection, or its rows alone."""
+        if self.inner_dim is None:
+            return {WEIGHT: self._rows(name)}
+        projection = self.projection[list(self.sizes).index(name)]
+        return {INNER: self._rows(name), PROJECTION: projection}
 
     def table(self, name: str) -> Tensor:
         """One table as it would be served (n × d): a copy, collapsed if two-layer."""
-        rows, projection = self.factors(name)
-        if projection is None:
-            return rows.to(torch.float32 if self.table_dtype else rows.dtype, copy=True)
-        return collapse_table(rows, projection)
+        rows, *projection = (part.detach() for part in self.parts(name).values())
+        if projection:
+            return collapse_table(rows, *projection)
+        return rows.to(torch.float32 if self.table_dtype else rows.dtype, copy=True)
 
-    def factors(self, name: str) -> tuple[Tensor, Tensor | None]:
+    def factors(self, name: str) -> Factors:
         """Views of one table's W2 (n × k) and W1 (k × d); of an ordinary one W and None."""
-        rows = self.rows_of(name)
-        if self.inner_dim is None:
-            return rows, None
-        return rows, self.projection.detach()[list(self.sizes).index(name)]
+        rows, *projection = (part.detach() for part in self.parts(name).values())
+        return Factors(rows, projection[0] if projection else None)
 
-    def served(self, name: str) -> dict[str, Tensor]:
+    def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """The parameters that hold the factors of all tables, if they are two-layer."""
+        if self.inner_dim is not None:
+            yield self.inner, self.projection
+
+    def collapsed(self, name: str) -> dict[str, Tensor]:
         """One table, collapsed if it is two-layer."""
-        return {"weight": self.table(name)}
+        return {WEIGHT: self.table(name)}
 
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+    def load_collapsed(self, name: str, given: Mapping[str, Tensor]) -> None:
         """Fill an ordinary table."""
         if self.inner_dim is not None:
             raise ValueError(f"field {name!r} is two-layer; only ordinary tables can be filled")
-        self._copy_parts(name, {"weight": self.rows_of(name)}, parts)
+        super().load_collapsed(name, given)
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables

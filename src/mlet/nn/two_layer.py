@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlet.nn.factors import balanced_factors
-from mlet.nn.init import INITIALISATIONS, InitName
-
-#: Rows multiplied at once when a table is collapsed; bounds the float64 copy to a few MB.
-_COLLAPSE_ROWS = 65_536
-
-
-@torch.no_grad()
-def collapse_table(inner: Tensor, projection: Tensor) -> Tensor:
-    """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype.
-
-    The product is accumulated in float64 and rounded once, a block of rows at a time.
-    """
-    table = projection.new_empty(inner.shape[0], projection.shape[1])
-    wide = projection.double()
-    for start in range(0, inner.shape[0], _COLLAPSE_ROWS):
-        rows = slice(start, start + _COLLAPSE_ROWS)
-        table[rows] = inner[rows].double() @ wide
-    return table
+from mlet.nn.factored import Factored, Factors
+from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors
 
 
 def check_dimensions(num_embeddings: int, embedding_dim: int, inner_dim: int, name: str) -> None:
@@ -73,7 +57,7 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * scale.unsqueeze(-1).to(grad.dtype), None
 
 
-class TwoLayerTable(nn.Module):
+class TwoLayerTable(Factored):
     """An n × d table held as ``inner`` (n × k) times ``projection`` (k × d).
 
     Base of the public layers; it owns the parameters and torch's options whose meaning is stated
@@ -147,7 +131,7 @@ class TwoLayerTable(nn.Module):
         """Let the product equal ``table`` (n × d) to float precision, in balanced factors.
 
         The extra k − d directions are drawn with standard deviation ``1/sqrt(n)``, those of the
-        padding row excepted; see `mlet.nn.factors.balanced_factors`.
+        padding row excepted; see `mlet.nn.init.balanced_factors`.
 
         Raises:
             ValueError: k < d, where the product cannot hold the table.
@@ -165,6 +149,14 @@ class TwoLayerTable(nn.Module):
         Computed afresh at each access, at the cost of one n × k × d product.
         """
         return self.inner @ self.projection
+
+    def named_factors(self) -> dict[str, Factors]:
+        """The one table, under the name ""."""
+        return {"": Factors(self.inner.detach(), self.projection.detach())}
+
+    def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Both factors."""
+        yield self.inner, self.projection
 
     def _renormalise(self, ids: Tensor) -> None:
         """Scale down, in place, the looked-up rows whose product exceeds ``max_norm``.

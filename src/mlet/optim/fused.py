@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mlet.engine import Method, RowGradient, Rule, choose_backend, new_state
 from mlet.engine.rules import STATE_NAMES, apply_rule
+from mlet.nn.factored import Factored
 from mlet.nn.stacked_tables import StackedTables
 
 
@@ -38,6 +39,20 @@ class FusedOptimizer(Optimizer):
 
     def __init__(self, module: nn.Module, defaults: dict[str, Any]) -> None:
         tables = [part for part in module.modules() if isinstance(part, StackedTables)]
+        trained = {id(parameter) for table in tables for parameter in table.parameters()}
+        left = [
+            f"{name}.{of_part}".lstrip(".")
+            for name, part in module.named_modules()
+            if isinstance(part, Factored)
+            for of_part, parameter in part.named_parameters()
+            if parameter.requires_grad and id(parameter) not in trained
+        ]
+        if left:
+            raise ValueError(
+                f"a fused optimizer trains the stacked tables of a FieldEmbedding alone, not "
+                f"{', '.join(left)}: use torch's optimizers for those, and give this one "
+                f"torch.nn.ModuleList(embedding.stacks()) where there are others"
+            )
         if not tables:
             raise ValueError(f"{type(module).__name__} has no FieldEmbedding to train")
         for name in ("lr", "weight_decay", "eps"):
@@ -62,8 +77,8 @@ class FusedOptimizer(Optimizer):
         self._tables = tables
         for table in tables:
             table.row_gradients = []
-        trained = [(table, table.row_gradients) for table in tables]
-        self._release = weakref.finalize(self, _release, trained)
+        gradients = [(table, table.row_gradients) for table in tables]
+        self._release = weakref.finalize(self, _release, gradients)
 
     def detach(self) -> None:
         """Stop training the tables: their gradients go to ``.grad`` again."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mlet.errors import ConversionError
-from mlet.nn import Embedding, EmbeddingBag
-from mlet.nn.two_layer import collapse_table
-from mlet.surgery.modules import find, replace
+from mlet.nn.factored import (
+    INNER,
+    PROJECTION,
+    WEIGHT,
+    collapse_table,
+    factor_pairs,
+    factored_modules,
+    qualified,
+)
+from mlet.surgery.modules import replace
 
-_INNER, _PROJECTION = "inner", "projection"
 #: Prefixes that wrappers of whole models put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
@@ -35,9 +41,9 @@ def collapse(model: nn.Module) -> nn.Module:
     with ``strict=True``. Shared layers are collapsed once and stay shared.
 
     Args:
-        model: as returned by `mlet.convert`, or built with `mlet.Embedding` and
-            `mlet.EmbeddingBag`; DistributedDataParallel and ``torch.compile`` wrappers are taken
-            off, since both refer to the old parameters.
+        model: as returned by `mlet.convert`, or built with `mlet.Embedding`,
+            `mlet.EmbeddingBag` or `mlet.nn.FieldEmbedding`; DistributedDataParallel and
+            ``torch.compile`` wrappers are taken off, since both refer to the old parameters.
 
     Returns:
         The model without wrappers; or the plain layer, if it was itself a two-layer table.
@@ -46,15 +52,14 @@ def collapse(model: nn.Module) -> nn.Module:
         ConversionError: there is no two-layer table in it.
     """
     model = unwrap(model)
-    tables = find(model, (Embedding, EmbeddingBag))
+    tables = factored_modules(model)
     if not tables:
         raise ConversionError(
             f"nothing to collapse in {type(model).__name__}: it has no two-layer table"
         )
     for table in tables.values():
-        assert isinstance(table, Embedding | EmbeddingBag)
         plain = table.collapse()
-        plain.requires_grad_(table.inner.requires_grad)
+        plain.requires_grad_(any(inner.requires_grad for inner, _ in table.factor_parameters()))
         model = replace(model, table, plain)
     return model
 
@@ -69,27 +74,18 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConversionError: there is no such pair, or the shapes of one do not fit together.
     """
-    plain: dict[str, Any] = {}
-    pairs = 0
     state = _without_wrappers(state)
-    for name, value in state.items():
-        prefix, _, last = name.rpartition(".")
-        dot = "." if prefix else ""
-        if last == _PROJECTION and f"{prefix}{dot}{_INNER}" in state:
-            continue
-        projection = state.get(f"{prefix}{dot}{_PROJECTION}")
-        if last != _INNER or not isinstance(projection, Tensor):
-            plain[name] = value
-            continue
-        if value.dim() != 2 or projection.dim() != 2 or value.shape[1] != projection.shape[0]:
-            raise ConversionError(
-                f"{name!r} {tuple(value.shape)} and its projection {tuple(projection.shape)} are "
-                f"no pair of factors"
-            )
-        plain[f"{prefix}{dot}weight"] = collapse_table(value, projection)
-        pairs += 1
+    pairs = factor_pairs(state)
     if not pairs:
         raise ConversionError("nothing to collapse: no pair of 'inner' and 'projection' tensors")
+    plain: dict[str, Any] = {}
+    for name, value in state.items():
+        table, _, last = name.rpartition(".")
+        factors = pairs.get(table)
+        if factors is None or factors.projection is None or last not in (INNER, PROJECTION):
+            plain[name] = value
+        elif last == INNER:
+            plain[qualified(table, WEIGHT)] = collapse_table(factors.inner, factors.projection)
     return plain
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
+from mlet.nn.factored import factored_modules
+from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.modules import find, replace
 
@@ -21,6 +23,14 @@ Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
 #: Inner dimension of every table, by name pattern, or by rule ``(name, n, d) -> k or None``.
 InnerDim: TypeAlias = int | Mapping[str, int] | Callable[[str, int, int], int | None]
 
+ConversionInit: TypeAlias = Literal["preserve", "paper", "variance_matched", "fresh"]
+#: How the factors of a new layer are drawn, which ``preserve`` then overwrites.
+_DRAWN: dict[str, InitName] = {
+    "preserve": "paper",
+    **{name: name for name in INITIALISATIONS},
+    "fresh": "paper",
+}
+
 
 def convert(
     model: nn.Module,
@@ -29,7 +39,7 @@ def convert(
     include: Patterns = None,
     exclude: Patterns = None,
     min_rows: int = 1,
-    init: Literal["preserve", "fresh"] = "preserve",
+    init: ConversionInit = "preserve",
 ) -> nn.Module:
     """Make the model's embedding tables two-layer, in place.
 
@@ -47,9 +57,10 @@ def convert(
             names. By default every table is included.
         min_rows: tables with fewer categories are left alone.
         init: ``"preserve"`` keeps the table's values to float precision (see
-            `mlet.nn.factors.balanced_factors`; the extra directions are drawn with standard
-            deviation ``1/sqrt(n)``); ``"fresh"`` draws both factors as the paper does, for training
-            from scratch.
+            `mlet.nn.init.balanced_factors`; the extra directions are drawn with standard
+            deviation ``1/sqrt(n)``); ``"paper"`` and ``"variance_matched"`` draw both
+            factors afresh (see `mlet.nn.init`), for training from scratch; ``"fresh"`` is an older
+            name of ``"paper"``.
 
     Returns:
         The model; or, if it was itself a table, the layer that replaces it.
@@ -61,7 +72,7 @@ def convert(
     """
     tables = find(model, (nn.Embedding, nn.EmbeddingBag), exact=True)
     if not tables:
-        already = find(model, (TwoLayerTable,))
+        already = factored_modules(model)
         reason = (
             f"its tables are two-layer already: {', '.join(already)}"
             if already
@@ -169,19 +180,20 @@ def _check_weight(model: nn.Module, name: str, table: nn.Module) -> None:
 
 
 def _two_layer(
-    name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: Literal["preserve", "fresh"]
+    name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
 ) -> TwoLayerTable:
     """The layer that takes the table's place, with its options, dtype, device and mode.
 
     Raises:
         ConversionError: the table cannot be held by a product of this inner dimension.
     """
-    if init not in ("preserve", "fresh"):
-        raise ConversionError(f"init={init!r} is not one of 'preserve', 'fresh'")
+    drawn = _DRAWN.get(init)
+    if drawn is None:
+        raise ConversionError(f"init={init!r} is not one of {', '.join(map(repr, _DRAWN))}")
     if k < (table.embedding_dim if init == "preserve" else 1):
         raise ConversionError(
             f"table {name!r}: inner_dim={k} cannot hold the {table.embedding_dim} dimensions of "
-            f"its weights; use a larger one, or init='fresh' with at least 1"
+            f"its weights; use a larger one, or init='paper' with at least 1"
         )
     weight = table.weight
     options = {
@@ -191,6 +203,7 @@ def _two_layer(
         "scale_grad_by_freq": table.scale_grad_by_freq,
         "sparse": table.sparse,
         "inner_dim": k,
+        "init": drawn,
         "device": weight.device,
         "dtype": weight.dtype,
     }

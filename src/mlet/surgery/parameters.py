@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from mlet.errors import ConversionError
-from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.modules import find
+from mlet.nn.factored import factored_modules, qualified
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,16 @@ class Summary:
 
 def summary(model: nn.Module) -> Summary:
     """The two-layer tables of a model: ``print(mlet.summary(model))``."""
-    tables = find(model, (TwoLayerTable,))
-    rows = []
-    inside = set()
-    for name, table in tables.items():
-        assert isinstance(table, TwoLayerTable)
-        inside |= {id(parameter) for parameter in table.parameters()}
-        rows.append(TableSummary(name, table.num_embeddings, table.embedding_dim, table.inner_dim))
-    others = sum(p.numel() for p in model.parameters() if id(p) not in inside)
-    return Summary(tuple(rows), others)
+    rows = [
+        TableSummary(
+            qualified(name, table), factors.num_embeddings, factors.embedding_dim, factors.inner_dim
+        )
+        for name, module in factored_modules(model).items()
+        for table, factors in module.named_factors().items()
+        if factors.inner_dim is not None
+    ]
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    return Summary(tuple(rows), everything - sum(row.trained for row in rows))
 
 
 def param_groups(
@@ -99,11 +99,11 @@ def param_groups(
     Raises:
         ConversionError: there is no two-layer table.
     """
-    tables = [t for t in find(model, (TwoLayerTable,)).values() if isinstance(t, TwoLayerTable)]
-    if not tables:
+    modules = factored_modules(model).values()
+    pairs = [pair for module in modules for pair in module.factor_parameters()]
+    if not pairs:
         raise ConversionError(f"{type(model).__name__} has no two-layer table; convert it first")
-    inners = [table.inner for table in tables]
-    projections = [table.projection for table in tables]
+    inners, projections = ([pair[place] for pair in pairs] for place in (0, 1))
     own = {id(parameter) for parameter in (*inners, *projections)}
     others = [parameter for parameter in model.parameters() if id(parameter) not in own]
     groups = ((inners, inner), (projections, projection), (others, rest))

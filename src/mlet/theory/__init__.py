@@ -1,5 +1,6 @@
 """What two layers do to training, as exact instruments for any two-layer table."""
 
+from mlet.nn.factored import Factors
 from mlet.theory.advice import (
     Suggestion,
     UpdateEnergy,
@@ -7,7 +8,7 @@ from mlet.theory.advice import (
     suggest_inner_dims,
     update_energy,
 )
-from mlet.theory.factors import Factors, factors_of, factors_of_state_dict
+from mlet.theory.factors import factors_of, factors_of_state_dict
 from mlet.theory.flow import FlowByFrequency, cross_category_flow, flow_by_frequency
 from mlet.theory.reweighting import Reweighting, reweighting
 from mlet.theory.spectra import Spectrum, TableSpectra, row_norms, table_spectra

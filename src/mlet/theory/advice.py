@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlet.theory.factors import Factors
+from mlet.nn.factored import Factors
 
 #: Share of the update energy that the directions "in use" carry together.
 IN_USE = 0.99

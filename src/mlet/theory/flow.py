@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlet.nn.factored import Factors
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.theory.factors import Factors, as_factors
+from mlet.theory.factors import as_factors
 
 #: Training counts where a group of categories begins.
 DEFAULT_EDGES = (1, 10, 100, 1_000)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlet.nn.factored import Factors
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.theory.factors import Factors, as_factors
+from mlet.theory.factors import as_factors
 
 #: A direction of W2 counts as one if its singular value is above this share of the largest.
 _TOLERANCE = 1e-6

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlet.theory.factors import Factors
+from mlet.nn.factored import Factors
 from mlet.theory.reweighting import singular_values
 
 

@@ -46,10 +46,11 @@ class Optimizers:
         tables = config.tables
         self._optimizers: dict[str, Optimizer] = {}
         embedding: set[int] = set()
-        # Some compressed embeddings have no tables at all: then all parameters are dense.
-        if any(isinstance(part, StackedTables) for part in model.modules()):
+        # What some compression methods have beside stacked tables, or instead of them, is dense.
+        stacks = nn.ModuleList(p for p in model.modules() if isinstance(p, StackedTables))
+        if len(stacks):
             embeddings = _TABLES[tables.name](
-                model, lr=tables.learning_rate, weight_decay=tables.weight_decay
+                stacks, lr=tables.learning_rate, weight_decay=tables.weight_decay
             )
             (group,) = embeddings.param_groups
             embedding = {id(parameter) for parameter in group["params"]}

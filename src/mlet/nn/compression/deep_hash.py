@@ -63,15 +63,6 @@ class DeepHashTables(ComputedTables):
         decoded: Tensor = self.decoders[place](hashed.to(dtype) * (2 / (_BUCKETS - 1)) - 1)
         return decoded
 
-    def _weights(self, name: str) -> dict[str, Tensor]:
-        decoder = self.decoders[self.stack.names.index(name)]
-        return {key: value.detach() for key, value in decoder.state_dict().items()}
-
-    def served(self, name: str) -> dict[str, Tensor]:
+    def parts(self, name: str) -> dict[str, Tensor]:
         """The decoder's weights."""
-        return {key: value.clone() for key, value in self._weights(name).items()}
-
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
-        """Fill the decoder."""
-        self._copy_parts(name, self._weights(name), parts)
+        return dict(self.decoders[self.stack.names.index(name)].named_parameters())

@@ -65,7 +65,7 @@ class HashedTables(StackedTables):
         ids = torch.arange(self.categories.sizes[place], device=self.stacked.device)
         return super().table(name)[hash_ids(ids, place, self.stack.sizes[place])]
 
-    def served(self, name: str) -> dict[str, Tensor]:
+    def collapsed(self, name: str) -> dict[str, Tensor]:
         """The m × d table."""
         return {"weight": super().table(name)}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import Field as Setting
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlet.nn.compression.base import Compression
+from mlet.nn.factored import INNER, PROJECTION, Factors
+from mlet.nn.field_tables import FieldTables
 from mlet.nn.stacked_tables import StackedTables
+
+#: The factors' names, by those that model files of mlet 0.1 have for them.
+_PARTS = {INNER: "left", PROJECTION: "right"}
 
 
 class LowRank(Compression):
@@ -39,18 +44,27 @@ class LowRankTables(StackedTables):
         if inner_dim > dim:
             raise ValueError(f"low_rank: rank {inner_dim} is above the embedding dimension {dim}")
 
-    def served(self, name: str) -> dict[str, Tensor]:
-        """Both factors: n × r and r × d."""
-        inner, projection = self.factors(name)
-        assert projection is not None
-        return {"inner": inner.to(projection.dtype, copy=True), "projection": projection.clone()}
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """A (n × r) and B (r × d): names that nobody takes for factors to be collapsed."""
+        return dict(zip(_PARTS.values(), super().parts(name).values(), strict=True))
 
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+    def factors(self, name: str) -> Factors:
+        """The product: it is a table like any other."""
+        return Factors(self.table(name), None)
+
+    def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """None: these are not to be collapsed."""
+        return iter(())
+
+    def collapsed(self, name: str) -> dict[str, Tensor]:
+        """Both factors, in the dtype of the outputs."""
+        parts = FieldTables.collapsed(self, name)
+        return {part: tensor.to(self.projection.dtype) for part, tensor in parts.items()}
+
+    def load_collapsed(self, name: str, given: Mapping[str, Tensor]) -> None:
         """Fill both factors."""
-        inner, projection = self.factors(name)
-        assert projection is not None
-        self._copy_parts(name, {"inner": inner, "projection": projection}, parts)
+        renamed = {_PARTS.get(part, part): tensor for part, tensor in given.items()}
+        FieldTables.load_collapsed(self, name, renamed)
 
 
 class MixedDimension(Compression):

@@ -62,22 +62,14 @@ class QuantizedTables(ComputedTables):
             for part, tensor in quantize(torch.zeros(size, dim), precision).items():
                 self.register_buffer(f"{part}{place}", tensor)
 
-    def _parts(self, name: str) -> dict[str, Tensor]:
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """Codes, scale and bias."""
         place = self.stack.names.index(name)
         return {part: self.get_buffer(f"{part}{place}") for part in ("codes", "scale", "bias")}
 
     def vectors(self, name: str, ids: Tensor) -> Tensor:
         """The rows decoded, (U, d) float32."""
-        codes, scale, bias = (part[ids] for part in self._parts(name).values())
+        codes, scale, bias = (part[ids] for part in self.parts(name).values())
         if self.precision == "int4":
             codes = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, : self.dim]
         return codes.float() * scale.float().unsqueeze(1) + bias.float().unsqueeze(1)
-
-    def served(self, name: str) -> dict[str, Tensor]:
-        """Codes, scale and bias."""
-        return {part: tensor.clone() for part, tensor in self._parts(name).items()}
-
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
-        """Fill codes, scale and bias."""
-        self._copy_parts(name, self._parts(name), parts)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from mlet.engine import Lookups
 from mlet.nn.compression.base import Compression
+from mlet.nn.factored import WEIGHT, qualified
 from mlet.nn.field_tables import ComputedTables
 from mlet.nn.stacked_tables import StackedTables
+
+_TABLES = ("remainder", "quotient")
 
 
 class QuotientRemainder(Compression):
@@ -76,14 +78,25 @@ class QuotientRemainderTables(ComputedTables):
         second: Tensor = quotient(Lookups.gather((ids // rows).unsqueeze(1)))
         return (first * second).squeeze(1)
 
-    def served(self, name: str) -> dict[str, Tensor]:
-        """R (m × d), collapsed if it is two-layer, and Q (⌈n / m⌉ × d)."""
-        remainder, quotient = self._tables(name)
-        return {"remainder": remainder.table(name), "quotient": quotient.table(name)}
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """The parts of R and of Q, behind the names of these."""
+        return {
+            qualified(table_name, part): tensor
+            for table_name, table in zip(_TABLES, self._tables(name), strict=True)
+            for part, tensor in table.parts(name).items()
+        }
 
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
+    def collapsed(self, name: str) -> dict[str, Tensor]:
+        """R (m × d), collapsed if it is two-layer, and Q (⌈n / m⌉ × d)."""
+        return {
+            table_name: table.table(name)
+            for table_name, table in zip(_TABLES, self._tables(name), strict=True)
+        }
+
+    def load_collapsed(self, name: str, given: Mapping[str, Tensor]) -> None:
         """Fill both tables."""
-        remainder, quotient = self._tables(name)
-        own = {"remainder": remainder.rows_of(name), "quotient": quotient.rows_of(name)}
-        self._copy_parts(name, own, parts)
+        behind = {
+            qualified(part, WEIGHT) if part in _TABLES else part: tensor
+            for part, tensor in given.items()
+        }
+        super().load_collapsed(name, behind)

@@ -74,16 +74,9 @@ class TensorTrainTables(ComputedTables):
         left = left.reshape(len(ids), -1, rank)
         return (left @ third[three].flatten(2)).flatten(1)
 
-    def served(self, name: str) -> dict[str, Tensor]:
+    def parts(self, name: str) -> dict[str, Tensor]:
         """The cores."""
-        cores = enumerate(self._cores_of(name), start=1)
-        return {f"core{place}": core.detach().clone() for place, core in cores}
-
-    @torch.no_grad()
-    def load_served(self, name: str, parts: Mapping[str, Tensor]) -> None:
-        """Fill the cores."""
-        cores = enumerate(self._cores_of(name), start=1)
-        self._copy_parts(name, {f"core{place}": core for place, core in cores}, parts)
+        return {f"core{place}": core for place, core in enumerate(self._cores_of(name), start=1)}
 
 
 def _near_factors(number: int, parts: int = 3) -> list[int]:
