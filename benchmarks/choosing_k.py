@@ -33,7 +33,7 @@ from mlet.settings import load_yaml, merge
 from mlet.theory import UpdateEnergy, factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import OptimizersConfig
-from mlet.training.evaluate import load_trained
+from mlet.training.load import load_trained
 from mlet.training.predict import predict
 
 

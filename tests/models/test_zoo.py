@@ -43,7 +43,7 @@ from mlet.models.nfm import bi_interaction
 from mlet.nn import Bags
 from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
-from mlet.training.evaluate import load_trained
+from mlet.training.load import load_trained
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 
