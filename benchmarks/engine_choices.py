@@ -18,7 +18,8 @@ from timing import environment, interleave, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlet.engine import BackendName, Lookups, TableStack, cpu_backend, use_backend
+from mlet.engine import BackendName, Lookups, TableStack, use_backend
+from mlet.engine.cpu import backend as cpu_backend
 from mlet.nn import Field, FieldEmbedding
 
 SETTING = Setting()
@@ -91,7 +92,6 @@ def ways(rounds: int) -> dict[str, float]:
 def whole_or_distinct(rounds: int) -> list[dict[str, float]]:
     """Microseconds of finding and projecting the rows of a table of n categories."""
     rows = []
-    width = SETTING.inner_dim * SETTING.dim
     default = cpu_backend.LOOKUP_COST
     for n in (16, 32, 64, 128, 256, 512, 1_024, 2_048):
         tables = 26
@@ -103,7 +103,7 @@ def whole_or_distinct(rounds: int) -> list[dict[str, float]]:
         def step(cost: float) -> Callable[[Lookups], None]:
             def run(lookups: Lookups) -> None:
                 cpu_backend.LOOKUP_COST = cost  # type: ignore[assignment]
-                distinct = backend.find_distinct(lookups, stack, width)  # noqa: B023
+                distinct = backend.find_distinct(table, projection, lookups, stack)  # noqa: B023
                 backend.embed(table, projection, lookups, distinct)  # noqa: B023
 
             return run

@@ -28,8 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Forget compiled kernels that are older than a source file: they may call what has changed."""
     if hasattr(config, "workerinput"):
         return
-    engine = ROOT / "src" / "mlet" / "engine"
-    newest = max(path.stat().st_mtime for path in engine.glob("cpu_*.py"))
+    engine = ROOT / "src" / "mlet" / "engine" / "cpu"
+    newest = max(path.stat().st_mtime for path in engine.glob("*.py"))
     compiled = list(engine.glob("__pycache__/*.nb?"))
     if any(path.stat().st_mtime < newest for path in compiled):
         for path in compiled:

@@ -14,12 +14,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mlet.engine import cuda_kernels as kernels
+from mlet.engine.cuda import kernels
 
 FLOAT, INT, BYTE = "*fp32", "*i64", "*u8"
 SHAPE = {"k": 64, "d": 16, "BLOCK": 32, "BLOCK_K": 64, "BLOCK_D": 16}
 SCALARS = dict.fromkeys(("lr", "decay", "eps", "beta1", "beta2"), "fp32") | {"seed": "i32"}
-METHODS = [
+RULES = [
     method.value
     for method in (
         kernels.GRADIENT,
@@ -43,23 +43,23 @@ def build(kernel: Any, capability: int, types: dict[str, str], constants: dict[s
 
 
 def main(capability: int) -> int:
-    pointers = {"rows": INT, "bounds": INT, "projection": FLOAT}
+    pointers = {"rows": INT, "starts": INT, "projection": FLOAT}
     built = 0
     for table in (FLOAT, "*fp16", "*bf16"):
         types = {**pointers, "table": table, "vectors": FLOAT}
         build(kernels.project, capability, types, SHAPE)
         built += 1
     for weighted in (False, True):
-        types = {"order": INT, "edges": INT, "outputs": INT}
+        types = {"order": INT, "firsts": INT, "outputs": INT}
         types |= dict.fromkeys(("grad", "weights", "sums"), FLOAT)
         constants = {"d": 16, "WEIGHTED": weighted, "BLOCK_L": 16, "BLOCK_D": 16}
         build(kernels.sum_gradients, capability, types, constants)
         built += 1
     tables = ((FLOAT, 32), ("*fp16", 16), ("*bf16", 17))
-    for (table, bits), method, projected in product(tables, METHODS, (True, False)):
+    for (table, bits), rule, projected in product(tables, RULES, (True, False)):
         types = {**pointers, **SCALARS, "table": table, "touched": BYTE}
         types |= dict.fromkeys(("sums", "partial", "rows_grad", "first", "second"), FLOAT)
-        constants = {**SHAPE, "PROJECTED": projected, "METHOD": method, "BITS": bits}
+        constants = {**SHAPE, "PROJECTED": projected, "RULE": rule, "BITS": bits}
         build(kernels.update, capability, types, constants)
         built += 1
     return built

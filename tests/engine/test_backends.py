@@ -16,9 +16,9 @@ from torch import Tensor
 from mlet.engine import (
     BackendName,
     Lookups,
-    Method,
     RowGradient,
     Rule,
+    RuleName,
     TableStack,
     choose_backend,
     look_up,
@@ -209,13 +209,13 @@ def test_gradcheck_in_float64(k: int | None) -> None:
 
 # A large ε, so that the rounding of a gradient near zero is not magnified by dividing by its size.
 RULES = [
-    Rule(Method.SGD, 0.1),
-    Rule(Method.SGD, 0.1, weight_decay=0.3),
-    Rule(Method.ADAGRAD, 0.1, eps=0.5),
-    Rule(Method.ADAGRAD, 0.1, weight_decay=0.3, eps=0.5),
-    Rule(Method.ROWWISE_ADAGRAD, 0.1, eps=0.5),
-    Rule(Method.ADAM, 0.1, eps=0.5, betas=(0.8, 0.95)),
-    Rule(Method.ADAM, 0.1, weight_decay=0.2, eps=0.5, betas=(0.8, 0.95)),
+    Rule(RuleName.SGD, 0.1),
+    Rule(RuleName.SGD, 0.1, weight_decay=0.3),
+    Rule(RuleName.ADAGRAD, 0.1, eps=0.5),
+    Rule(RuleName.ADAGRAD, 0.1, weight_decay=0.3, eps=0.5),
+    Rule(RuleName.ROWWISE_ADAGRAD, 0.1, eps=0.5),
+    Rule(RuleName.ADAM, 0.1, eps=0.5, betas=(0.8, 0.95)),
+    Rule(RuleName.ADAM, 0.1, weight_decay=0.2, eps=0.5, betas=(0.8, 0.95)),
 ]
 
 
@@ -225,12 +225,12 @@ def reference_update(
     """`mlet.engine.rules`, one row at a time in float64."""
     for row in rows:
         g = grad[row] + rule.weight_decay * table[row]
-        if rule.method is Method.SGD:
+        if rule.name is RuleName.SGD:
             table[row] -= rule.lr * g
-        elif rule.method is Method.ADAGRAD:
+        elif rule.name is RuleName.ADAGRAD:
             state["sum"][row] += g**2
             table[row] -= rule.lr * g / (state["sum"][row].sqrt() + rule.eps)
-        elif rule.method is Method.ROWWISE_ADAGRAD:
+        elif rule.name is RuleName.ROWWISE_ADAGRAD:
             state["sum"][row] += (g**2).mean()
             table[row] -= rule.lr * g / (state["sum"][row].sqrt() + rule.eps)
         else:
@@ -242,7 +242,7 @@ def reference_update(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.method.name}{rule.weight_decay}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name.name}{rule.weight_decay}")
 def test_updates(name: BackendName, rule: Rule) -> None:
     @settings(max_examples=examples(name, 12), deadline=None)
     @given(shape=shapes, data=st.data())
@@ -251,7 +251,7 @@ def test_updates(name: BackendName, rule: Rule) -> None:
         table, projection = case.table.clone(), case.projection
         table64, projection64, _ = case.float64()
         values64 = table64.detach().clone()
-        state = new_state(rule.method, table)
+        state = new_state(rule.name, table)
         state64 = {key: value.cpu().double() for key, value in state.items()}
         rows = case.rows_asked_for().tolist()
         with use_backend(name):
@@ -267,7 +267,7 @@ def test_updates(name: BackendName, rule: Rule) -> None:
                     projection,
                     sink[0],
                     rule,
-                    tuple(state[k] for k in STATE_NAMES[rule.method]),
+                    tuple(state[k] for k in STATE_NAMES[rule.name]),
                 )
                 fresh = values64.clone().requires_grad_()
                 wide = None if projection64 is None else projection64.detach().requires_grad_()
@@ -297,7 +297,9 @@ def test_any_table_size(name: BackendName, n: int) -> None:
         out = look_up(table.requires_grad_(), case.projection, case.lookups, case.stack, sink=sink)
         out.backward(case.upstream)
         with torch.no_grad():
-            choose_backend(table).update(table, case.projection, sink[0], Rule(Method.SGD, 0.5), ())
+            choose_backend(table).update(
+                table, case.projection, sink[0], Rule(RuleName.SGD, 0.5), ()
+            )
     rows = case.rows_asked_for()
     first = case.stack.first_rows
     tables = torch.searchsorted(torch.tensor(first), rows, right=True) - 1
@@ -375,7 +377,7 @@ def test_a_table_changed_before_backward_is_noticed(name: BackendName) -> None:
         gradient: list[RowGradient] = []
         look_up(table, case.projection, case.lookups, case.stack, sink=gradient).sum().backward()
         backend = choose_backend(table)
-        backend.update(table.detach(), case.projection, gradient[0], Rule(Method.SGD, 0.1), ())
+        backend.update(table.detach(), case.projection, gradient[0], Rule(RuleName.SGD, 0.1), ())
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             out.sum().backward()
 
@@ -401,12 +403,12 @@ def test_16_bit_tables_are_read_exactly_and_rounded_stochastically(
         assert out.dtype == torch.float32
         close(out.detach(), expected.detach())
         exact = case.table.clone()
-        backend.update(exact, case.projection, sink[0], Rule(Method.SGD, 0.1), ())
+        backend.update(exact, case.projection, sink[0], Rule(RuleName.SGD, 0.1), ())
         trials = 64 if name != "cuda" or GPU else 16
         results = []
         for seed in range(trials):
             trial = table.clone()
-            backend.update(trial, case.projection, sink[0], Rule(Method.SGD, 0.1, seed=seed), ())
+            backend.update(trial, case.projection, sink[0], Rule(RuleName.SGD, 0.1, seed=seed), ())
             results.append(trial.double())
     results, exact = torch.stack(results).cpu(), exact.cpu().double()
     # Each result is one of the two neighbours: nearer than the distance between them.
@@ -432,7 +434,7 @@ def test_infinite_and_nan_stay(name: BackendName) -> None:
             torch.tensor([0], device=device), (0, 1), torch.zeros(1, 4, device=device)
         )
         with use_backend(name):
-            choose_backend(table).update(table, None, gradient, Rule(Method.SGD, 0.1), ())
+            choose_backend(table).update(table, None, gradient, Rule(RuleName.SGD, 0.1), ())
         torch.testing.assert_close(table.float().cpu(), values, equal_nan=True)
 
 

@@ -18,9 +18,9 @@ def imported() -> set[str]:
 
 
 def kernels_may_use_threads() -> bool:
-    from mlet.engine import workers
+    from mlet.engine.cpu import threads
 
-    return workers._process == os.getpid()
+    return threads._process == os.getpid()
 
 
 @pytest.mark.slow

@@ -1,16 +1,16 @@
 """Two-layer lookups at the price of one: distinct rows, fused updates, 16-bit tables."""
 
-from mlet.engine.backend import BackendName, choose_backend, use_backend
-from mlet.engine.lookup import look_up
-from mlet.engine.lookups import Lookups, RowGradient, TableStack
-from mlet.engine.rules import Method, Rule, new_state
+from mlet.engine.batch import Lookups, RowGradient, TableStack
+from mlet.engine.choice import BackendName, choose_backend, use_backend
+from mlet.engine.function import look_up
+from mlet.engine.rules import Rule, RuleName, new_state
 
 __all__ = [
     "BackendName",
     "Lookups",
-    "Method",
     "RowGradient",
     "Rule",
+    "RuleName",
     "TableStack",
     "choose_backend",
     "look_up",

@@ -40,3 +40,8 @@ def stochastic_round(
     if dtype is torch.float16:
         rounded = rounded / _HALF_SHIFT
     return torch.where(torch.isfinite(values), rounded, values).to(dtype)
+
+
+def compute_dtype(table: Tensor) -> torch.dtype:
+    """What a table is computed in: float32 where it is kept in 16 bits, else its own dtype."""
+    return torch.float32 if table.dtype in (torch.bfloat16, torch.float16) else table.dtype

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 
-class Method(IntEnum):
-    """The rule's number in kernels."""
+class RuleName(IntEnum):
+    """A rule, and its number in kernels."""
 
     SGD = 0
     ADAGRAD = 1
@@ -41,7 +41,7 @@ class Rule:
     """A rule with its settings.
 
     Attributes:
-        method: which.
+        name: which.
         lr: step size η; of lazy Adam the bias-corrected one, ``η √(1 − β₂ᵗ) / (1 − β₁ᵗ)``.
         weight_decay: λ.
         eps: ε, outside the root.
@@ -49,7 +49,7 @@ class Rule:
         seed: of the stochastic rounding of 16-bit tables; another one for every step.
     """
 
-    method: Method
+    name: RuleName
     lr: float
     weight_decay: float = 0.0
     eps: float = 0.0
@@ -63,20 +63,20 @@ class Rule:
 
 
 #: The columns of each state tensor as a function of the row's width.
-STATE_NAMES: dict[Method, tuple[str, ...]] = {
-    Method.SGD: (),
-    Method.ADAGRAD: ("sum",),
-    Method.ROWWISE_ADAGRAD: ("sum",),
-    Method.ADAM: ("exp_avg", "exp_avg_sq"),
+STATE_NAMES: dict[RuleName, tuple[str, ...]] = {
+    RuleName.SGD: (),
+    RuleName.ADAGRAD: ("sum",),
+    RuleName.ROWWISE_ADAGRAD: ("sum",),
+    RuleName.ADAM: ("exp_avg", "exp_avg_sq"),
 }
 
 
-def new_state(method: Method, table: Tensor) -> dict[str, Tensor]:
+def new_state(name: RuleName, table: Tensor) -> dict[str, Tensor]:
     """Zero state of a parameter: tensors of its shape, (n × 1) of row-wise Adagrad."""
-    shape = (len(table), 1) if method is Method.ROWWISE_ADAGRAD else table.shape
+    shape = (len(table), 1) if name is RuleName.ROWWISE_ADAGRAD else table.shape
     dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
     return {
-        name: torch.zeros(shape, dtype=dtype, device=table.device) for name in STATE_NAMES[method]
+        part: torch.zeros(shape, dtype=dtype, device=table.device) for part in STATE_NAMES[name]
     }
 
 
@@ -84,9 +84,9 @@ def apply_rule(values: Tensor, grad: Tensor, rule: Rule, state: tuple[Tensor, ..
     """The rules as equations, on gathered rows (R × w) and their state, in place."""
     if rule.weight_decay:
         grad = grad + rule.weight_decay * values
-    if rule.method is Method.SGD:
+    if rule.name is RuleName.SGD:
         step = grad
-    elif rule.method is Method.ADAM:
+    elif rule.name is RuleName.ADAM:
         mean, square = state
         mean += (1.0 - rule.betas[0]) * (grad - mean)
         square += (1.0 - rule.betas[1]) * (grad.square() - square)
@@ -94,7 +94,7 @@ def apply_rule(values: Tensor, grad: Tensor, rule: Rule, state: tuple[Tensor, ..
     else:
         (total,) = state
         squares = grad.square()
-        rowwise = rule.method is Method.ROWWISE_ADAGRAD
+        rowwise = rule.name is RuleName.ROWWISE_ADAGRAD
         total += squares.mean(dim=1, keepdim=True) if rowwise else squares
         step = grad / (total.sqrt() + rule.eps)
     values -= rule.lr * step

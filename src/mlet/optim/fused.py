@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from mlet.engine import Method, RowGradient, Rule, choose_backend, new_state
+from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state
 from mlet.engine.rules import STATE_NAMES, apply_rule
 from mlet.nn.factored import Factored
 from mlet.nn.stacked_tables import StackedTables
@@ -35,7 +35,7 @@ class FusedOptimizer(Optimizer):
     from torch's generator when the optimizer is made; it is part of `state_dict`.
     """
 
-    method: ClassVar[Method]
+    rule_name: ClassVar[RuleName]
 
     def __init__(self, module: nn.Module, defaults: dict[str, Any]) -> None:
         tables = [part for part in module.modules() if isinstance(part, StackedTables)]
@@ -106,10 +106,10 @@ class FusedOptimizer(Optimizer):
             )
         group["step"] += 1
         lr = group["lr"]
-        if self.method is Method.ADAM:
+        if self.rule_name is RuleName.ADAM:
             lr = Rule.adam_lr(lr, group["betas"], group["step"])
         rule = Rule(
-            self.method,
+            self.rule_name,
             lr,
             group["weight_decay"],
             group["eps"],
@@ -118,7 +118,7 @@ class FusedOptimizer(Optimizer):
         )
         for table in self._tables:
             if table.row_gradients:
-                gradient = RowGradient.merge(table.row_gradients, table.stack.first_rows)
+                gradient = RowGradient.merge(table.row_gradients, table.stack)
                 self._update(table, gradient, rule)
                 table.row_gradients.clear()
         return loss
@@ -137,25 +137,25 @@ class FusedOptimizer(Optimizer):
     def _update(self, table: StackedTables, gradient: RowGradient, rule: Rule) -> None:
         projection = None if table.inner_dim is None else table.projection
         backend = choose_backend(table.stacked)
-        state = self._state(table.stacked, self.method)
+        state = self._state(table.stacked, self.rule_name)
         projection_grad = backend.update(table.stacked.detach(), projection, gradient, rule, state)
         if projection is None or not projection.requires_grad:
             return
         if projection_grad is not None:
-            dense = self.method
-            if dense is Method.ROWWISE_ADAGRAD:
-                dense = Method.ADAGRAD
+            dense = self.rule_name
+            if dense is RuleName.ROWWISE_ADAGRAD:
+                dense = RuleName.ADAGRAD
                 rule = Rule(dense, rule.lr, rule.weight_decay, rule.eps)
             rows = projection.detach().flatten(0, 1)
             states = self._state(projection, dense)
             grads = projection_grad.to(rows.dtype).flatten(0, 1)
             apply_rule(rows, grads, rule, tuple(s.flatten(0, 1) for s in states))
 
-    def _state(self, parameter: Tensor, method: Method) -> tuple[Tensor, ...]:
+    def _state(self, parameter: Tensor, name: RuleName) -> tuple[Tensor, ...]:
         state = self.state[parameter]
         if not state:
-            state.update(new_state(method, parameter))
-        return tuple(state[name] for name in STATE_NAMES[method])
+            state.update(new_state(name, parameter))
+        return tuple(state[part] for part in STATE_NAMES[name])
 
 
 class FusedSGD(FusedOptimizer):
@@ -167,7 +167,7 @@ class FusedSGD(FusedOptimizer):
         weight_decay: λ, on touched rows only.
     """
 
-    method = Method.SGD
+    rule_name = RuleName.SGD
 
     def __init__(self, module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0) -> None:
         super().__init__(module, _defaults(lr, weight_decay))
@@ -181,7 +181,7 @@ class FusedAdagrad(FusedOptimizer):
         eps: ε, outside the root.
     """
 
-    method = Method.ADAGRAD
+    rule_name = RuleName.ADAGRAD
 
     def __init__(
         self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
@@ -197,7 +197,7 @@ class FusedRowWiseAdagrad(FusedOptimizer):
         eps: ε, outside the root.
     """
 
-    method = Method.ROWWISE_ADAGRAD
+    rule_name = RuleName.ROWWISE_ADAGRAD
 
     def __init__(
         self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
@@ -215,7 +215,7 @@ class FusedLazyAdam(FusedOptimizer):
         eps: ε, outside the root, before bias correction as in SparseAdam.
     """
 
-    method = Method.ADAM
+    rule_name = RuleName.ADAM
 
     def __init__(
         self,

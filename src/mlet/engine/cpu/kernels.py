@@ -14,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from mlet.engine.cpu_compile import fast_kernel, kernel
-from mlet.engine.cpu_rows import load_row, store_row
+from mlet.engine.cpu.compile import fast_kernel, kernel
+from mlet.engine.cpu.rows import load_row, store_row
+from mlet.engine.rules import RuleName
 
 #: Rows of a block: at k = 128, 16 KiB of float32.
 BLOCK = 32
+
+# Numba compiles plain numbers in.
+_SGD, _ADAGRAD = int(RuleName.SGD), int(RuleName.ADAGRAD)
+_ROWWISE_ADAGRAD = int(RuleName.ROWWISE_ADAGRAD)
 
 _LANES = 4  # rows or directions combined in one pass: enough independent sums to hide latency
 
@@ -92,13 +97,13 @@ def find_distinct_of(
 
 @kernel
 def compact(
-    starts: Any, bounds: Any, first_rows: Any, loose: Any, loose_touched: Any, rows: Any,
+    starts: Any, row_starts: Any, first_rows: Any, loose: Any, loose_touched: Any, rows: Any,
     touched: Any, slots: Any,
 ) -> None:  # fmt: skip
     """Close the gaps that `find_distinct_of` left, and count rows and slots within the stack."""
-    for t in range(len(bounds) - 1):
-        low = bounds[t]
-        for r in range(bounds[t + 1] - low):
+    for t in range(len(row_starts) - 1):
+        low = row_starts[t]
+        for r in range(row_starts[t + 1] - low):
             rows[low + r] = loose[starts[t] + r] + first_rows[t]
             touched[low + r] = loose_touched[starts[t] + r]
         for i in range(starts[t], starts[t + 1]):
@@ -180,7 +185,7 @@ def _back_project(sums: Any, projection: Any, out: Any) -> None:
 def embed_of(
     which: Any,
     rows: Any,
-    bounds: Any,
+    row_starts: Any,
     slots: Any,
     starts: Any,
     bag: Any,
@@ -198,8 +203,8 @@ def embed_of(
     block = np.empty((BLOCK, width), np.float32)
     d = vectors.shape[1]
     for t in which:
-        for low in range(bounds[t], bounds[t + 1], BLOCK):
-            count = min(BLOCK, bounds[t + 1] - low)
+        for low in range(row_starts[t], row_starts[t + 1], BLOCK):
+            count = min(BLOCK, row_starts[t + 1] - low)
             if projected:
                 for q in range(count):
                     load_row(table[rows[low + q]], half, block[q])
@@ -215,17 +220,17 @@ def embed_of(
                 for c in range(d):
                     target[c] = vector[c]
             continue
-        edges = offsets[bag[t]]
+        ends = offsets[bag[t]]
         for b in range(out.shape[0]):
             target = out[b, t]
             for c in range(d):
                 target[c] = np.float32(0.0)
-            for i in range(edges[b], edges[b + 1]):
+            for i in range(ends[b], ends[b + 1]):
                 vector = vectors[slots[begin + i]]
                 for c in range(d):
                     target[c] += vector[c]
-            if mean[t] and edges[b + 1] > edges[b]:
-                scale = np.float32(1.0) / np.float32(edges[b + 1] - edges[b])
+            if mean[t] and ends[b + 1] > ends[b]:
+                scale = np.float32(1.0) / np.float32(ends[b + 1] - ends[b])
                 for c in range(d):
                     target[c] *= scale
 
@@ -233,7 +238,7 @@ def embed_of(
 @fast_kernel
 def sum_gradients_of(
     which: Any,
-    bounds: Any,
+    row_starts: Any,
     slots: Any,
     starts: Any,
     bag: Any,
@@ -245,7 +250,7 @@ def sum_gradients_of(
     """Upstream gradients (B, T, d) summed over each distinct row's lookups."""
     d = sums.shape[1]
     for t in which:
-        sums[bounds[t] : bounds[t + 1]] = np.float32(0.0)
+        sums[row_starts[t] : row_starts[t + 1]] = np.float32(0.0)
         begin = starts[t]
         if bag[t] < 0:
             for b in range(grad.shape[0]):
@@ -254,12 +259,12 @@ def sum_gradients_of(
                 for c in range(d):
                     total[c] += upstream[c]
             continue
-        edges = offsets[bag[t]]
+        ends = offsets[bag[t]]
         for b in range(grad.shape[0]):
             upstream = grad[b, t]
-            length = edges[b + 1] - edges[b]
+            length = ends[b + 1] - ends[b]
             scale = np.float32(1.0) / np.float32(length) if mean[t] and length else np.float32(1.0)
-            for i in range(edges[b], edges[b + 1]):
+            for i in range(ends[b], ends[b + 1]):
                 total = sums[slots[begin + i]]
                 for c in range(d):
                     total[c] += scale * upstream[c]
@@ -269,7 +274,7 @@ def sum_gradients_of(
 def factor_gradients_of(
     which: Any,
     rows: Any,
-    bounds: Any,
+    row_starts: Any,
     table: Any,
     half: bool,
     projection: Any,
@@ -281,8 +286,8 @@ def factor_gradients_of(
     block = np.empty((BLOCK, table.shape[1]), np.float32)
     for t in which:
         projection_grad[t] = np.float32(0.0)
-        for low in range(bounds[t], bounds[t + 1], BLOCK):
-            count = min(BLOCK, bounds[t + 1] - low)
+        for low in range(row_starts[t], row_starts[t + 1], BLOCK):
+            count = min(BLOCK, row_starts[t + 1] - low)
             for q in range(count):
                 load_row(table[rows[low + q]], half, block[q])
                 _back_project(sums[low + q], projection[t], rows_grad[low + q])
@@ -291,7 +296,7 @@ def factor_gradients_of(
 
 @fast_kernel
 def _apply_rule(
-    method: int, values: Any, grad: Any, lr: Any, decay: Any, eps: Any, beta1: Any, beta2: Any,
+    name: int, values: Any, grad: Any, lr: Any, decay: Any, eps: Any, beta1: Any, beta2: Any,
     first: Any, second: Any,
 ) -> None:  # fmt: skip
     """`mlet.engine.rules` for one row and its state."""
@@ -300,15 +305,15 @@ def _apply_rule(
     if decay != 0:
         for j in range(width):
             grad[j] += decay * values[j]
-    if method == 0:
+    if name == _SGD:
         for j in range(width):
             values[j] -= lr * grad[j]
-    elif method == 1:
+    elif name == _ADAGRAD:
         for j in range(width):
             first[j] += grad[j] * grad[j]
         for j in range(width):
             values[j] -= lr * grad[j] / (np.sqrt(first[j]) + eps)
-    elif method == 2:
+    elif name == _ROWWISE_ADAGRAD:
         total = np.float32(0.0)
         for j in range(width):
             total += grad[j] * grad[j]
@@ -327,14 +332,14 @@ def _apply_rule(
 def update_of(
     which: Any,
     rows: Any,
-    bounds: Any,
+    row_starts: Any,
     touched: Any,
     table: Any,
     half: bool,
     projection: Any,
     sums: Any,
     projection_grad: Any,
-    method: int,
+    name: int,
     lr: Any,
     decay: Any,
     eps: Any,
@@ -352,8 +357,8 @@ def update_of(
     for t in which:
         if projected:
             projection_grad[t] = np.float32(0.0)
-        for low in range(bounds[t], bounds[t + 1], BLOCK):
-            count = min(BLOCK, bounds[t + 1] - low)
+        for low in range(row_starts[t], row_starts[t + 1], BLOCK):
+            count = min(BLOCK, row_starts[t + 1] - low)
             for q in range(count):
                 load_row(table[rows[low + q]], half, block[q])
             if projected:
@@ -370,5 +375,5 @@ def update_of(
                 # A rule without this state passes one row that it leaves alone.
                 state1 = first[min(row, len(first) - 1)]
                 state2 = second[min(row, len(second) - 1)]
-                _apply_rule(method, block[q], grad, lr, decay, eps, beta1, beta2, state1, state2)
+                _apply_rule(name, block[q], grad, lr, decay, eps, beta1, beta2, state1, state2)
                 store_row(block[q], half, seed, row, table[row])

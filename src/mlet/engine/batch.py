@@ -26,6 +26,11 @@ class TableStack:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def starts_in(self, rows: Tensor) -> tuple[int, ...]:
+        """Where each table begins among ascending rows of the stack: T + 1 positions."""
+        first_rows = torch.tensor(self.first_rows, device=rows.device)
+        return tuple(torch.searchsorted(rows, first_rows).tolist())
+
     @property
     def first_rows(self) -> list[int]:
         """Where each table begins, and where the last one ends: T + 1 rows."""
@@ -128,20 +133,16 @@ class Distinct:
 
     Attributes:
         rows: (R,) int64 rows of the stacked matrix, table after table, each once.
-        bounds: T + 1 positions in ``rows``.
+        starts: T + 1 positions in ``rows``: where each table's begin.
         slots: (V,) for each lookup, the position of its row in ``rows``; int32 or int64.
         touched: (R,) bool; False for a row that is listed because its whole (small) table is, but
             that no lookup asks for. None where every row is asked for.
-        order, edges: for backends that sum by row: the lookups ordered by row (V,), and where in
-            them each row's begin (R + 1,).
     """
 
     rows: Tensor
-    bounds: tuple[int, ...]
+    starts: tuple[int, ...]
     slots: Tensor
     touched: Tensor | None = None
-    order: Tensor | None = None
-    edges: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,32 +151,32 @@ class RowGradient:
 
     Attributes:
         rows: (R,) int64, as in `Distinct`.
-        bounds: T + 1 positions in ``rows``.
+        starts: T + 1 positions in ``rows``: where each table's begin.
         sums: (R × d): the sum of the upstream gradients of each row's lookups.
         touched: as in `Distinct`.
     """
 
     rows: Tensor
-    bounds: tuple[int, ...]
+    starts: tuple[int, ...]
     sums: Tensor
     touched: Tensor | None = None
 
     def compact(self) -> RowGradient:
         """Without the rows that no lookup asked for."""
         if self.touched is None or bool(self.touched.all()):
-            return RowGradient(self.rows, self.bounds, self.sums)
+            return RowGradient(self.rows, self.starts, self.sums)
         kept = torch.cat([self.touched.new_zeros(1), self.touched]).cumsum(0)
-        bounds = tuple(kept[list(self.bounds)].tolist())
-        return RowGradient(self.rows[self.touched], bounds, self.sums[self.touched])
+        starts = tuple(kept[list(self.starts)].tolist())
+        return RowGradient(self.rows[self.touched], starts, self.sums[self.touched])
 
     def sorted(self) -> RowGradient:
         """With rows ascending; tables keep their segments, since their rows ascend already."""
         rows, order = torch.sort(self.rows)
         touched = None if self.touched is None else self.touched[order]
-        return RowGradient(rows, self.bounds, self.sums[order], touched)
+        return RowGradient(rows, self.starts, self.sums[order], touched)
 
     @staticmethod
-    def merge(gradients: Sequence[RowGradient], first_rows: Sequence[int]) -> RowGradient:
+    def merge(gradients: Sequence[RowGradient], stack: TableStack) -> RowGradient:
         """The sum of several, as of several backward passes before one step."""
         if len(gradients) == 1:
             return gradients[0]
@@ -185,5 +186,4 @@ class RowGradient:
         )
         values = torch.cat([part.sums for part in parts])
         sums = values.new_zeros(len(rows), values.shape[1]).index_add_(0, slots, values)
-        starts = torch.tensor(first_rows, device=rows.device)
-        return RowGradient(rows, tuple(torch.searchsorted(rows, starts).tolist()), sums)
+        return RowGradient(rows, stack.starts_in(rows), sums)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlet.engine.backend import choose_backend
-from mlet.engine.lookups import Lookups, RowGradient, TableStack
+from mlet.engine.batch import Lookups, RowGradient, TableStack
+from mlet.engine.choice import choose_backend
 
 
 class _Lookup(torch.autograd.Function):
@@ -27,8 +27,7 @@ class _Lookup(torch.autograd.Function):
         sink: list[RowGradient] | None,
     ) -> Tensor:
         backend = choose_backend(table)
-        row_cost = table.shape[1] * (1 if projection is None else projection.shape[2])
-        distinct = backend.find_distinct(lookups, stack, row_cost)
+        distinct = backend.find_distinct(table, projection, lookups, stack)
         # Saving them lets autograd notice if they are changed before the backward pass.
         ctx.save_for_backward(table, projection)
         ctx.backend, ctx.lookups, ctx.distinct = backend, lookups, distinct
@@ -41,7 +40,7 @@ class _Lookup(torch.autograd.Function):
         table, projection = ctx.saved_tensors
         distinct, backend = ctx.distinct, ctx.backend
         sums = backend.sum_gradients(grad, ctx.lookups, distinct)
-        gradient = RowGradient(distinct.rows, distinct.bounds, sums, distinct.touched)
+        gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
         if ctx.sink is not None:
             ctx.sink.append(gradient)
             return None, None, None, None, None, None

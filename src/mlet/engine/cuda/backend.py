@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 import triton
 from torch import Tensor
 
-from mlet.engine import cuda_kernels as kernels
-from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
-from mlet.engine.rules import Method, Rule
-from mlet.engine.torch_backend import TorchBackend
+from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.cuda import kernels
+from mlet.engine.reference import ReferenceBackend
+from mlet.engine.rules import Rule
 
 #: Rows of a block, and programs that share one table's blocks.
 _BLOCK, _PROGRAMS = 32, 16
@@ -24,29 +25,45 @@ _LOOKUP_COST = 4_096
 _SIDE = 16
 
 
-class CUDABackend(TorchBackend):
+@dataclass(frozen=True)
+class _Sorted(Distinct):
+    """With the lookups by row.
+
+    Attributes:
+        order: (V,) the lookups, ordered by row.
+        firsts: (R + 1,) where in them each row's begin.
+    """
+
+    order: Tensor = field(kw_only=True)
+    firsts: Tensor = field(kw_only=True)
+
+
+class CUDABackend(ReferenceBackend):
     """See `mlet.engine.backend.Backend`. Tables in float32, bfloat16 or float16."""
 
-    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+    def find_distinct(
+        self, table: Tensor, projection: Tensor | None, lookups: Lookups, stack: TableStack
+    ) -> _Sorted:
         """Sorted distinct rows, with each row's lookups beside them; a small stack whole."""
+        row_cost = table.shape[1] * (1 if projection is None else projection.shape[2])
         places = self._stacked_rows(lookups, stack)
         device = places.device
         ascending, order = torch.sort(places, stable=True)
         total = stack.first_rows[-1]
         if total * row_cost <= len(places) * _LOOKUP_COST:
             rows = torch.arange(total, device=device)
-            edges = torch.searchsorted(ascending, torch.arange(total + 1, device=device))
-            bounds, slots, touched = tuple(stack.first_rows), places, edges.diff() > 0
+            firsts = torch.searchsorted(ascending, torch.arange(total + 1, device=device))
+            starts, slots, touched = tuple(stack.first_rows), places, firsts.diff() > 0
         else:
             new = torch.ones_like(ascending, dtype=torch.bool)
             new[1:] = ascending[1:] != ascending[:-1]
-            starts = new.nonzero().squeeze(1)
-            rows, touched = ascending[starts], None
-            edges = torch.cat([starts, starts.new_tensor([len(places)])])
+            firsts = new.nonzero().squeeze(1)
+            rows, touched = ascending[firsts], None
+            firsts = torch.cat([firsts, firsts.new_tensor([len(places)])])
             slots = torch.empty_like(places)
             slots[order] = new.cumsum(0) - 1
-            bounds = self._bounds(rows, stack)
-        return Distinct(rows, bounds, slots, touched, order, edges)
+            starts = stack.starts_in(rows)
+        return _Sorted(rows, starts, slots, touched, order=order, firsts=firsts)
 
     def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
         if projection is None:
@@ -54,10 +71,10 @@ class CUDABackend(TorchBackend):
         tables, k, d = projection.shape
         vectors = torch.empty(len(distinct.rows), d, device=table.device)
         if len(vectors):
-            kernels.project[tables, _programs(distinct.bounds)](
+            kernels.project[tables, _programs(distinct.starts)](
                 table,
                 distinct.rows,
-                _on_device(distinct.bounds, table),
+                _on_device(distinct.starts, table),
                 projection.contiguous(),
                 vectors,
                 k,
@@ -70,6 +87,7 @@ class CUDABackend(TorchBackend):
 
     def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
         """Each row's lookups added up in their order."""
+        assert isinstance(distinct, _Sorted)
         d = grad.shape[2]
         sums = torch.empty(len(distinct.rows), d, device=grad.device)
         weights = lookups.weights(sums.dtype)
@@ -77,7 +95,7 @@ class CUDABackend(TorchBackend):
             kernels.sum_gradients[(len(sums),)](
                 grad.contiguous(),
                 distinct.order,
-                distinct.edges,
+                distinct.firsts,
                 lookups.outputs(),
                 sums if weights is None else weights,
                 sums,
@@ -97,10 +115,7 @@ class CUDABackend(TorchBackend):
             table,
             projection,
             gradient,
-            kernels.GRADIENT.value,
-            rows_grad,
-            Rule(Method.SGD, 0.0),
-            (),
+            rows_grad=rows_grad,
         )
         assert projection_grad is not None
         return rows_grad, projection_grad
@@ -114,7 +129,7 @@ class CUDABackend(TorchBackend):
         state: tuple[Tensor, ...],
     ) -> Tensor | None:
         """Factor gradients and the rule in one pass over the rows."""
-        result = self._pass(table, projection, gradient, int(rule.method), None, rule, state)
+        result = self._pass(table, projection, gradient, rule=rule, state=state)
         # torch cannot see that its memory was written to; autograd relies on the count.
         torch.autograd.graph.increment_version([table, *state])
         return result
@@ -124,13 +139,14 @@ class CUDABackend(TorchBackend):
         table: Tensor,
         projection: Tensor | None,
         gradient: RowGradient,
-        method: int,
-        rows_grad: Tensor | None,
-        rule: Rule,
-        state: tuple[Tensor, ...],
+        *,
+        rows_grad: Tensor | None = None,
+        rule: Rule | None = None,
+        state: tuple[Tensor, ...] = (),
     ) -> Tensor | None:
-        tables, width, d = len(gradient.bounds) - 1, table.shape[1], gradient.sums.shape[1]
-        programs = _programs(gradient.bounds)
+        """Apply a rule, or write the rows' gradient to ``rows_grad``; returns ``∂W1``."""
+        tables, width, d = len(gradient.starts) - 1, table.shape[1], gradient.sums.shape[1]
+        programs = _programs(gradient.starts)
         partial = None
         if projection is not None:
             partial = torch.zeros(tables, programs, width, d, device=table.device)
@@ -138,11 +154,16 @@ class CUDABackend(TorchBackend):
         if touched is None:
             touched = torch.ones(len(gradient.rows), dtype=torch.bool, device=table.device)
         unused = gradient.sums
+        settings = (
+            (0.0, 0.0, 0.0, 0.0, 0.0, 0)
+            if rule is None
+            else (rule.lr, rule.weight_decay, rule.eps, *rule.betas, rule.seed)
+        )
         if len(gradient.rows):
             kernels.update[tables, programs](
                 table,
                 gradient.rows,
-                _on_device(gradient.bounds, table),
+                _on_device(gradient.starts, table),
                 touched.to(torch.uint8),
                 unused if projection is None else projection.contiguous(),
                 gradient.sums,
@@ -150,15 +171,11 @@ class CUDABackend(TorchBackend):
                 unused if rows_grad is None else rows_grad,
                 state[0] if state else unused,
                 state[1] if len(state) > 1 else unused,
-                rule.lr,
-                rule.weight_decay,
-                rule.eps,
-                *rule.betas,
-                rule.seed,
+                *settings,
                 width,
                 d,
                 PROJECTED=projection is not None,
-                METHOD=method,
+                RULE=kernels.GRADIENT.value if rule is None else int(rule.name),
                 BITS={torch.float32: 32, torch.float16: 16, torch.bfloat16: 17}[table.dtype],
                 BLOCK=_BLOCK,
                 BLOCK_K=_padded(width),
@@ -167,14 +184,14 @@ class CUDABackend(TorchBackend):
         return None if partial is None else partial.sum(dim=1)
 
 
-def _programs(bounds: tuple[int, ...]) -> int:
+def _programs(starts: tuple[int, ...]) -> int:
     """Programs for each table: enough for the longest, up to a limit."""
-    longest = max(high - low for low, high in pairwise(bounds))
+    longest = max(high - low for low, high in pairwise(starts))
     return max(1, min(_PROGRAMS, -(-longest // _BLOCK)))
 
 
-def _on_device(bounds: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(bounds, dtype=torch.int64, device=like.device)
+def _on_device(starts: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(starts, dtype=torch.int64, device=like.device)
 
 
 def _padded(size: int) -> int:

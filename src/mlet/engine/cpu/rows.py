@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from mlet.engine.cpu_compile import kernel
+from mlet.engine.cpu.compile import kernel
 
 
 def load_row(row: Any, half: bool, out: Any) -> None:

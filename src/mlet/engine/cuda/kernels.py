@@ -11,10 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-SGD = tl.constexpr(0)
-ADAGRAD = tl.constexpr(1)
-ROWWISE_ADAGRAD = tl.constexpr(2)
-ADAM = tl.constexpr(3)
+from mlet.engine.rules import RuleName
+
+SGD = tl.constexpr(int(RuleName.SGD))
+ADAGRAD = tl.constexpr(int(RuleName.ADAGRAD))
+ROWWISE_ADAGRAD = tl.constexpr(int(RuleName.ROWWISE_ADAGRAD))
+ADAM = tl.constexpr(int(RuleName.ADAM))
 #: Instead of updating, write the rows' gradients out.
 GRADIENT = tl.constexpr(-1)
 
@@ -23,7 +25,7 @@ GRADIENT = tl.constexpr(-1)
 def project(
     table,
     rows,
-    bounds,
+    starts,
     projection,
     vectors,
     k: tl.constexpr,
@@ -34,8 +36,8 @@ def project(
 ):
     """``vectors[r] = table[rows[r]] @ projection[t]`` for every row r of every table t."""
     t = tl.program_id(0)
-    low = tl.load(bounds + t)
-    high = tl.load(bounds + t + 1)
+    low = tl.load(starts + t)
+    high = tl.load(starts + t + 1)
     js = tl.arange(0, BLOCK_K)
     cs = tl.arange(0, BLOCK_D)
     w = tl.load(
@@ -63,7 +65,7 @@ def project(
 def sum_gradients(
     grad,
     order,
-    edges,
+    firsts,
     outputs,
     weights,
     sums,
@@ -72,10 +74,10 @@ def sum_gradients(
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Row r's sum over its lookups ``order[edges[r]:edges[r + 1]]`` of their outputs' gradients."""
+    """Row r's sum over its lookups ``order[firsts[r]:firsts[r + 1]]`` of outputs' gradients."""
     r = tl.program_id(0).to(tl.int64)
-    low = tl.load(edges + r)
-    high = tl.load(edges + r + 1)
+    low = tl.load(firsts + r)
+    high = tl.load(firsts + r + 1)
     cs = tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_D,), tl.float32)
     for start in range(low, high, BLOCK_L):
@@ -114,7 +116,7 @@ def _round(x, noise, HALF: tl.constexpr):
 def update(
     table,
     rows,
-    bounds,
+    starts,
     touched,
     projection,
     sums,
@@ -131,7 +133,7 @@ def update(
     k: tl.constexpr,
     d: tl.constexpr,
     PROJECTED: tl.constexpr,
-    METHOD: tl.constexpr,
+    RULE: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -145,8 +147,8 @@ def update(
     """
     t = tl.program_id(0)
     programs = tl.num_programs(1)
-    low = tl.load(bounds + t)
-    high = tl.load(bounds + t + 1)
+    low = tl.load(starts + t)
+    high = tl.load(starts + t + 1)
     js = tl.arange(0, BLOCK_K)
     cs = tl.arange(0, BLOCK_D)
     if PROJECTED:
@@ -173,18 +175,18 @@ def update(
             g = tl.dot(upstream, tl.trans(w), input_precision="ieee")
         else:
             g = tl.load(sums + r[:, None] * k + js[None, :], mask=whole, other=0.0)
-        if METHOD == GRADIENT:
+        if RULE == GRADIENT:
             tl.store(rows_grad + r[:, None] * k + js[None, :], g, mask=whole)
         else:
             if decay != 0.0:  # else an infinite weight would make its gradient NaN
                 g += decay * x
-            if METHOD == SGD:
+            if RULE == SGD:
                 x -= lr * g
-            elif METHOD == ADAGRAD:
+            elif RULE == ADAGRAD:
                 s = tl.load(first + at, mask=mask, other=0.0) + g * g
                 tl.store(first + at, s, mask=mask)
                 x -= lr * g / (tl.sqrt(s) + eps)
-            elif METHOD == ROWWISE_ADAGRAD:
+            elif RULE == ROWWISE_ADAGRAD:
                 s = tl.load(first + row, mask=live, other=0.0)
                 s += tl.sum(tl.where(mask, g * g, 0.0), axis=1) / k
                 tl.store(first + row, s, mask=live)

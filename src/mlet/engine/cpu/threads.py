@@ -24,8 +24,8 @@ _process = os.getpid()
 def share_out(work: Sequence[int], threads: int) -> tuple[Any, Any]:
     """Split tables over threads, largest first, each to the thread with least to do.
 
-    Returns ``which``, the tables in the order of their shares, and ``edges``: share s is
-    ``which[edges[s]:edges[s + 1]]``. Both are int64.
+    Returns ``which``, the tables in the order of their shares, and ``starts``: share s is
+    ``which[starts[s]:starts[s + 1]]``. Both are int64.
     """
     shares: list[list[int]] = [[] for _ in range(threads)]
     loads = [0] * threads
@@ -34,8 +34,8 @@ def share_out(work: Sequence[int], threads: int) -> tuple[Any, Any]:
         shares[lightest].append(table)
         loads[lightest] += work[table]
     which = np.array([table for share in shares for table in sorted(share)], dtype=np.int64)
-    edges = np.cumsum([0, *(len(share) for share in shares)], dtype=np.int64)
-    return which, edges
+    starts = np.cumsum([0, *(len(share) for share in shares)], dtype=np.int64)
+    return which, starts
 
 
 def run(
@@ -45,18 +45,18 @@ def run(
 
     Args:
         serial: called as ``serial(which, *arguments)``.
-        parallel: called as ``parallel(which, edges, *arguments)``.
+        parallel: called as ``parallel(which, starts, arguments)``.
         work: the number of lookups or rows of each table.
         arguments: of both.
     """
     threads = min(torch.get_num_threads(), len(work), _NUMBA_THREADS)
     if threads == 1 or sum(work) < _MIN_WORK or os.getpid() != _process:
         return serial(np.arange(len(work)), *arguments)
-    which, edges = share_out(work, threads)
+    which, starts = share_out(work, threads)
     with _lock:
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
         try:
-            return parallel(which, edges, *arguments)
+            return parallel(which, starts, arguments)
         finally:
             numba.set_num_threads(before)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlet.engine import cpu_kernels as kernels
-from mlet.engine import cpu_parallel as parallel
-from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.cpu import kernels, parallel
+from mlet.engine.cpu.threads import run
 from mlet.engine.rules import Rule
-from mlet.engine.workers import run
 
 #: A table is listed whole if its projection takes at most this many multiply-adds for each lookup.
 #: Telling a lookup's row apart costs about 20 (``benchmarks/engine_choices.py``), and of a table
@@ -24,8 +23,11 @@ LOOKUP_COST = 60
 class CPUBackend:
     """See `mlet.engine.backend.Backend`. Tables in float32, bfloat16 or float16."""
 
-    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+    def find_distinct(
+        self, table: Tensor, projection: Tensor | None, lookups: Lookups, stack: TableStack
+    ) -> Distinct:
         """Distinct rows in order of appearance; small tables whole."""
+        row_cost = table.shape[1] * (1 if projection is None else projection.shape[2])
         total = len(lookups.ids)
         work = _lengths(lookups.starts)
         whole = [
@@ -55,12 +57,12 @@ class CPUBackend:
         bad = np.atleast_1d(bad)
         if bad.max() >= 0:
             raise stack.out_of_range(lookups, int(bad[bad >= 0].min()))
-        bounds = tuple(accumulate(counts.tolist(), initial=0))
-        rows = torch.empty(bounds[-1], dtype=torch.int64)
-        touched = torch.empty(bounds[-1], dtype=torch.bool)
+        row_starts = tuple(accumulate(counts.tolist(), initial=0))
+        rows = torch.empty(row_starts[-1], dtype=torch.int64)
+        touched = torch.empty(row_starts[-1], dtype=torch.bool)
         kernels.compact(
             starts,
-            np.array(bounds, dtype=np.int64),
+            np.array(row_starts, dtype=np.int64),
             np.array(stack.first_rows, dtype=np.int64),
             loose,
             loose_touched,
@@ -68,7 +70,7 @@ class CPUBackend:
             touched.numpy(),
             slots.numpy(),
         )
-        return Distinct(rows, bounds, slots, touched)
+        return Distinct(rows, row_starts, slots, touched)
 
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
@@ -82,7 +84,7 @@ class CPUBackend:
             parallel.embed,
             _lengths(lookups.starts),
             distinct.rows.numpy(),
-            np.array(distinct.bounds, dtype=np.int64),
+            np.array(distinct.starts, dtype=np.int64),
             *_pooling(lookups, distinct),
             *_table(table),
             _transposed(projection),
@@ -98,7 +100,7 @@ class CPUBackend:
             kernels.sum_gradients_of,
             parallel.sum_gradients,
             _lengths(lookups.starts),
-            np.array(distinct.bounds, dtype=np.int64),
+            np.array(distinct.starts, dtype=np.int64),
             *_pooling(lookups, distinct),
             grad.contiguous().numpy(),
             sums.numpy(),
@@ -115,9 +117,9 @@ class CPUBackend:
         run(
             kernels.factor_gradients_of,
             parallel.factor_gradients,
-            _lengths(gradient.bounds),
+            _lengths(gradient.starts),
             gradient.rows.numpy(),
-            np.array(gradient.bounds, dtype=np.int64),
+            np.array(gradient.starts, dtype=np.int64),
             *_table(table),
             wide,
             gradient.sums.numpy(),
@@ -145,15 +147,15 @@ class CPUBackend:
         run(
             kernels.update_of,
             parallel.update,
-            _lengths(gradient.bounds),
+            _lengths(gradient.starts),
             gradient.rows.numpy(),
-            np.array(gradient.bounds, dtype=np.int64),
+            np.array(gradient.starts, dtype=np.int64),
             touched.numpy(),
             *_table(table),
             wide,
             gradient.sums.numpy(),
             projection_grad.numpy(),
-            int(rule.method),
+            int(rule.name),
             np.float32(rule.lr),
             np.float32(rule.weight_decay),
             np.float32(rule.eps),
@@ -167,9 +169,9 @@ class CPUBackend:
         return None if projection is None else projection_grad.transpose(1, 2).contiguous()
 
 
-def _lengths(edges: tuple[int, ...]) -> list[int]:
+def _lengths(starts: tuple[int, ...]) -> list[int]:
     """How many lookups or rows each table has."""
-    return [stop - start for start, stop in pairwise(edges)]
+    return [stop - start for start, stop in pairwise(starts)]
 
 
 def _table(table: Tensor) -> tuple[Any, bool]:

@@ -7,21 +7,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mlet.engine.backend import compute_dtype
-from mlet.engine.lookups import Distinct, Lookups, RowGradient, TableStack
-from mlet.engine.rounding import stochastic_round
+from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.rounding import compute_dtype, stochastic_round
 from mlet.engine.rules import Rule, apply_rule
 
 
-class TorchBackend:
+class ReferenceBackend:
     """See `mlet.engine.backend.Backend`."""
 
-    def find_distinct(self, lookups: Lookups, stack: TableStack, row_cost: int) -> Distinct:
+    def find_distinct(
+        self, table: Tensor, projection: Tensor | None, lookups: Lookups, stack: TableStack
+    ) -> Distinct:
         """Sorted distinct rows, by sorting; tables are never listed whole."""
         rows, slots = torch.unique(
             self._stacked_rows(lookups, stack), sorted=True, return_inverse=True
         )
-        return Distinct(rows, self._bounds(rows, stack), slots)
+        return Distinct(rows, stack.starts_in(rows), slots)
 
     @staticmethod
     def _stacked_rows(lookups: Lookups, stack: TableStack) -> Tensor:
@@ -36,12 +37,6 @@ class TorchBackend:
         if bool(outside.any()):
             raise stack.out_of_range(lookups, int(outside.nonzero()[0]))
         return lookups.ids + per_lookup(stack.first_rows[:-1])
-
-    @staticmethod
-    def _bounds(rows: Tensor, stack: TableStack) -> tuple[int, ...]:
-        """Where each table begins among ascending rows."""
-        first_rows = torch.tensor(stack.first_rows, device=rows.device)
-        return tuple(torch.searchsorted(rows, first_rows).tolist())
 
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
@@ -66,7 +61,7 @@ class TorchBackend:
         if projection is None:
             return rows
         wide = projection.to(rows.dtype)
-        segments = enumerate(pairwise(distinct.bounds))
+        segments = enumerate(pairwise(distinct.starts))
         return torch.cat([rows[low:high] @ wide[place] for place, (low, high) in segments])
 
     def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
@@ -86,7 +81,7 @@ class TorchBackend:
         wide = projection.to(rows.dtype)
         rows_grad = torch.empty_like(rows)
         projection_grad = torch.empty_like(wide)
-        for place, (low, high) in enumerate(pairwise(gradient.bounds)):
+        for place, (low, high) in enumerate(pairwise(gradient.starts)):
             sums = gradient.sums[low:high]
             torch.mm(sums, wide[place].t(), out=rows_grad[low:high])
             torch.mm(rows[low:high].t(), sums, out=projection_grad[place])
