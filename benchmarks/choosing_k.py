@@ -24,12 +24,12 @@ from timing import write_json
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset
-from mlet.experiments.statistics import estimate
 from mlet.export import load_collapsed
 from mlet.inspection import table_energies
 from mlet.metrics import score
-from mlet.plotting import MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
+from mlet.reporting.plots import MLET_COLOURS, SLT_COLOUR, figure_style, plain_axes, svg_text
 from mlet.settings import load_yaml, merge
+from mlet.studies.statistics import estimate
 from mlet.theory import UpdateEnergy, factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import OptimizersConfig

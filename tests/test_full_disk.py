@@ -17,7 +17,7 @@ from mlet.atomic import atomic_path, write_text
 from mlet.data import PreparedDataset
 from mlet.errors import RunError
 from mlet.models import DLRMConfig
-from mlet.sweep import StudyConfig, sweep
+from mlet.studies import StudyConfig, sweep
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import TrainingConfig
 

@@ -18,6 +18,8 @@ def close(found: Any, expected: Any, where: str = "") -> None:
     """The same tree, its numbers to rounding; entries may have been added."""
     if isinstance(expected, dict):
         for key, value in expected.items():
+            if key == "name" and "." not in where.removeprefix(".panels[0].slices"):
+                continue  # ranges of counts are spelled in another way
             if "seconds" in key or key in ("machine", "config", "configuration"):
                 continue  # what was measured, and what is spelled in today's way
             close(found[key], value, f"{where}.{key}")
@@ -83,14 +85,14 @@ def test_the_run_of_other_data_is_refused(mlet: Mlet, old: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on(mlet: Mlet, old: Path) -> None:
+def test_a_comparison_is_left_alone(mlet: Mlet, old: Path) -> None:
     words = ("compare", "data", "--out", "comparison", "--model", "fm", "--dims", "2,4")
     words = (*words, "--inner-dims", 8, "--seeds", 2, "--learning-rates", "0.02,0.08")
-    before = (old / "comparison.json").read_text()
-    runs = {path: path.stat().st_mtime_ns for path in (old / "comparison").rglob("summary.json")}
-    mlet(*words, "--epochs", 1, "--jobs", 2)
-    close(json.loads((old / "comparison" / "compare.json").read_text()), json.loads(before))
-    assert all(path.stat().st_mtime_ns == time for path, time in runs.items())
+    before = (old / "comparison" / "compare.yaml").read_bytes()
+    error = mlet(*words, "--epochs", 1, code=2).stderr
+    assert "holds a comparison of mlet 0.1" in error
+    assert "choose another --out" in error
+    assert (old / "comparison" / "compare.yaml").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ import yaml
 from mlet.data.readers.avazu import CATEGORICAL as AVAZU
 from mlet.data.readers.table import TableSchema
 from mlet.settings import load_yaml
-from mlet.sweep import StudyConfig
-from mlet.sweep.study import TuningConfig
+from mlet.studies import StudyConfig
+from mlet.studies.study import TuningConfig
 from mlet.training import RunConfig
 
 ROOT = Path(__file__).parents[2]

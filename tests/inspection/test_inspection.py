@@ -130,7 +130,7 @@ def test_gains_are_the_differences_of_logloss(small_data: Path) -> None:
     counts = data.training_counts[field][ids]
     rows = (counts >= 1) & (counts < 10)
     if rows.any():
-        place = gains.groups.index("1–9")
+        place = gains.groups.index("1-9")
         assert gains.group_gains[place] == pytest.approx(loss(theirs, rows) - loss(mine, rows))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -14,13 +13,11 @@ from mlet.cli.console import complain, counting, output, say
 from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
 from mlet.cli.train import parse_integers
 from mlet.errors import ConfigError
-from mlet.experiments import CompareConfig, Comparison, write_report
-from mlet.experiments import compare as compare_arms
-from mlet.experiments.table import COLUMNS, markdown, table_rows
-from mlet.experiments.workers import usable_cores
 from mlet.models import MODELS
 from mlet.settings import load_yaml, merge
-from mlet.training import RunConfig
+from mlet.studies import CompareConfig, Comparison, write_comparison
+from mlet.studies import compare as compare_arms
+from mlet.studies.table import COMPARE_COLUMNS
 
 
 def compare(
@@ -71,8 +68,6 @@ def compare(
             assignments=set_,
         ),
     )
-    # Runs share the cores: one thread each, unless the user says otherwise.
-    values = merge({"training": {"threads": 1}}, values)
     values["data"] = str(data.resolve())
     comparison_config = CompareConfig.parse(
         {
@@ -80,7 +75,7 @@ def compare(
             "dims": parse_integers(dims, "--dims"),
             "inner_dims": parse_integers(inner_dims, "--inner-dims"),
             "seeds": seeds,
-            "learning_rates": _rates(learning_rates, learning_rate, values),
+            "learning_rates": _rates(learning_rates, learning_rate),
             "rare_below": rare_below,
         },
         "compare",
@@ -90,29 +85,26 @@ def compare(
             comparison = compare_arms(
                 comparison_config,
                 out,
-                jobs=jobs or usable_cores(),
-                report=lambda done, total, name: report("training runs", done, total),
+                jobs=jobs,
+                report=report,
             )
     except KeyboardInterrupt:
         complain("stopped; the same command continues where it was")
         raise typer.Exit(130) from None
-    page = write_report(comparison, out)
+    page = write_comparison(comparison, out)
     if json is not None:
         write_text(json, comparison.to_json())
     if markdown_file is not None:
-        write_text(markdown_file, markdown(comparison))
+        write_text(markdown_file, comparison.markdown())
     _print(comparison, page)
 
 
-def _rates(text: str | None, single: float | None, values: Mapping[str, Any]) -> list[float]:
-    """The step sizes that every arm tries; none if the user gave just one."""
+def _rates(text: str | None, single: float | None) -> list[float] | None:
+    """The step sizes that every arm tries; none if the user gave just one, None for the default."""
     if text is not None and single is not None:
         raise ConfigError("give --learning-rate or --learning-rates, not both")
-    if single is not None:
-        return []
     if text is None:
-        middle = RunConfig.parse(values, "configuration").optimizer.tables.learning_rate
-        return [middle * factor for factor in (0.25, 1.0, 4.0)]
+        return None if single is None else []
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -121,10 +113,10 @@ def _rates(text: str | None, single: float | None, values: Mapping[str, Any]) ->
 
 def _print(comparison: Comparison, page: Path) -> None:
     table = Table(title="SLT and MLET, means over seeds ± 95 % t-intervals", title_justify="left")
-    for column in COLUMNS:
+    for column in COMPARE_COLUMNS:
         table.add_column(column, justify="left" if column == "method" else "right")
     dim = None
-    for row in table_rows(comparison):
+    for row in comparison.rows():
         if dim is not None and row[1] != dim:
             table.add_section()
         dim = row[1]
@@ -132,7 +124,7 @@ def _print(comparison: Comparison, page: Path) -> None:
     output.print(table)
     for sentence in comparison.verdict():
         say(sentence)
-    ceiling = comparison.schema.splits["test"].bayes_auc
+    ceiling = comparison.panel.schema.splits["test"].bayes_auc
     if ceiling is not None:
         say(f"Best possible test AUC of this synthetic data: {ceiling:.4f}.")
     say(f"report: {page}")

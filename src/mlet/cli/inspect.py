@@ -14,7 +14,6 @@ from mlet.atomic import write_text
 from mlet.cli.console import output, say
 from mlet.cli.settings import RunData
 from mlet.errors import ConfigError, RunError
-from mlet.experiments.table import human_bytes
 from mlet.inspection import (
     SUMMARY_COLUMNS,
     inspect_checkpoint,
@@ -23,6 +22,7 @@ from mlet.inspection import (
     table_energies,
     write_page,
 )
+from mlet.reporting.text import human_bytes
 from mlet.theory import factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunDirectory
 from mlet.training.load import load_trained

@@ -10,13 +10,11 @@ from rich.table import Table
 
 from mlet.cli.console import complain, counting, output, say
 from mlet.cli.settings import Assignments
-from mlet.experiments.workers import usable_cores
 from mlet.settings import load_yaml, merge, parse_assignments
-from mlet.sweep import StudyConfig, StudyResult
-from mlet.sweep import sweep as run_study
-from mlet.sweep.report import write_study_report
-from mlet.sweep.table import REDUCTION_COLUMNS, reduction_rows
-from mlet.sweep.verdict import counts
+from mlet.studies import StudyConfig, StudyResult, write_report
+from mlet.studies import sweep as run_study
+from mlet.studies.table import REDUCTION_COLUMNS, reduction_rows
+from mlet.studies.verdict import counts
 
 
 def sweep(
@@ -59,7 +57,7 @@ def sweep(
                 config,
                 folder,
                 storage=storage,
-                jobs=jobs or usable_cores(),
+                jobs=jobs,
                 devices=devices.split(","),
                 take_over=take_over,
                 report=report,
@@ -67,7 +65,7 @@ def sweep(
     except KeyboardInterrupt:
         complain("stopped; the same command continues where it was")
         raise typer.Exit(130) from None
-    page = write_study_report(result, folder)
+    page = write_report(result, folder)
     _print(result)
     say(f"report: {page}")
 

@@ -13,16 +13,17 @@ from rich.table import Table
 from mlet.cli.console import TrainingBar, complain, output, print_json, say
 from mlet.cli.settings import Assignments, Optimizer, Rate, RunData, overrides
 from mlet.data import PreparedDataset
+from mlet.data.frequency import DEFAULT_EDGES
 from mlet.errors import ConfigError
-from mlet.experiments.table import human_bytes
 from mlet.export import collapse_checkpoint
 from mlet.models import MODELS
+from mlet.reporting.text import human_bytes
 from mlet.settings import load_yaml, merge
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
-from mlet.training.evaluate import DEFAULT_EDGES, SliceScores
+from mlet.training.evaluate import SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
 from mlet.training.load import load_for_evaluation
 from mlet.training.presets import preset

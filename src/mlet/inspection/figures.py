@@ -8,7 +8,7 @@ import numpy as np
 
 from mlet.inspection.gains import CategoryGains
 from mlet.inspection.inspect import TableInspection
-from mlet.plotting import (
+from mlet.reporting.plots import (
     MLET_COLOURS,
     SLT_COLOUR,
     embedded,

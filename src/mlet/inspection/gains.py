@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mlet.data import PreparedDataset
+from mlet.data.frequency import group_by_count
 from mlet.metrics import row_losses
-from mlet.theory.flow import DEFAULT_EDGES, group_by_count
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ def _gains(
     rows: npt.NDArray[np.int64],
     totals: npt.NDArray[np.float64],
 ) -> CategoryGains:
-    names, groups = group_by_count(torch.from_numpy(counts), DEFAULT_EDGES)
+    names, groups = group_by_count(counts)
     means, margins, sizes = [], [], []
-    for members in (group.numpy() for group in groups):
+    for members in groups:
         size = int(rows[members].sum())
         mean = float(totals[members].sum() / size)
         # Rows of one category are alike: it is categories that vary independently.

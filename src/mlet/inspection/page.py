@@ -9,7 +9,7 @@ from markupsafe import Markup
 from mlet.atomic import write_text
 from mlet.inspection.figures import flow_map, gains_plot, reweighting_map, spectra_over_time
 from mlet.inspection.inspect import Inspection, TableInspection
-from mlet.pages import render
+from mlet.reporting.page import render
 
 #: Tables shown with figures: the largest.
 _SHOWN = 6

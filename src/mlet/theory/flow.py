@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlet.data.frequency import DEFAULT_EDGES, group_by_count
 from mlet.nn.factored import Factors
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.theory.factors import as_factors
 
 #: Training counts where a group of categories begins.
-DEFAULT_EDGES = (1, 10, 100, 1_000)
 
 
 def cross_category_flow(layer: TwoLayerTable | Factors, ids: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ def flow_by_frequency(
             f"counts has shape {tuple(counts.shape)}; the table has "
             f"{factors.num_embeddings} categories"
         )
-    names, groups = group_by_count(counts, edges)
+    names, members_of = group_by_count(counts.numpy(), edges)
+    groups = [torch.from_numpy(members) for members in members_of]
     group = torch.empty(len(counts), dtype=torch.int64)
     for number, members in enumerate(groups):
         group[members] = number
@@ -133,33 +134,6 @@ def flow_by_frequency(
         # A receiver is no sender to itself.
         received[a, a] -= (counts[drawn] * square).mean()
     return FlowByFrequency(names, tuple(len(members) for members in groups), own, received)
-
-
-def group_by_count(
-    counts: Tensor, edges: Sequence[int] = DEFAULT_EDGES
-) -> tuple[tuple[str, ...], list[Tensor]]:
-    """Categories by how often they occur in training.
-
-    Args:
-        counts: (n,).
-        edges: counts where a group begins; below the first is a group too.
-
-    Returns:
-        The groups' names and members; groups without a category are left out.
-    """
-    bounds = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
-    number = torch.bucketize(counts.to(torch.float64), bounds, right=True)
-    present = [int(group) for group in number.unique()]
-    names = tuple(_name(edges, group) for group in present)
-    return names, [(number == group).nonzero().squeeze(1) for group in present]
-
-
-def _name(edges: Sequence[int], group: int) -> str:
-    low = 0 if group == 0 else edges[group - 1]
-    if group == len(edges):
-        return f"{low:,}+"
-    high = edges[group] - 1
-    return f"{low:,}" if high == low else f"{low:,}–{high:,}"
 
 
 def _check(ids: Tensor, size: int) -> None:

@@ -84,6 +84,19 @@ class OptimizersConfig(Settings):
             "optimizer",
         )
 
+    def at(self, learning_rate: float, **tables: float) -> OptimizersConfig:
+        """With another step size of the tables, to which that of the dense layers keeps its ratio.
+
+        Args:
+            learning_rate: of the tables.
+            tables: other settings of theirs.
+        """
+        dense = learning_rate * self.dense.learning_rate / self.tables.learning_rate
+        return OptimizersConfig(
+            tables=self.tables.model_copy(update={"learning_rate": learning_rate, **tables}),
+            dense=self.dense.model_copy(update={"learning_rate": dense}),
+        )
+
 
 class TrainingConfig(Settings):
     """How long, how, and on what to train.

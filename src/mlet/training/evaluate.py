@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from mlet.data import PreparedDataset
+from mlet.data.frequency import DEFAULT_EDGES, count_ranges
 from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.metrics import Interval, Scores, bootstrap, score
 from mlet.models import CTRModel
 from mlet.training.predict import predict
-
-#: A row with rarest training count c is in the slice between two of these.
-DEFAULT_EDGES = (1, 10, 100, 1_000)
 
 
 @dataclass(frozen=True)
@@ -78,17 +75,4 @@ def evaluate(
         )
 
     slices = [scored("all", np.ones(len(labels), bool))]
-    bounds = [0, *edges, None]
-    for low, high in pairwise(bounds):
-        assert low is not None
-        rows = counts >= low
-        if high is not None:
-            rows &= counts < high
-        slices.append(scored(_range_name(low, high), rows))
-    return slices
-
-
-def _range_name(low: int, high: int | None) -> str:
-    if high is None:
-        return f"{low}+"
-    return str(low) if high == low + 1 else f"{low}-{high - 1}"
+    return slices + [scored(str(part), part.holds(counts)) for part in count_ranges(edges)]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from mlet.data import PreparedDataset
+from mlet.data.frequency import group_by_count
 from mlet.models import CTRModel
 from mlet.theory import factors_of, row_norms, table_spectra
-from mlet.theory.flow import DEFAULT_EDGES, group_by_count
 from mlet.training.run import Progress
 
 #: Share of the training time that recording may take.
@@ -48,9 +48,8 @@ class SpectraRecorder:
     def _tables(self, model: CTRModel) -> dict[str, Any]:
         tables = {}
         for name, factors in factors_of(model.embedding).items():
-            counts = torch.from_numpy(self._data.training_counts[name])
-            names, groups = group_by_count(counts, DEFAULT_EDGES)
-            norms = row_norms(factors).cpu()
+            names, groups = group_by_count(self._data.training_counts[name])
+            norms = row_norms(factors).cpu().numpy()
             tables[name] = {
                 **table_spectra(factors).record(),
                 "norms": {

@@ -1,0 +1,1 @@
+"""How findings are shown: one look for all figures, pages and texts."""

@@ -1,0 +1,63 @@
+"""How well the categories of a field are embedded, by how often they were seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlet.data import PreparedDataset
+from mlet.data.frequency import group_by_count
+from mlet.metrics import row_losses
+from mlet.studies.results import ArmResult, Panel
+from mlet.studies.runs import read_test_scores
+from mlet.studies.study import SLT
+
+_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024)
+
+
+@dataclass(frozen=True)
+class FrequencyCurve:
+    """Mean test logloss of a field's categories, in groups of similar training count.
+
+    Attributes:
+        label: of the method.
+        field: whose categories.
+        counts: the groups, by range of training counts.
+        losses: of each group, every category weighing the same however many test rows it has, in
+            nats; mean over seeds.
+    """
+
+    label: str
+    field: str
+    counts: tuple[str, ...]
+    losses: tuple[float, ...]
+
+
+def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
+    """SLT and MLET with each k at one dimension, for the one-valued field with most categories."""
+    data = PreparedDataset(panel.data)
+    columns = data.split("test")
+    entries = data.schema.one_valued
+    place = max(range(len(entries)), key=lambda number: entries[number].num_categories)
+    field = entries[place].name
+    ids = np.asarray(columns.ids[place])
+    rows = np.bincount(ids, minlength=entries[place].num_categories)
+    seen = np.flatnonzero(rows)
+    names, members = group_by_count(data.training_counts[field][seen], _EDGES)
+
+    def curve(arm: ArmResult) -> FrequencyCurve:
+        losses = np.mean(
+            [
+                row_losses(columns.labels, read_test_scores(path).probabilities)
+                for path in arm.predictions
+            ],
+            axis=0,
+        )
+        means = np.bincount(ids, weights=losses, minlength=len(rows))[seen] / rows[seen]
+        return FrequencyCurve(
+            arm.method.label, field, names, tuple(float(means[group].mean()) for group in members)
+        )
+
+    arms = [arm for method in (SLT, *panel.mlet_methods) for arm in panel.curve(method)]
+    return [curve(arm) for arm in arms if arm.dim == dim]

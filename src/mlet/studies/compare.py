@@ -1,0 +1,229 @@
+"""What would MLET give me on my data? A study of one data set, one model and one optimizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import Field as Setting
+from pydantic import PositiveFloat, PositiveInt, field_validator
+
+from mlet.atomic import write_text
+from mlet.data.prepare import Report
+from mlet.errors import RunError
+from mlet.reporting.page import render
+from mlet.reporting.plots import embedded
+from mlet.reporting.text import as_markdown, without_nan
+from mlet.settings import Settings
+from mlet.studies.datasets import DatasetConfig
+from mlet.studies.figures import auc_curves
+from mlet.studies.reductions import mean_quality_reduction, reduction
+from mlet.studies.report import run_dicts
+from mlet.studies.results import MEASURES, ROWS, ArmResult, Panel, StudyResult
+from mlet.studies.runner import sweep
+from mlet.studies.study import SLT, StudyConfig, TuningConfig, one_thread
+from mlet.studies.table import COMPARE_COLUMNS, arm_rows
+from mlet.studies.verdict import failed_settings, panel_verdict
+from mlet.training import RunConfig
+
+#: The step sizes tried by default, as shares of the base's.
+_TRIED = (0.25, 1.0, 4.0)
+#: The name of the data set in the study; models and optimizers have names of their own.
+_DATA = "data"
+
+
+class CompareConfig(Settings):
+    """A grid of arms and what they share.
+
+    Attributes:
+        base: the run that every arm varies; its dim, inner_dim and seed are replaced. One thread a
+            run unless it says otherwise, since runs share the cores.
+        dims: embedding dimensions d, for SLT and MLET alike.
+        inner_dims: inner dimensions k of the MLET arms.
+        seeds: runs of each arm, with seeds 0, 1, ….
+        learning_rates: step sizes of the tables tried, the same list for every arm; that of the
+            dense layers keeps its ratio to it. Each arm keeps the one with the best validation AUC,
+            those that diverge with any seed left out. None tries a quarter of the base's, itself
+            and four times it; an empty list trains every arm with the base's.
+        rare_below: a test row is rare if its rarest category has fewer training rows than this.
+    """
+
+    base: RunConfig
+    dims: list[PositiveInt] = Setting(min_length=1)
+    inner_dims: list[PositiveInt] = Setting(min_length=1)
+    seeds: PositiveInt = 3
+    learning_rates: list[PositiveFloat] | None = None
+    rare_below: PositiveInt = 10
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _one_thread(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {**value, "training": one_thread(value.get("training", {}))}
+        return value
+
+    @property
+    def tried_rates(self) -> list[float]:
+        """The step sizes of the tables that every arm tries."""
+        own = self.base.optimizer.tables.learning_rate
+        if self.learning_rates is None:
+            return [own * share for share in _TRIED]
+        return self.learning_rates or [own]
+
+    def study(self) -> StudyConfig:
+        """The study that it is."""
+        base = self.base
+        return StudyConfig(
+            datasets={_DATA: DatasetConfig(prepared=base.data)},
+            models={base.model.name: base.model},
+            optimizers={base.optimizer.tables.name: base.optimizer},
+            dims=self.dims,
+            inner_dims=self.inner_dims,
+            seeds=self.seeds,
+            tuning=TuningConfig(learning_rates=self.tried_rates),
+            training=base.training,
+            rare_below=self.rare_below,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of a comparison.
+
+    Attributes:
+        config: what was asked.
+        result: of the study that it is.
+    """
+
+    config: CompareConfig
+    result: StudyResult
+
+    @property
+    def panel(self) -> Panel:
+        """All arms."""
+        return self.result.panels[0]
+
+    @property
+    def arms(self) -> tuple[ArmResult, ...]:
+        """SLT and MLET for each dimension."""
+        return self.panel.arms
+
+    def verdict(self) -> list[str]:
+        """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
+        return panel_verdict(self.panel)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row of `COMPARE_COLUMNS` for each arm."""
+        return arm_rows(self.panel, COMPARE_COLUMNS)
+
+    def markdown(self) -> str:
+        """The table of all arms in Markdown."""
+        return as_markdown(COMPARE_COLUMNS, self.rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values; NaN becomes null."""
+        schema = self.panel.schema.model_dump(mode="json")
+        plain: dict[str, Any] = without_nan(
+            {
+                "source": schema["source"],
+                "splits": schema["splits"],
+                "base": self.config.base.model_dump(mode="json"),
+                "tried_rates": self.config.tried_rates,
+                "diverged": failed_settings(self.panel),
+                "rare": {"below": self.panel.rare_below, "rows": self.panel.rare_rows},
+                "machine": self.result.machine,
+                "jobs": self.result.jobs,
+                "seconds": self.result.seconds,
+                "verdict": self.verdict(),
+                "arms": [self._arm_dict(arm) for arm in self.arms],
+            }
+        )
+        return plain
+
+    def _arm_dict(self, arm: ArmResult) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "method": arm.method.kind,
+            "dim": arm.dim,
+            "inner_dim": arm.inner_dim,
+            "learning_rate": arm.learning_rate,
+            "model_bytes": arm.model_bytes,
+            "train_seconds": arm.seconds,
+            "step_milliseconds": arm.step_milliseconds,
+        }
+        for rows in ROWS:
+            entry[rows] = {measure: asdict(arm.estimate(rows, measure)) for measure in MEASURES}
+            if arm.method != SLT:
+                found = mean_quality_reduction(self.panel, arm, rows)
+                entry[rows]["auc_gain"] = asdict(self.panel.gain(arm, rows))
+                entry[rows]["reduction"] = asdict(found) if found else None
+        if arm.method != SLT and (interval := reduction(self.panel, arm)):
+            entry["test"]["reduction"] |= {
+                "low": asdict(interval.low),
+                "high": asdict(interval.high),
+            }
+        return {**entry, "runs": run_dicts(arm)}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def compare(
+    config: CompareConfig,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    report: Report = lambda what, done, total: None,
+) -> Comparison:
+    """Tune and train every arm, then score the kept ones on the test split.
+
+    Called again it continues: finished runs are kept, unfinished ones resume.
+
+    Args:
+        config: the grid.
+        out: directory for the runs and ``compare.json``.
+        jobs: runs trained at once, each in a process of its own; None: one for each core.
+        report: told of progress.
+
+    Raises:
+        RunError: ``out`` holds a comparison with other settings, or an arm could not be trained.
+    """
+    if (out / "compare.yaml").exists() and not (out / "study.yaml").exists():
+        raise RunError(
+            f"{out} holds a comparison of mlet 0.1, which kept its runs in another way; its report "
+            f"stays as it is: choose another --out to compare again"
+        )
+    write_text(out / "compare.yaml", config.to_yaml())
+    result = sweep(config.study(), out, jobs=jobs, report=report)
+    if result.failures:
+        failure = result.failures[0]
+        name = f"{failure.arm.method.name}-d{failure.arm.dim}"
+        raise RunError(f"no learning rate works for {name}: {'; '.join(failure.reasons)}")
+    comparison = Comparison(config, result)
+    write_text(out / "compare.json", comparison.to_json())
+    return comparison
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Write ``report.html`` and its figure ``curves.svg`` into ``out``; returns the page's path."""
+    panel = comparison.panel
+    svg = embedded(auc_curves(panel))
+    page = render(
+        "comparison.html.j2",
+        comparison=comparison,
+        panel=panel,
+        base_yaml=comparison.config.base.to_yaml(),
+        columns=COMPARE_COLUMNS,
+        rows=comparison.rows(),
+        svg=Markup(svg),
+        gains=sorted((panel.gain(arm).mean, arm.dim, arm.inner_dim) for arm in panel.mlet),
+        outcomes=[panel.outcome(arm) for arm in panel.mlet],
+    )
+    write_text(out / "curves.svg", svg)
+    path = out / "report.html"
+    write_text(path, page)
+    return path

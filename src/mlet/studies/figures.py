@@ -1,0 +1,263 @@
+"""Figures of a study, one small axes for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlet.reporting.plots import (
+    MARKERS,
+    MLET_COLOURS,
+    SLT_COLOUR,
+    figure_style,
+    plain_axes,
+    svg_text,
+)
+from mlet.reporting.text import human_bytes
+from mlet.studies.categories import FrequencyCurve, frequency_curves
+from mlet.studies.results import Panel, Rows
+from mlet.studies.study import SLT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = 3
+
+
+def curves(panels: Sequence[Panel]) -> str:
+    """Test AUC against dimension for every model: SVG text."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        _auc(axes, panel, "test", panel.model)
+        ceiling = panel.schema.splits["test"].bayes_auc
+        if ceiling is not None:
+            axes.annotate(
+                f"best possible: {ceiling:.4f}", (0.98, 0.03), xycoords="axes fraction",
+                ha="right", fontsize=9, color=SLT_COLOUR,
+            )  # fmt: skip
+
+    return _small_multiples(panels, draw, legend=True)
+
+
+def auc_curves(panel: Panel) -> str:
+    """Test AUC against dimension for SLT and each k, on all and on rare rows: SVG text.
+
+    Points are means over seeds, bands their 95 % t-intervals.
+    """
+    from matplotlib.figure import Figure
+
+    with figure_style():
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        axes = figure.subplots(1, 2)
+        _auc(axes[0], panel, "test", f"All test rows ({panel.schema.splits['test'].rows:,})")
+        rare = f"Rows with a category seen under {panel.rare_below} times ({panel.rare_rows:,})"
+        _auc(axes[1], panel, "rare", rare)
+        axes[0].legend(frameon=False, loc="lower right")
+        return svg_text(figure)
+
+
+def _auc(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
+    """Draw AUC against dimension: means over seeds and their 95 % t-intervals."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    dims = [arm.dim for arm in panel.curve(SLT)]
+    for place, method in enumerate((SLT, *panel.mlet_methods)):
+        arms = panel.curve(method)
+        points = [arm.estimate(rows, "auc") for arm in arms]
+        colour = SLT_COLOUR if method == SLT else MLET_COLOURS[(place - 1) % 5]
+        axes.plot(
+            [arm.dim for arm in arms],
+            [point.mean for point in points],
+            color=colour,
+            linestyle="--" if method == SLT else "-",
+            linewidth=2,
+            marker=MARKERS[place % 5],
+            markersize=6,
+            label=method.label,
+        )
+        if all(point.margin is not None for point in points):
+            axes.fill_between(
+                [arm.dim for arm in arms],
+                [point.mean - (point.margin or 0) for point in points],
+                [min(point.mean + (point.margin or 0), 1.0) for point in points],
+                color=colour,
+                alpha=0.13,
+                linewidth=0,
+            )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(dims))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.set_xlabel("embedding dimension d (served size)")
+    axes.set_ylabel("AUC")
+    axes.set_title(title, fontsize=11)
+    plain_axes(axes)
+
+
+def gain_maps(panels: Sequence[Panel]) -> str:
+    """Gain in test AUC over SLT, by d and k, for every model: SVG text.
+
+    One scale for all; cells whose t-interval leaves out zero are outlined.
+    """
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.patches import Rectangle
+
+    gains = [panel.gain(arm).mean for panel in panels for arm in panel.mlet]
+    limit = max(float(np.max(np.abs(gains))), 1e-4)
+    norm = TwoSlopeNorm(0.0, -limit, limit)
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        dims = [arm.dim for arm in panel.curve(SLT)]
+        inner = [arm.inner_dim for arm in panel.mlet if arm.inner_dim is not None]
+        inner = sorted(set(inner))
+        cells = np.full((len(inner), len(dims)), np.nan)
+        for arm in panel.mlet:
+            assert arm.inner_dim is not None
+            place = inner.index(arm.inner_dim), dims.index(arm.dim)
+            cells[place] = panel.gain(arm).mean
+            dark = abs(cells[place]) > 0.6 * limit
+            axes.text(
+                place[1], place[0], f"{1e3 * cells[place]:+.1f}", ha="center", va="center",
+                fontsize=9, color="white" if dark else "#111827",
+            )  # fmt: skip
+            if panel.outcome(arm) != "unclear":
+                axes.add_patch(
+                    Rectangle((place[1] - 0.46, place[0] - 0.46), 0.92, 0.92, fill=False, lw=1.5)
+                )
+        edges = [np.arange(len(ticks) + 1) - 0.5 for ticks in (dims, inner)]
+        axes.pcolormesh(*edges, cells, cmap="RdBu", norm=norm, zorder=0)
+        axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
+        axes.set_yticks(range(len(inner)), [str(k) for k in inner])
+        axes.set_xlabel("embedding dimension d")
+        axes.set_ylabel("inner dimension k")
+        axes.set_title(panel.model, fontsize=11)
+        axes.spines[:].set_visible(False)
+
+    return _small_multiples(panels, draw, height=2.4)
+
+
+def gains_by_count(panels: Sequence[Panel]) -> str:
+    """Gain in test logloss over SLT against the training count of a row's rarest category.
+
+    Means over dimensions, each k a line: SVG text.
+    """
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        names = [part.name for part in panel.slices]
+        axes.axhline(0, color=SLT_COLOUR, linewidth=1)
+        for place, method in enumerate(panel.mlet_methods):
+            gains = []
+            for arm in panel.curve(method):
+                slt = panel.slt(arm.dim)
+                if slt is not None:
+                    gains.append((slt.slices - arm.slices)[:, :, 1])
+            mean = np.concatenate(gains).mean(axis=0)
+            axes.plot(
+                range(len(names)), mean, color=MLET_COLOURS[place % 5],
+                marker=MARKERS[(place + 1) % 5], markersize=5, label=method.label,
+            )  # fmt: skip
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axes.set_xlabel("training count of the rarest category")
+        axes.set_ylabel("logloss, SLT − MLET")
+        axes.set_title(panel.model, fontsize=11)
+        plain_axes(axes)
+
+    return _small_multiples(panels, draw, legend=True, height=3.4)
+
+
+def category_losses(panels: Sequence[Panel], dim: int) -> str:
+    """Test logloss of a category against its training count, in the largest field: SVG text."""
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        found = frequency_curves(panel, dim)
+        for place, curve in enumerate(found):
+            colour = SLT_COLOUR if place == 0 else MLET_COLOURS[(place - 1) % 5]
+            _losses(axes, curve, colour, MARKERS[place % 5], "--" if place == 0 else "-")
+        axes.set_title(f"{panel.model}: field {found[0].field}", fontsize=11)
+
+    return _small_multiples(panels, draw, legend=True, height=3.4)
+
+
+def _losses(axes: Axes, curve: FrequencyCurve, colour: str, marker: str, style: str) -> None:
+    axes.plot(
+        range(len(curve.counts)), curve.losses, style, color=colour, marker=marker, markersize=5,
+        label=curve.label,
+    )  # fmt: skip
+    axes.set_xticks(range(len(curve.counts)), curve.counts, rotation=45, ha="right", fontsize=8)
+    axes.set_xlabel("training count of the category")
+    axes.set_ylabel("mean logloss of a category")
+    plain_axes(axes)
+
+
+def pareto(panel: Panel) -> str:
+    """Test AUC against the served model's bytes, SLT, MLET and all peers: SVG text."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    with figure_style():
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        axes = figure.subplots()
+        methods = []
+        for arm in panel.arms:
+            if arm.method not in methods:
+                methods.append(arm.method)
+        palette = (SLT_COLOUR, *MLET_COLOURS, "#0891b2", "#ca8a04", "#be185d", "#4d7c0f", "#1e293b")
+        for place, method in enumerate(methods):
+            two_layer = any(arm.inner_dim is not None for arm in panel.curve(method))
+            arms = sorted(panel.curve(method), key=lambda arm: arm.model_bytes)
+            estimates = [arm.estimate("test", "auc") for arm in arms]
+            axes.errorbar(
+                [arm.model_bytes for arm in arms],
+                [estimate.mean for estimate in estimates],
+                [estimate.margin or 0.0 for estimate in estimates],
+                color=palette[place % len(palette)],
+                linestyle="--" if method == SLT else "-" if two_layer else ":",
+                linewidth=1.2 if method.kind == "peer" else 2,
+                elinewidth=0.5,
+                marker=MARKERS[place % 5],
+                markersize=5,
+                label="SLT" if method == SLT else method.name,
+            )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: human_bytes(int(size))))
+        # The bars of sixteen methods would set the scale otherwise.
+        means = [arm.estimate("test", "auc").mean for arm in panel.arms]
+        room = 0.15 * (max(means) - min(means)) + 1e-4
+        axes.set_ylim(min(means) - room, max(means) + room)
+        axes.set_xlabel("size of the served model")
+        axes.set_ylabel("test AUC")
+        axes.set_title(panel.title, fontsize=11)
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plain_axes(axes)
+        return svg_text(figure)
+
+
+def _small_multiples(
+    panels: Sequence[Panel],
+    draw: Callable[[Axes, Panel], None],
+    *,
+    legend: bool = False,
+    height: float = 3.0,
+) -> str:
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    with figure_style():
+        # At least two columns wide: a page scales figures to its own width, letters with them.
+        width = 3.9 * max(columns, 2)
+        figure = Figure(figsize=(width, height * rows + 0.3), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(grid, panels, strict=False):
+            draw(axes, panel)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        if legend:
+            handles, labels = grid[0].get_legend_handles_labels()
+            figure.legend(
+                handles, labels, frameon=False, loc="outside upper center", ncols=len(labels),
+                fontsize=10,
+            )  # fmt: skip
+        return svg_text(figure)

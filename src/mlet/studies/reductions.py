@@ -1,0 +1,116 @@
+"""Iso-quality reduction with an interval, per arm, model and study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mlet.metrics import percentile_interval
+from mlet.studies.iso_quality import IsoQuality, iso_quality
+from mlet.studies.results import ArmResult, Floats, Panel, Rows
+from mlet.studies.study import SLT
+
+_ORDER = {"below": 0, "exact": 1, "above": 2}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The single-layer dimension whose AUC an MLET model of dimension d reaches, divided by d.
+
+    Attributes:
+        point: of the means over seeds.
+        low, high: ends of the 95 % interval over resampled seeds and test rows; bounds of their own
+            where the single-layer curve is not reached.
+    """
+
+    point: IsoQuality
+    low: IsoQuality
+    high: IsoQuality
+
+    def __str__(self) -> str:
+        """As in a table: ``3.4× (1.2× to > 8×)``."""
+        return f"{self.point} ({self.low} to {self.high})"
+
+
+@lru_cache(maxsize=10_000)  # asked for by every table and figure
+def reduction(panel: Panel, arm: ArmResult) -> Reduction | None:
+    """Of one arm, by test AUC; None where that is undefined."""
+    found = sorted(
+        resampled_reductions(panel, arm), key=lambda one: (_ORDER[one.kind], one.reduction)
+    )
+    tail = int(0.025 * len(found))
+    point = mean_quality_reduction(panel, arm)
+    if point is None or not found:
+        return None
+    return Reduction(point, found[tail], found[-1 - tail])
+
+
+def mean_quality_reduction(panel: Panel, arm: ArmResult, rows: Rows = "test") -> IsoQuality | None:
+    """The reduction by mean AUC alone; None where an AUC is undefined."""
+    curve = {slt.dim: slt.estimate(rows, "auc").mean for slt in panel.curve(SLT)}
+    quality = arm.estimate(rows, "auc").mean
+    if any(math.isnan(value) for value in (*curve.values(), quality)):
+        return None
+    return iso_quality(curve, arm.dim, quality)
+
+
+@lru_cache(maxsize=10_000)
+def resampled_reductions(panel: Panel, arm: ArmResult) -> tuple[IsoQuality, ...]:
+    """An arm's reduction in each resample of seeds and test rows.
+
+    Seeds are resampled (the same ones for all arms: they share batches) together with test rows,
+    and the reduction is read off each resampled single-layer curve. Nothing is extrapolated.
+    """
+    seeds, samples = arm.resamples.shape[:2]
+    drawn = np.random.default_rng(0).integers(seeds, size=(samples, seeds))
+    rows = np.arange(samples)[:, None]
+
+    def resampled(member: ArmResult) -> Floats:
+        means: Floats = member.resamples[drawn, rows, 0].mean(axis=1)
+        return means
+
+    singles = {member.dim: resampled(member) for member in panel.curve(SLT)}
+    return tuple(
+        iso_quality({dim: values[i] for dim, values in singles.items()}, arm.dim, auc)
+        for i, auc in enumerate(resampled(arm))
+        if not math.isnan(auc)  # a resample without clicks, which is one for all arms
+    )
+
+
+def mean_reduction(pairs: Sequence[tuple[Panel, ArmResult]]) -> str:
+    """The geometric mean over arms with its 95 % interval, as text that tells bounds in it.
+
+    A bound counts as its number: with "above" bounds the mean is at least what is given (``≥``),
+    with "below" ones at most (``≤``), with both it is between unknown limits (``~``). The interval
+    is that of the same mean over resamples, seeds and rows drawn for all arms together.
+    """
+    points = points_of(pairs)
+    if not points:
+        return "–"
+    logs = [
+        [math.log(one.reduction) for one in resampled_reductions(panel, arm)]
+        for panel, arm in pairs
+    ]
+    low, high = percentile_interval(np.exp(np.mean(logs, axis=0)))
+    mean = math.exp(sum(math.log(one.reduction) for one in points) / len(points))
+    return f"{_sign(points)}{mean:.2g}× ({low:.2g} to {high:.2g})"
+
+
+def _sign(reductions: Sequence[IsoQuality]) -> str:
+    kinds = {one.kind for one in reductions} - {"exact"}
+    return {"": "", "above": "≥ ", "below": "≤ "}.get("".join(kinds), "~ ")
+
+
+def points_of(pairs: Sequence[tuple[Panel, ArmResult]]) -> list[IsoQuality]:
+    """The reductions of arms by mean test AUC, where that is defined."""
+    found = (mean_quality_reduction(panel, arm) for panel, arm in pairs)
+    return [point for point in found if point is not None]
+
+
+def largest_reduction(reductions: Sequence[IsoQuality]) -> str:
+    """The largest, as text."""
+    return str(max(reductions, key=lambda one: one.reduction)) if reductions else "–"

@@ -1,0 +1,142 @@
+"""The report of a study: numbers as JSON and Markdown, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from mlet.atomic import write_text
+from mlet.reporting.page import render
+from mlet.reporting.plots import embedded
+from mlet.reporting.text import without_nan
+from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_count, pareto
+from mlet.studies.reductions import reduction
+from mlet.studies.results import MEASURES, ROWS, ArmResult, Panel, StudyResult
+from mlet.studies.study import SLT
+from mlet.studies.table import (
+    ARM_COLUMNS,
+    REDUCTION_COLUMNS,
+    TUNING_COLUMNS,
+    arm_rows,
+    by_setting,
+    markdown,
+    reduction_rows,
+    tuning_row,
+)
+from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
+
+
+def write_report(result: StudyResult, out: Path) -> Path:
+    """Write ``report.html``, ``study.json``, ``tables.md`` and the figures; returns the page."""
+    sections = []
+    for (dataset, optimizer), panels in by_setting(result).items():
+        figures = _figures(panels)
+        for name, svg in figures.items():
+            write_text(out / "figures" / f"{dataset}-{optimizer}-{name}.svg", svg + "\n")
+        sections.append(
+            {
+                "title": f"{dataset} · {optimizer}",
+                "schema": result.schemas[dataset],
+                "figures": {name: Markup(embedded(svg)) for name, svg in figures.items()},
+                "tables": [(panel.model, arm_rows(panel, ARM_COLUMNS)) for panel in panels],
+            }
+        )
+    helped, not_helped = help_paragraphs(result)
+    page = render(
+        "study.html.j2",
+        result=result,
+        sections=sections,
+        mlet_methods=[m.name for m in result.study.methods() if m.kind == "mlet"],
+        reduction_columns=REDUCTION_COLUMNS,
+        reductions=reduction_rows(result),
+        arm_columns=ARM_COLUMNS,
+        tuning=list(zip(TUNING_COLUMNS, tuning_row(result), strict=True)),
+        counts=counts(result),
+        chance=expected_by_chance(result),
+        helped=helped,
+        not_helped=not_helped,
+        study_yaml=result.study.to_yaml(),
+    )
+    path = out / "report.html"
+    write_text(path, page)
+    write_text(out / "tables.md", markdown(result))
+    write_text(out / "study.json", json.dumps(without_nan(to_dict(result)), indent=1) + "\n")
+    return path
+
+
+def _figures(panels: list[Panel]) -> dict[str, str]:
+    figures = {"curves": curves(panels)}
+    if any(panel.mlet for panel in panels):
+        dims = [arm.dim for arm in panels[0].curve(SLT)]
+        figures["gains"] = gain_maps(panels)
+        figures["by-count"] = gains_by_count(panels)
+        if panels[0].schema.one_valued:
+            figures["categories"] = category_losses(panels, dims[len(dims) // 2])
+    for panel in panels:
+        if panel.peers:
+            figures[f"pareto-{panel.model}"] = pareto(panel)
+    return figures
+
+
+def to_dict(result: StudyResult) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {
+        "study": result.study.model_dump(mode="json"),
+        "machine": result.machine,
+        "jobs": result.jobs,
+        "seconds": result.seconds,
+        "failures": [
+            {"arm": failure.arm.name, "reasons": failure.reasons} for failure in result.failures
+        ],
+        "panels": [
+            {
+                "dataset": panel.dataset,
+                "model": panel.model,
+                "optimizer": panel.optimizer,
+                "slices": [
+                    {"name": part.name, "count": part.middle, "rows": int(part.rows.sum())}
+                    for part in panel.slices
+                ],
+                "arms": [_arm_dict(panel, arm) for arm in panel.arms],
+            }
+            for panel in result.panels
+        ],
+    }
+
+
+def _arm_dict(panel: Panel, arm: ArmResult) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "method": arm.method.name,
+        "kind": arm.method.kind,
+        "dim": arm.dim,
+        "inner_dim": arm.inner_dim,
+        "tuning": {**asdict(arm.tuning), "failed": len(arm.tuning.failed)},
+        "model_bytes": arm.model_bytes,
+        "training_bytes": arm.training_bytes,
+        "train_seconds": arm.seconds,
+        "runs": run_dicts(arm),
+        "slices": arm.slices.mean(axis=0).tolist(),
+    }
+    for rows in ROWS:
+        values[rows] = {m: asdict(arm.estimate(rows, m)) for m in MEASURES}
+    if arm.method != SLT and panel.slt(arm.dim) is not None:
+        found = reduction(panel, arm)
+        values["gain"] = {
+            "auc": asdict(panel.gain(arm)),
+            "auc_over_rows": panel.row_interval(arm),
+            "logloss": asdict(panel.gain(arm, measure="logloss")),
+            "logloss_over_rows": panel.row_interval(arm, 1),
+        }
+        values["reduction"] = asdict(found) if found else None
+    return values
+
+
+def run_dicts(arm: ArmResult) -> list[dict[str, Any]]:
+    """An arm's runs as plain values."""
+    return [
+        {**asdict(run), "test": run.test._asdict(), "rare": run.rare._asdict()} for run in arm.runs
+    ]

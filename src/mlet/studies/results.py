@@ -1,0 +1,353 @@
+"""What a study found, arm by arm."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlet.data import PreparedDataset
+from mlet.data.frequency import Slice, training_count_deciles
+from mlet.data.schema import DatasetSchema
+from mlet.metrics import Interval, Scores, percentile_interval, score
+from mlet.studies.ledger import Ledger
+from mlet.studies.runs import read_test_scores, run_path
+from mlet.studies.statistics import Estimate, estimate
+from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
+from mlet.training import RunConfig, RunDirectory
+
+#: A chosen step size this near to an end of the range tried, in shares of it, is reported.
+_EDGE = 0.05
+
+Floats = npt.NDArray[np.float64]
+Measure = Literal["auc", "logloss"]
+Rows = Literal["test", "rare"]
+Outcome = Literal["better", "worse", "unclear"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+ROWS: tuple[Rows, ...] = get_args(Rows)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """One seed of one arm.
+
+    Attributes:
+        test, rare: scores on all test rows and on the rare ones.
+        valid_auc: of the kept weights.
+        steps, seconds: of training.
+    """
+
+    seed: int
+    test: Scores
+    rare: Scores
+    valid_auc: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How an arm was tuned.
+
+    Attributes:
+        setting: the chosen one.
+        tried: trials.
+        failed: step sizes that diverged or could not be trained, with some seed.
+        at_edge: whether the chosen step size is at an end of the range.
+    """
+
+    setting: Mapping[str, float]
+    tried: int
+    failed: tuple[float, ...]
+    at_edge: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """One arm with all its final runs.
+
+    Attributes:
+        arm: which.
+        inner_dim: its k; None for tables of one layer.
+        tuning: how it was tuned.
+        runs: by seed.
+        model_bytes, training_bytes: of the served model, and of all parameters while training.
+        resamples: (seeds, samples, 2) AUC and logloss on resampled test rows, paired between arms.
+        slices: (seeds, S, 2) AUC and logloss on the slices of the panel.
+        predictions: files of test predictions, by seed.
+    """
+
+    arm: Arm
+    inner_dim: int | None
+    tuning: Tuning
+    runs: tuple[RunScores, ...]
+    model_bytes: int
+    training_bytes: int
+    resamples: Floats
+    slices: Floats
+    predictions: tuple[Path, ...]
+
+    @property
+    def dim(self) -> int:
+        """Its d."""
+        return self.arm.dim
+
+    @property
+    def method(self) -> Method:
+        """How its tables are trained and served."""
+        return self.arm.method
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the tables, as chosen on validation."""
+        return self.tuning.setting["learning_rate"]
+
+    def values(self, rows: Rows, measure: Measure) -> list[float]:
+        """One number for each seed."""
+        return [getattr(getattr(run, rows), measure) for run in self.runs]
+
+    def estimate(self, rows: Rows, measure: Measure) -> Estimate:
+        """Mean and t-interval over seeds."""
+        return estimate(self.values(rows, measure))
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of a run."""
+        return sum(run.seconds for run in self.runs) / len(self.runs)
+
+    @property
+    def step_milliseconds(self) -> float:
+        """Mean training time of a step."""
+        return 1e3 * sum(run.seconds for run in self.runs) / sum(run.steps for run in self.runs)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The arms that are compared with one another: one data set, model and optimizer.
+
+    Attributes:
+        dataset, model, optimizer: their names in the study.
+        base: the run of its first arm, whose d, tables, step size and seed the others vary.
+        schema: of the data set.
+        data: where that is.
+        arms: single-layer and MLET ones, and the peers.
+        slices: of the test rows; see `training_count_deciles`.
+        rare_below: training count below which a row's rarest category makes it rare.
+        rare_rows: test rows that are.
+    """
+
+    dataset: str
+    model: str
+    optimizer: str
+    base: RunConfig
+    schema: DatasetSchema
+    data: Path
+    arms: tuple[ArmResult, ...]
+    slices: tuple[Slice, ...]
+    rare_below: int
+    rare_rows: int
+
+    @property
+    def title(self) -> str:
+        """As in headings."""
+        return f"{self.dataset} · {self.model} · {self.optimizer}"
+
+    def curve(self, method: Method) -> list[ArmResult]:
+        """The arms of a method, by dimension."""
+        return sorted((arm for arm in self.arms if arm.method == method), key=lambda arm: arm.dim)
+
+    def slt(self, dim: int) -> ArmResult | None:
+        """The single-layer arm of a dimension; None if it could not be trained."""
+        return next((arm for arm in self.curve(SLT) if arm.dim == dim), None)
+
+    @property
+    def mlet(self) -> list[ArmResult]:
+        """The MLET arms for which there is a single-layer arm to compare with."""
+        arms = (arm for arm in self.arms if arm.method.kind == "mlet")
+        return [arm for arm in arms if self.slt(arm.dim) is not None]
+
+    @property
+    def mlet_methods(self) -> list[Method]:
+        """The methods of those, by k."""
+        found = {arm.inner_dim or 0: arm.method for arm in self.mlet}
+        return [found[k] for k in sorted(found)]
+
+    @property
+    def peers(self) -> list[ArmResult]:
+        """All arms that are neither."""
+        return [arm for arm in self.arms if arm.method.kind == "peer"]
+
+    def gain(self, arm: ArmResult, rows: Rows = "test", measure: Measure = "auc") -> Estimate:
+        """An arm minus the single-layer one of its dimension, paired by seed."""
+        slt = self.slt(arm.dim)
+        assert slt is not None
+        pairs = zip(arm.values(rows, measure), slt.values(rows, measure), strict=True)
+        return estimate([mine - single for mine, single in pairs])
+
+    def outcome(self, arm: ArmResult) -> Outcome:
+        """Whether the interval of the gain in test AUC leaves out zero, and on which side."""
+        gain = self.gain(arm)
+        if gain.margin is None or abs(gain.mean) <= gain.margin:
+            return "unclear"
+        return "better" if gain.mean > 0 else "worse"
+
+    def row_interval(self, arm: ArmResult, measure: int = 0) -> Interval:
+        """95 % interval of an arm's difference to SLT over resampled test rows, the seeds given.
+
+        Args:
+            arm: of a dimension that has a single-layer one.
+            measure: 0 for AUC, 1 for logloss.
+        """
+        slt = self.slt(arm.dim)
+        assert slt is not None
+        difference = (arm.resamples - slt.resamples)[:, :, measure].mean(axis=0)
+        return percentile_interval(difference)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An arm that has no result."""
+
+    arm: Arm
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything a report needs.
+
+    Attributes:
+        study: its settings.
+        panels: in the study's order.
+        failures: arms that could not be trained.
+        schemas: of the data sets, by name.
+        seconds: of this call; runs made before took theirs then.
+        jobs: runs at once; training times are of that load.
+        machine: what it ran on.
+    """
+
+    study: StudyConfig
+    panels: tuple[Panel, ...]
+    failures: tuple[Failure, ...]
+    schemas: Mapping[str, DatasetSchema]
+    seconds: float
+    jobs: int
+    machine: str
+
+
+def collect(
+    study: StudyConfig,
+    out: Path,
+    ledger: Ledger,
+    data: Mapping[str, Path],
+    *,
+    seconds: float,
+    jobs: int,
+) -> StudyResult:
+    """Read the final runs of every arm and score them on the test split's slices."""
+    datasets = {name: PreparedDataset(path) for name, path in data.items()}
+    slices = {name: training_count_deciles(opened) for name, opened in datasets.items()}
+    rare = {
+        name: opened.rarest_counts("test") < study.rare_below for name, opened in datasets.items()
+    }
+    found, failures = [], []
+    for (dataset, model, optimizer), members in panels(study.arms()):
+        labels = np.asarray(datasets[dataset].split("test").labels)
+        arms = []
+        for arm in members:
+            if len(ledger.finals(arm)) < study.seeds:
+                reasons = [t.user_attrs.get("reason", "unfinished") for t in ledger.trials(arm)]
+                failures.append(Failure(arm, tuple(dict.fromkeys(reasons))))
+                continue
+            arms.append(_read(study, out, ledger, arm, labels, rare[dataset], slices[dataset]))
+        slt = [arm for arm in arms if arm.method == SLT]
+        if slt:
+            found.append(
+                Panel(
+                    dataset,
+                    model,
+                    optimizer,
+                    study.run(slt[0].arm, slt[0].tuning.setting, 0, data[dataset]),
+                    datasets[dataset].schema,
+                    data[dataset],
+                    tuple(arms),
+                    tuple(slices[dataset]),
+                    study.rare_below,
+                    int(rare[dataset].sum()),
+                )
+            )
+    schemas = {name: opened.schema for name, opened in datasets.items()}
+    return StudyResult(study, tuple(found), tuple(failures), schemas, seconds, jobs, _machine())
+
+
+def _read(
+    study: StudyConfig,
+    out: Path,
+    ledger: Ledger,
+    arm: Arm,
+    labels: npt.NDArray[np.uint8],
+    rare: npt.NDArray[np.bool_],
+    slices: list[Slice],
+) -> ArmResult:
+    setting = ledger.chosen(arm)
+    assert setting is not None
+    runs, resamples, sliced = [], [], []
+    paths = tuple(run_path(out, arm.name, setting, seed) for seed in range(study.seeds))
+    for seed, path in enumerate(paths):
+        test, summary = read_test_scores(path), RunDirectory(path).summary()
+        p = test.probabilities
+        runs.append(
+            RunScores(
+                seed=seed,
+                test=score(labels, p),
+                rare=score(labels[rare], p[rare]),
+                valid_auc=summary.valid["auc"],
+                steps=summary.steps,
+                seconds=summary.seconds,
+            )
+        )
+        resamples.append(test.resamples[:, :2])
+        sliced.append([score(labels[part.rows], p[part.rows])[:2] for part in slices])
+    summary = RunDirectory(paths[0]).summary()
+    failed = [t.params["learning_rate"] for t in ledger.trials(arm) if t.state.name == "FAIL"]
+    return ArmResult(
+        arm=arm,
+        inner_dim=RunDirectory(paths[0]).config().model.inner_dim,
+        tuning=Tuning(
+            setting=setting,
+            tried=len(ledger.tuning(arm)),
+            failed=tuple(dict.fromkeys(failed)),
+            at_edge=_at_edge(setting["learning_rate"], study.rates(arm)),
+        ),
+        runs=tuple(runs),
+        model_bytes=summary.model_bytes,
+        training_bytes=summary.training_bytes,
+        resamples=np.array(resamples),
+        slices=np.array(sliced, np.float64),
+        predictions=paths,
+    )
+
+
+def _at_edge(rate: float, tried: tuple[float, float]) -> bool:
+    """Whether a better step size might lie beyond the ones tried; not if there was no choice."""
+    low, high = tried
+    if low == high:
+        return False
+    place = np.log(rate / low) / np.log(high / low)
+    return not _EDGE < place < 1 - _EDGE
+
+
+def _machine() -> str:
+    """What it runs on, in words."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )

@@ -1,0 +1,230 @@
+"""A study: which arms are trained on which data, and how each is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field as Setting
+from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
+from typing_extensions import Self
+
+from mlet.models import AnyModelConfig, parse_model_config
+from mlet.settings import Settings, merge
+from mlet.studies.datasets import DatasetConfig
+from mlet.training import RunConfig
+from mlet.training.config import OptimizersConfig, TrainingConfig
+
+#: Names become folders of runs.
+Name = Annotated[str, Setting(pattern=r"^[\w.+=-]+$")]
+
+
+class TuningConfig(Settings):
+    """What every arm may try on the validation split, single-layer and peers like MLET.
+
+    Attributes:
+        trials: settings tried by each arm, all with the same seed. Two thirds are spread evenly
+            over the ranges, the same for every arm; the rest are Optuna's (TPE), from what the arm
+            has seen.
+        span: step sizes reach from the optimizer's own divided by this to times this, in log scale.
+            The dense layers' step size keeps its ratio to the tables'.
+        weight_decay: range of the tables' weight decay, in log scale; null leaves it as it is.
+        learning_rates: the step sizes tried, one a trial, in the place of trials, span and
+            weight_decay.
+    """
+
+    trials: PositiveInt = 6
+    span: Annotated[float, Setting(gt=1)] = 8.0
+    weight_decay: tuple[PositiveFloat, PositiveFloat] | None = None
+    learning_rates: list[PositiveFloat] | None = Setting(None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_trial_for_each_rate(cls, values: Any) -> Any:
+        rates = values.get("learning_rates") if isinstance(values, Mapping) else None
+        if not isinstance(rates, Sequence):
+            return values
+        if len(set(rates)) < len(rates):
+            raise ValueError("a learning rate is listed twice")
+        if values.get("trials", len(rates)) != len(rates) or values.get("weight_decay") is not None:
+            raise ValueError("learning_rates leave no trials or weight_decay to choose")
+        return {**values, "trials": len(rates)}
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError("a range's first number must be below its second")
+        return value
+
+
+def one_thread(training: Any) -> Any:
+    """Settings of training with one thread, unless they say otherwise: runs share the cores."""
+    return {"threads": 1, **training} if isinstance(training, Mapping) else training
+
+
+class StudyConfig(Settings):
+    """The grid: data sets × models × optimizers × methods × dimensions × seeds.
+
+    Attributes:
+        datasets: by name; see `DatasetConfig`.
+        models: settings by name, or a list of model names. Their ``dim`` and ``inner_dim`` are
+            replaced.
+        optimizers: settings by name, or a list of optimizer names with their default step sizes.
+        dims: embedding dimensions d.
+        inner_dims: inner dimensions k of the MLET arms.
+        peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
+            k = d.
+        seeds: final runs of each arm, with seeds 0, 1, ….
+        tuning: the budget of every arm.
+        training: of every run; its seed is replaced.
+        resamples: of the test rows, for the intervals.
+        rare_below: a test row is rare if its rarest category has fewer training rows than this.
+    """
+
+    datasets: dict[Name, DatasetConfig] = Setting(min_length=1)
+    models: dict[Name, AnyModelConfig] = Setting(min_length=1)
+    optimizers: dict[Name, OptimizersConfig] = Setting(min_length=1)
+    dims: list[PositiveInt] = Setting(min_length=1)
+    inner_dims: list[PositiveInt] = Setting(default_factory=list)
+    peers: dict[Name, dict[str, Any]] = Setting(default_factory=dict)
+    seeds: PositiveInt = 3
+    tuning: TuningConfig = TuningConfig()
+    training: TrainingConfig = TrainingConfig(threads=1)
+    resamples: PositiveInt = 200
+    rare_below: PositiveInt = 10
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _named_models(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {name: {"name": name} for name in value}
+        if isinstance(value, Mapping):
+            return {
+                key: {"name": key, **model} if isinstance(model, Mapping) else model
+                for key, model in value.items()
+            }
+        return value
+
+    @field_validator("optimizers", mode="before")
+    @classmethod
+    def _named_optimizers(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {name: OptimizersConfig.same(name) for name in value}
+        return value
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _one_thread(cls, value: Any) -> Any:
+        return one_thread(value)
+
+    @model_validator(mode="after")
+    def _peers_are_models(self) -> Self:
+        reserved = {method.name for method in self.methods() if method.kind != "peer"}
+        for name, changes in self.peers.items():
+            if name in reserved:
+                raise ValueError(f"peers: {name!r} is the name of a method of the study itself")
+            if "dim" in changes:
+                raise ValueError(f"peers.{name}: 'dim' is the study's to set")
+            for model in self.models.values():
+                Method(name, "peer", changes).model(model, self.dims[0])
+        return self
+
+    def methods(self) -> list[Method]:
+        """Single-layer training, MLET with each k, then the peers."""
+        mlet = [Method(f"mlet-k{k}", "mlet", {"inner_dim": k}) for k in self.inner_dims]
+        peers = [Method(name, "peer", changes) for name, changes in self.peers.items()]
+        return [SLT, *mlet, *peers]
+
+    def arms(self) -> list[Arm]:
+        """All arms, those to be compared with one another end to end."""
+        return [
+            Arm(dataset, model, optimizer, dim, method)
+            for dataset in self.datasets
+            for model in self.models
+            for optimizer in self.optimizers
+            for dim in self.dims
+            for method in self.methods()
+        ]
+
+    def rates(self, arm: Arm) -> tuple[float, float]:
+        """The smallest and the largest step size that an arm may try."""
+        if self.tuning.learning_rates is not None:
+            return min(self.tuning.learning_rates), max(self.tuning.learning_rates)
+        base = self.optimizers[arm.optimizer].tables.learning_rate
+        return base / self.tuning.span, base * self.tuning.span
+
+    def run(self, arm: Arm, setting: Mapping[str, float], seed: int, data: Path) -> RunConfig:
+        """A training run; ``setting`` has the ``learning_rate`` and maybe ``weight_decay``."""
+        return RunConfig(
+            data=data,
+            model=arm.method.model(self.models[arm.model], arm.dim),
+            optimizer=self.optimizers[arm.optimizer].at(**setting),
+            training=self.training.model_copy(update={"seed": seed}),
+        )
+
+
+Kind: TypeAlias = Literal["slt", "mlet", "peer"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How tables are trained and served.
+
+    Attributes:
+        name: unique in a study.
+        kind: ``slt``, single-layer training; ``mlet``, one of the study's own two-layer arms; or a
+            ``peer``.
+        changes: the settings it puts over a single-layer model's.
+    """
+
+    name: str
+    kind: Kind
+    changes: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        """As in legends."""
+        if self.kind == "mlet":
+            return f"MLET, k = {self.changes['inner_dim']}"
+        return "single-layer (SLT)" if self.kind == "slt" else self.name
+
+    def model(self, base: AnyModelConfig, dim: int) -> AnyModelConfig:
+        """The settings of a model at dimension d."""
+        changes = {"inner_dim": None, **self.changes, "dim": dim}
+        if changes["inner_dim"] == "dim":
+            changes["inner_dim"] = dim
+        plain = base.model_dump(mode="json") | {"inner_dims": {}}
+        return parse_model_config(merge(plain, changes), f"method {self.name!r}")
+
+
+SLT = Method("slt", "slt", {})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration, up to what is tuned."""
+
+    dataset: str
+    model: str
+    optimizer: str
+    dim: int
+    method: Method
+
+    @property
+    def panel(self) -> tuple[str, str, str]:
+        """What it shares with the arms it is compared with."""
+        return self.dataset, self.model, self.optimizer
+
+    @property
+    def name(self) -> str:
+        """Unique in a study; also its folder of runs."""
+        return f"{'/'.join(self.panel)}/{self.method.name}-d{self.dim}"
+
+
+def panels(arms: list[Arm]) -> Iterator[tuple[tuple[str, str, str], list[Arm]]]:
+    """Arms by what they are compared within, in the order of the study."""
+    for panel in dict.fromkeys(arm.panel for arm in arms):
+        yield panel, [arm for arm in arms if arm.panel == panel]

@@ -1,0 +1,87 @@
+"""What a study says, in sentences."""
+
+from __future__ import annotations
+
+from mlet.studies.results import OUTCOMES, ArmResult, Outcome, Panel, StudyResult
+
+
+def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
+    """Where MLET helped, and where it did not: sentences for each."""
+    helped, not_helped = [], []
+    for panel in result.panels:
+        better, worse, unclear = (
+            [arm for arm in panel.mlet if panel.outcome(arm) == kind] for kind in OUTCOMES
+        )
+        if better:
+            helped.append(f"{panel.title}: {_list(panel, better)}.")
+        if worse:
+            not_helped.append(f"{panel.title}: worse than SLT at {_list(panel, worse)}.")
+        if unclear:
+            not_helped.append(
+                f"{panel.title}: {len(unclear)} of {len(panel.mlet)} arms cannot be told apart "
+                f"from SLT with these seeds ({_range(panel, unclear)})."
+            )
+    return helped, not_helped
+
+
+def panel_verdict(panel: Panel) -> list[str]:
+    """One panel, for a reader in a hurry: where MLET helped, where it did not, what to doubt."""
+    sentences = []
+    for method in panel.mlet_methods:
+        for outcome, what in (
+            ("better", "beat SLT of the same dimension in test AUC at"),
+            ("worse", "was worse than SLT of the same dimension in test AUC at"),
+            ("unclear", "cannot be told apart from SLT, with these seeds, at"),
+        ):
+            arms = [a for a in panel.mlet if a.method == method and panel.outcome(a) == outcome]
+            texts = [f"d={arm.dim} ({panel.gain(arm).mean:+.4f})" for arm in arms]
+            if texts:
+                k = method.changes["inner_dim"]
+                sentences.append(f"MLET with k={k} {what} {', '.join(texts)}.")
+    edge = [arm for arm in panel.arms if arm.tuning.at_edge]
+    if edge:
+        sentences.append(
+            f"The chosen learning rate is the largest or smallest tried for "
+            f"{', '.join(map(_arm_text, edge))}; a wider grid may serve these better."
+        )
+    if failed := failed_settings(panel):
+        sentences.append(f"Diverged, and left out: {', '.join(failed)}.")
+    return sentences
+
+
+def failed_settings(panel: Panel) -> list[str]:
+    """Names of the arms and step sizes that some seed failed with."""
+    return [
+        f"{arm.method.name}-d{arm.dim}-lr{rate:g}"
+        for arm in panel.arms
+        for rate in arm.tuning.failed
+    ]
+
+
+def _arm_text(arm: ArmResult) -> str:
+    name = arm.method.name if arm.method.kind == "peer" else arm.method.kind.upper()
+    k = f" k={arm.inner_dim}" if arm.method.kind == "mlet" else ""
+    return f"{name} d={arm.dim}{k}"
+
+
+def counts(result: StudyResult) -> dict[Outcome, int]:
+    """How many MLET arms are better, worse and not told apart, over the whole study."""
+    outcomes = [p.outcome(arm) for p in result.panels for arm in p.mlet]
+    return {kind: outcomes.count(kind) for kind in OUTCOMES}
+
+
+def expected_by_chance(result: StudyResult) -> float:
+    """Arms that would be called better, and as many worse, if there were no difference at all.
+
+    The intervals are 95 % ones: of many arms, one in forty lies outside on either side by chance.
+    """
+    return sum(len(panel.mlet) for panel in result.panels) / 40
+
+
+def _list(panel: Panel, arms: list[ArmResult]) -> str:
+    return ", ".join(f"d={arm.dim} k={arm.inner_dim} ({panel.gain(arm).mean:+.4f})" for arm in arms)
+
+
+def _range(panel: Panel, arms: list[ArmResult]) -> str:
+    gains = [panel.gain(arm).mean for arm in arms]
+    return f"{min(gains):+.4f} to {max(gains):+.4f} AUC"

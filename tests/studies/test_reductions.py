@@ -1,0 +1,121 @@
+"""Reductions with intervals, and verdicts, from made-up scores."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import made_up, mlet
+
+from mlet.data import PreparedDataset
+from mlet.data.frequency import training_count_deciles
+from mlet.studies import StudyResult
+from mlet.studies.figures import gain_maps
+from mlet.studies.iso_quality import IsoQuality
+from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
+from mlet.studies.study import SLT
+from mlet.studies.table import ARM_COLUMNS, REDUCTION_COLUMNS, arm_rows, reduction_rows
+from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
+
+
+def test_the_interval_of_a_reduction_needs_no_extrapolation(small_data: Path) -> None:
+    auc = {
+        (SLT, 2): [0.70, 0.70], (SLT, 4): [0.72, 0.72], (SLT, 8): [0.74, 0.74],
+        (mlet(16), 2): [0.73, 0.73], (mlet(16), 4): [0.69, 0.69],
+        (mlet(16), 8): [0.735, 0.75],
+    }  # fmt: skip
+    _, panel = made_up(small_data, auc, spread=0.01)
+    two, four, eight = panel.curve(mlet(16))
+    found = reduction(panel, two)
+    # d = 2 reaches half way, in log d, between 4 and 8, whatever the rows do to all arms together
+    for end in (found.point, found.low, found.high):
+        assert end.kind == "exact"
+        assert end.reduction == pytest.approx(2 * 2**0.5)
+    worse = reduction(panel, four)
+    assert (str(worse.point), str(worse.low), str(worse.high)) == ("< 0.5×",) * 3
+    # one seed reaches less than SLT's 0.74, one more: both ends are in the interval
+    unsure = reduction(panel, eight)
+    assert unsure.low.kind == "exact"
+    assert unsure.low.reduction < 1
+    assert unsure.high == IsoQuality(1.0, "above")
+    assert str(unsure).endswith("to > 1×)")
+
+
+def test_the_row_interval_is_of_the_paired_difference(small_data: Path) -> None:
+    auc = {(SLT, 2): [0.70, 0.72], (mlet(16), 2): [0.73, 0.71]}
+    _, panel = made_up(small_data, auc, spread=0.05)
+    interval = panel.row_interval(panel.mlet[0])
+    assert interval == pytest.approx((0.01, 0.01))
+    assert panel.row_interval(panel.mlet[0], 1) == pytest.approx((-0.01, -0.01))
+
+
+@pytest.mark.parametrize(
+    ("reached", "mean", "largest"),
+    [
+        ({2: 0.72, 4: 0.72}, "1.4× (1.4 to 1.4)", "2×"),
+        ({2: 0.72, 8: 0.80}, "≥ 1.4× (1.4 to 1.4)", "2×"),
+        ({2: 0.72, 4: 0.60}, "≤ 1× (1 to 1)", "2×"),
+        ({4: 0.60, 8: 0.80}, "~ 0.71× (0.71 to 0.71)", "> 1×"),
+    ],
+)
+def test_means_say_which_bounds_are_in_them(
+    small_data: Path, reached: dict[int, float], mean: str, largest: str
+) -> None:
+    auc = {(SLT, 2): [0.70, 0.70], (SLT, 4): [0.72, 0.72], (SLT, 8): [0.74, 0.74]}
+    auc |= {(mlet(16), dim): [value, value] for dim, value in reached.items()}
+    _, panel = made_up(small_data, auc, spread=0.01)
+    assert mean_reduction([(panel, arm) for arm in panel.mlet]) == mean
+    assert largest_reduction(points_of([(panel, arm) for arm in panel.mlet])) == largest
+    assert mean_reduction([]) == largest_reduction([]) == "–"
+
+
+def test_the_interval_of_a_mean_is_over_seeds_too(small_data: Path) -> None:
+    auc = {(SLT, 2): [0.70, 0.70], (SLT, 4): [0.72, 0.72], (mlet(16), 2): [0.70, 0.72]}
+    _, panel = made_up(small_data, auc, spread=0.01)
+    assert mean_reduction([(panel, panel.mlet[0])]) == "1.4× (1 to 2)"
+
+
+def test_the_verdict_names_both_sides(small_data: Path) -> None:
+    auc = {
+        (SLT, 2): [0.70, 0.71], (SLT, 4): [0.72, 0.73], (SLT, 8): [0.74, 0.75],
+        (mlet(16), 2): [0.72, 0.73], (mlet(16), 4): [0.70, 0.71], (mlet(16), 8): [0.74, 0.77],
+    }  # fmt: skip
+    config, panel = made_up(small_data, auc, spread=0.01)
+    schemas = {"clicks": panel.schema}
+    result = StudyResult(config, (panel,), (), schemas, 1.0, 1, "a machine")
+    helped, not_helped = help_paragraphs(result)
+    assert helped == ["clicks · dlrm · adagrad: d=2 k=16 (+0.0200)."]
+    assert not_helped == [
+        "clicks · dlrm · adagrad: worse than SLT at d=4 k=16 (-0.0200).",
+        "clicks · dlrm · adagrad: 1 of 3 arms cannot be told apart from SLT with these seeds "
+        "(+0.0100 to +0.0100 AUC).",
+    ]
+    picture = gain_maps([panel])
+    assert picture.count("stroke-width: 1.5") == 2, "what the seeds tell apart is outlined"
+    assert picture.index("QuadMesh") < picture.index("stroke-width: 1.5"), "over the cells"
+    assert counts(result) == {"better": 1, "worse": 1, "unclear": 1}
+    assert expected_by_chance(result) == 3 / 40
+    (row,) = reduction_rows(result)
+    assert dict(zip(REDUCTION_COLUMNS, row, strict=True)) == {
+        "data": "clicks", "optimizer": "adagrad", "model": "dlrm", "method": "mlet-k16",
+        "mean AUC gain": "+0.0033", "better": "1", "worse": "1", "unclear": "1",
+        "mean reduction": "≥ 1× (1 to 1)", "largest": "2×",
+    }  # fmt: skip
+    rows = [dict(zip(ARM_COLUMNS, cells, strict=True)) for cells in arm_rows(panel, ARM_COLUMNS)]
+    assert [(row["method"], row["d"]) for row in rows[:2]] == [("SLT", "2"), ("mlet-k16", "2")]
+    assert rows[0]["reduction"] == rows[0]["gain over SLT"] == ""
+    assert rows[1]["gain over SLT"].startswith("+0.0200")
+    assert rows[1]["reduction"].startswith("2×")
+
+
+def test_deciles_hold_every_test_row_once(small_data: Path) -> None:
+    data = PreparedDataset(small_data)
+    slices = training_count_deciles(data)
+    counts_ = data.rarest_counts("test")
+    assert np.sum([part.rows for part in slices], axis=0).tolist() == [1] * len(counts_)
+    assert 3 <= len(slices) <= 10
+    for before, after in pairwise(slices):
+        assert counts_[before.rows].max() < counts_[after.rows].min()
+        assert before.middle < after.middle

@@ -1,0 +1,127 @@
+"""The study file: what it may say, and the arms it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlet.errors import ConfigError, DataError
+from mlet.settings import load_yaml
+from mlet.studies import StudyConfig
+from mlet.studies.datasets import DatasetConfig, make_ready
+
+STUDIES = Path(__file__).parents[2] / "studies"
+BASE = {
+    "datasets": {"clicks": {"synthetic": {"rows": 2_000}}},
+    "models": ["dlrm", "deepfm"],
+    "optimizers": ["sgd", "adam"],
+    "dims": [2, 4],
+    "inner_dims": [8],
+}
+
+
+def study(**changes: object) -> StudyConfig:
+    return StudyConfig.parse({**BASE, **changes}, "study")
+
+
+def test_every_combination_is_an_arm_once() -> None:
+    arms = study(peers={"k=d": {"inner_dim": "dim"}}).arms()
+    names = [arm.name for arm in arms]
+    assert len(names) == len(set(names)) == 2 * 2 * 2 * 3
+    assert "clicks/deepfm/adam/mlet-k8-d4" in names
+    config = study(peers={"k=d": {"inner_dim": "dim"}})
+    for arm in config.arms():
+        run = config.run(arm, {"learning_rate": 0.5, "weight_decay": 1e-4}, 7, Path("data"))
+        assert run.model.name == arm.model
+        assert run.model.dim == arm.dim
+        assert run.model.inner_dim == {"slt": None, "mlet-k8": 8, "k=d": arm.dim}[arm.method.name]
+        assert run.optimizer.tables.name == arm.optimizer
+        assert run.optimizer.tables.learning_rate == run.optimizer.dense.learning_rate == 0.5
+        assert run.optimizer.tables.weight_decay == 1e-4
+        assert (run.training.seed, run.training.threads) == (7, 1)
+
+
+def test_the_dense_step_size_keeps_its_ratio() -> None:
+    optimizers = {
+        "mine": {
+            "tables": {"name": "adagrad", "learning_rate": 0.04},
+            "dense": {"name": "adam", "learning_rate": 0.001},
+        }
+    }
+    config = study(optimizers=optimizers)
+    run = config.run(config.arms()[0], {"learning_rate": 0.4}, 0, Path("data"))
+    assert run.optimizer.dense.learning_rate == pytest.approx(0.01)
+    assert config.rates(config.arms()[0]) == (0.04 / 8, 0.04 * 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dimz": [2]}, "unknown key 'dimz'; did you mean 'dims'"),
+        ({"models": ["dlrn"]}, "'models.dlrn.name': no models.dlrn 'dlrn'; there are: 'dlrm'"),
+        ({"peers": {"slt": {}}}, "'slt' is the name of a method"),
+        ({"peers": {"mlet-k8": {}}}, "'mlet-k8' is the name of a method"),
+        ({"peers": {"a": {"dim": 3}}}, "'dim' is the study's to set"),
+        ({"peers": {"a": {"compresion": {}}}}, "did you mean 'compression'"),
+        ({"peers": {"a/b": {}}}, "peers"),
+        ({"datasets": {"a": {}}}, "exactly one of 'prepared', 'synthetic' and 'format'"),
+        ({"datasets": {"a": {"format": "criteo"}}}, "'format' and 'files' belong together"),
+        ({"datasets": {"a": {"format": "table", "files": ["x"]}}}, "'schema_file' belong together"),
+        ({"tuning": {"weight_decay": [1e-3, 1e-5]}}, "first number must be below its second"),
+        ({"tuning": {"span": 1}}, "greater than 1"),
+        ({"seeds": 0}, "'seeds': Input should be greater"),
+        ({"models": {"dlrm": {"top_mpl": [3]}}}, "'models.dlrm.top_mpl'; did you mean 'top_mlp'"),
+        ({"datasets": {"a": {"prepard": "x"}}}, "'datasets.a.prepard'; did you mean 'prepared'"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**changes)
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_studies_are_valid_and_name_every_peer(path: Path) -> None:
+    config = StudyConfig.load(path)
+    again = StudyConfig.parse(load_yaml(path), str(path))
+    assert config == again
+    for arm in config.arms():
+        config.run(arm, {"learning_rate": 0.1}, 0, Path("data"))
+
+
+def test_the_authors_settings() -> None:
+    for name, bottom, every in (
+        ("criteo-kaggle", [512, 256, 64], 3_000),
+        ("avazu", [256, 64], 30_000),
+    ):
+        config = StudyConfig.load(STUDIES / f"{name}.yaml")
+        model = config.models["dlrm"]
+        assert (model.bottom_mlp, model.top_mlp) == (bottom, [512, 256])  # type: ignore[union-attr]
+        tables = config.optimizers["sgd"].tables
+        assert (tables.name, tables.learning_rate) == ("sgd", 0.2)
+        training = config.training
+        assert (training.batch_size, training.epochs, training.validate_every) == (128, 1, every)
+
+
+def test_data_is_made_once_and_never_mixed_up(tmp_path: Path) -> None:
+    config = DatasetConfig.parse({"synthetic": {"rows": 500}}, "data")
+    path = make_ready(config, tmp_path / "clicks", lambda *_: None)
+    stamp = (path / "schema.json").stat().st_mtime_ns
+    assert make_ready(config, tmp_path / "clicks", lambda *_: None) == path
+    assert (path / "schema.json").stat().st_mtime_ns == stamp
+    other = DatasetConfig.parse({"synthetic": {"rows": 600}}, "data")
+    with pytest.raises(ConfigError, match="holds data made with other settings"):
+        make_ready(other, tmp_path / "clicks", lambda *_: None)
+    ready = DatasetConfig.parse({"prepared": str(path)}, "data")
+    assert make_ready(ready, tmp_path / "unused", lambda *_: None) == path
+    assert not (tmp_path / "unused").exists()
+
+
+def test_data_without_an_auc_is_refused_before_training(tmp_path: Path) -> None:
+    rows = "\n".join(f"{1 if i < 70 else -1} {i % 7}:1 {10 + i % 5}:1" for i in range(100))
+    (tmp_path / "clicks.libfm").write_text(rows + "\n")
+    config = DatasetConfig.parse(
+        {"format": "libfm", "files": [str(tmp_path / "clicks.libfm")], "split": "order"}, "data"
+    )
+    with pytest.raises(DataError, match="the valid split has only labels 0, so AUC is undefined"):
+        make_ready(config, tmp_path / "clicks", lambda *_: None)
