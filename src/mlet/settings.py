@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
 from mlet.errors import ConfigError
+from mlet.registry import UnknownName
 
 
 class Settings(BaseModel):
@@ -29,7 +37,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: {_explain(error, cls)}") from None
+            raise ConfigError(f"{origin}: {_explain(error, cls, values)}") from None
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -43,6 +51,25 @@ class Settings(BaseModel):
     def to_yaml(self) -> str:
         """The complete configuration, defaults included."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Choice(Settings):
+    """The base of settings of several kinds, told apart by ``name``: it stands for any of them."""
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[Choice]:
+        """The class of some settings, by their name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return cls
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_its_kind(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Any:
+        kind = cls.kind_of(value) if isinstance(value, Mapping) else cls
+        return validate(value) if kind is cls else kind.model_validate(value)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -99,34 +126,33 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _walk(
-    cls: type[BaseModel], location: tuple[int | str, ...]
+    cls: type[BaseModel], location: tuple[int | str, ...], values: Any
 ) -> tuple[list[str], type[BaseModel] | None]:
-    """The user's spelling of a place in the tree, and the node whose key it is.
-
-    Where a node is one of several kinds, pydantic puts the kind's name into the location; the user
-    did not write it, so it is left out.
-    """
+    """The user's spelling of a place in the tree, and the node whose key it is."""
     path: list[str] = []
-    node: type[BaseModel] | None = cls
-    kinds: dict[str, type[BaseModel]] = {}
+    node = last = _kind(cls, values)
     in_mapping = False
     for step in location:
-        if in_mapping:  # a key of the user's own choice: what it holds is still to come
-            path.append(str(step))
-            last, in_mapping = node, False
-            continue
-        if str(step) in kinds:
-            node, kinds = kinds[str(step)], {}
-            continue
         path.append(str(step))
-        last, field = node, node.model_fields.get(str(step)) if node else None
-        node, kinds = None, {}
-        in_mapping = field is not None and get_origin(field.annotation) is dict
-        for kind in _nodes(field.annotation) if field else ():
-            node = kind
-            if "name" in kind.model_fields:
-                kinds[str(kind.model_fields["name"].default)] = kind
-    return path, last if location else cls
+        if isinstance(values, Mapping):
+            values = values.get(step)
+        if in_mapping:  # a key of the user's own choice: what it holds is still to come
+            last, in_mapping = node, False
+        else:
+            last, field = node, node.model_fields.get(str(step)) if node else None
+            in_mapping = field is not None and get_origin(field.annotation) is dict
+            node = next(_nodes(field.annotation), None) if field else None
+        if not in_mapping:
+            node = _kind(node, values)
+    return path, last if location else node
+
+
+def _kind(node: type[BaseModel] | None, values: Any) -> type[BaseModel] | None:
+    """The class of some values, where it depends on a name among them."""
+    if node and issubclass(node, Choice) and isinstance(values, Mapping):
+        with suppress(ValueError):
+            return node.kind_of(values)
+    return node
 
 
 def _nodes(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -137,11 +163,11 @@ def _nodes(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _nodes(part)
 
 
-def _explain(error: ValidationError, cls: type[BaseModel]) -> str:
+def _explain(error: ValidationError, cls: type[BaseModel], values: Any) -> str:
     """All problems on one line, in the user's spelling of the keys."""
     problems = []
     for item in error.errors():
-        path, node = _walk(cls, item["loc"])
+        path, node = _walk(cls, item["loc"], values)
         key = ".".join(path) or "configuration"
         if item["type"] == "extra_forbidden":
             known = list(node.model_fields) if node else []
@@ -150,12 +176,8 @@ def _explain(error: ValidationError, cls: type[BaseModel]) -> str:
             problems.append(f"unknown key {key!r}; {hint}")
         elif item["type"] == "missing":
             problems.append(f"{key!r} is missing")
-        elif item["type"] == "union_tag_invalid":
-            context = item.get("ctx", {})
-            problems.append(
-                f"'{key}.name': no {key} {context.get('tag')!r}; there are: "
-                f"{context.get('expected_tags')}"
-            )
+        elif isinstance(cause := item.get("ctx", {}).get("error"), UnknownName):
+            problems.append(f"'{'.'.join([*path, 'name'])}': {cause}")
         else:
             problems.append(f"{key!r}: {item['msg']} (got {item['input']!r})")
     return "; ".join(problems)

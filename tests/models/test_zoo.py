@@ -30,12 +30,12 @@ from mlet.models import (
     GDCNConfig,
     LogisticRegressionConfig,
     MaskNetConfig,
+    ModelConfig,
     NFMConfig,
     PNNConfig,
     WideDeepConfig,
     XDeepFMConfig,
     build_model,
-    parse_model_config,
 )
 from mlet.models.first_order import FirstOrderConfig
 from mlet.models.fm import pairwise_sum
@@ -422,8 +422,8 @@ def test_impossible_settings_are_named(schema: DatasetSchema) -> None:
         build_model(FinalMLPConfig(mlp1=[4], mlp2=[6], heads=3), schema)
     with pytest.raises(ConfigError, match="gate: no field 'nobody'; the fields are C1, C2, C3"):
         build_model(FinalMLPConfig(gate1=["nobody"]), schema)
-    with pytest.raises(ConfigError, match=r"model\.dim"):
-        parse_model_config({"name": "lr", "dim": 4}, "x")
+    with pytest.raises(ConfigError, match="'dim'"):
+        ModelConfig.parse({"name": "lr", "dim": 4}, "x")
     single = schema.model_copy(update={"fields": schema.fields[:1]})
     with pytest.raises(ConfigError, match="at least two fields"):
         build_model(FiBiNETConfig(), single)
@@ -431,14 +431,17 @@ def test_impossible_settings_are_named(schema: DatasetSchema) -> None:
 
 def test_settings_of_any_model() -> None:
     assert {config.name for config in CONFIGS.values()} == set(MODELS)
-    assert parse_model_config({"dim": 4}, "x") == DLRMConfig(dim=4), "DLRM where none is named"
-    assert parse_model_config({"name": "fm", "dim": 4}, "x") == FMConfig(dim=4)
+    assert ModelConfig.parse({"dim": 4}, "x") == DLRMConfig(dim=4), "DLRM where none is named"
+    assert ModelConfig.parse({"name": "fm", "dim": 4}, "x") == FMConfig(dim=4)
     for values, message in (
-        ({"name": "deepfn"}, "x: 'model.name': no model 'deepfn'; there are: 'dlrm', 'fm'"),
-        ({"name": "deepfm", "mpl": [3]}, "x: unknown key 'model.mpl'; did you mean 'mlp'?"),
-        ({"name": "dcnv2", "cross_layers": 0}, "x: 'model.cross_layers': Input should be"),
-        ({"name": "fm", "dim": "a"}, "x: 'model.dim': Input should be a valid integer"),
+        (
+            {"name": "deepfn"},
+            "x: 'name': no model 'deepfn'; did you mean 'deepfm'? there are: ",
+        ),
+        ({"name": "deepfm", "mpl": [3]}, "x: unknown key 'mpl'; did you mean 'mlp'?"),
+        ({"name": "dcnv2", "cross_layers": 0}, "x: 'cross_layers': Input should be"),
+        ({"name": "fm", "dim": "a"}, "x: 'dim': Input should be a valid integer"),
     ):
         with pytest.raises(ConfigError) as caught:
-            parse_model_config(values, "x")
+            ModelConfig.parse(values, "x")
         assert message in str(caught.value)

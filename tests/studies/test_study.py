@@ -59,7 +59,7 @@ def test_the_dense_step_size_keeps_its_ratio() -> None:
     ("changes", "message"),
     [
         ({"dimz": [2]}, "unknown key 'dimz'; did you mean 'dims'"),
-        ({"models": ["dlrn"]}, "'models.dlrn.name': no models.dlrn 'dlrn'; there are: 'dlrm'"),
+        ({"models": ["dlrn"]}, "'models.dlrn.name': no model 'dlrn'; did you mean 'dlrm'"),
         ({"peers": {"slt": {}}}, "'slt' is the name of a method"),
         ({"peers": {"mlet-k8": {}}}, "'mlet-k8' is the name of a method"),
         ({"peers": {"a": {"dim": 3}}}, "'dim' is the study's to set"),

@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
-from mlet.models import AnyModelConfig, CTRModel, build_model, parse_model_config
+from mlet.models import CTRModel, ModelConfig, build_model
 
 _TABLE = "embedding."
 _FORMAT = "mlet-collapsed-1"
 
 
-def save_collapsed(
-    model: CTRModel, config: AnyModelConfig, schema: DatasetSchema, path: Path
-) -> int:
+def save_collapsed(model: CTRModel, config: ModelConfig, schema: DatasetSchema, path: Path) -> int:
     """Collapse ``model`` and write it to ``path``, whole or not at all.
 
     Returns:
@@ -64,7 +62,7 @@ def _take_parts(field: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensors.pop(name) for name in found}
 
 
-def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]:
+def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     """The plain model in a file written by `save_collapsed`, in evaluation mode.
 
     Raises:
@@ -80,7 +78,7 @@ def load_collapsed(path: Path) -> tuple[CTRModel, AnyModelConfig, DatasetSchema]
         raise RunError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
-    config = parse_model_config(metadata["model"], str(path))
+    config = ModelConfig.parse(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
     if config.quantize is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, embed_fields
+from mlet.models.registry import MODELS
 
 
 class InteractingLayer(nn.Module):
@@ -59,6 +60,7 @@ class AutoIntConfig(ModelConfig):
     head_dim: int = Setting(32, ge=1)
 
 
+@MODELS.register("autoint")
 class AutoInt(CTRModel):
     """Attention layers over the fields, then a linear layer.
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import torch
 from pydantic import Field as Setting
+from pydantic import SerializeAsAny
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from mlet import nn as mlet_nn
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
+from mlet.errors import ConfigError
+from mlet.models.registry import MODELS
 from mlet.nn.compression import AnyCompression, Precision
 from mlet.nn.init import InitName
-from mlet.settings import Settings
+from mlet.settings import Choice
 
 #: Width of a hidden layer.
 Width = Annotated[int, Setting(ge=1)]
 
 
-class ModelConfig(Settings):
+class ModelConfig(Choice):
     """Settings that all models share.
 
     Attributes:
+        name: which model it is, of `MODELS`; DLRM where none is given.
         dim: embedding dimension d of every field.
         inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
         inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
@@ -39,6 +44,7 @@ class ModelConfig(Settings):
             Collapsed models are float32.
     """
 
+    name: str
     dim: int = Setting(16, ge=1)
     inner_dim: int | None = Setting(None, ge=1)
     inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
@@ -48,6 +54,13 @@ class ModelConfig(Settings):
     quantize: Precision | None = None
     train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[Choice]:
+        """The settings of the model that is named; a model's own settings are their kind."""
+        if cls is not ModelConfig:
+            return cls
+        return MODELS[str(values.get("name") or "dlrm")].config_type()
 
     def single_layer(self) -> Self:
         """The same model with float32 tables of one layer: what a collapsed one is."""
@@ -59,6 +72,22 @@ class ModelConfig(Settings):
                 "table_dtype": "float32",
             }
         )
+
+
+#: The settings of any model, told apart by ``name``.
+AnyModelConfig: TypeAlias = SerializeAsAny[ModelConfig]
+
+
+def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
+    """A freshly initialised model for a data set (from torch's global random state).
+
+    Raises:
+        ConfigError: the model cannot be built for these fields.
+    """
+    try:
+        return MODELS[config.name](config, schema)
+    except ValueError as error:
+        raise ConfigError(f"model {config.name!r}: {error}") from None
 
 
 def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
@@ -99,6 +128,21 @@ class CTRModel(nn.Module, ABC):
     """
 
     embedding: mlet_nn.FieldEmbedding
+
+    @classmethod
+    def config_type(cls) -> type[ModelConfig]:
+        """The class of its settings, as its constructor says.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        found = get_type_hints(cls.__init__).get("config")
+        if not (isinstance(found, type) and issubclass(found, ModelConfig)):
+            raise ConfigError(
+                f"model {cls.__name__}: its constructor must take (config, schema), config "
+                f"annotated with a subclass of mlet.models.ModelConfig"
+            )
+        return found
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

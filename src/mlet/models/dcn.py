@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import ModelConfig, Width
 from mlet.models.cross_and_deep import CrossAndDeep
+from mlet.models.registry import MODELS
 
 
 class VectorCrossNetwork(nn.Module):
@@ -47,6 +48,7 @@ class DCNConfig(ModelConfig):
     mlp: list[Width] = Setting([1024, 1024], min_length=1)
 
 
+@MODELS.register("dcn")
 class DCN(CrossAndDeep):
     """Explicit crosses and an MLP side by side, a linear layer over both: see `CrossAndDeep`."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import ModelConfig, Width
 from mlet.models.cross_and_deep import CrossAndDeep, Structure
+from mlet.models.registry import MODELS
 
 
 class CrossNetwork(nn.Module):
@@ -91,6 +92,7 @@ class DCNv2Config(ModelConfig):
     rank: int = Setting(64, ge=1)
 
 
+@MODELS.register("dcnv2")
 class DCNv2(CrossAndDeep):
     """Explicit crosses of bounded degree and an MLP, one after or beside the other: see
     `CrossAndDeep`."""

@@ -14,6 +14,7 @@ from mlet.models.base import CTRModel, Width, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.fm import pairwise_sum
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class DeepFMConfig(FirstOrderConfig):
@@ -27,6 +28,7 @@ class DeepFMConfig(FirstOrderConfig):
     mlp: list[Width] = Setting([400, 400, 400])
 
 
+@MODELS.register("deepfm")
 class DeepFM(CTRModel):
     """A factorization machine and an MLP on the same embeddings: ``y_FM + y_DNN`` (equation 1).
 

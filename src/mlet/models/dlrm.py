@@ -12,6 +12,7 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class DLRMConfig(ModelConfig):
@@ -29,6 +30,7 @@ class DLRMConfig(ModelConfig):
     interaction: Literal["dot", "cat"] = "dot"
 
 
+@MODELS.register("dlrm")
 class DLRM(CTRModel):
     """Embeddings and a bottom MLP on dense features, their pairwise products, a top MLP.
 

@@ -13,6 +13,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, Width, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 BilinearType = Literal["all", "each", "interaction"]
 
@@ -90,6 +91,7 @@ class FiBiNETConfig(FirstOrderConfig):
     mlp: list[Width] = Setting([400, 400, 400])
 
 
+@MODELS.register("fibinet")
 class FiBiNET(CTRModel):
     """Bilinear interactions of the embeddings and of the SENET-weighted ones, then an MLP.
 

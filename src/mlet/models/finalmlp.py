@@ -12,6 +12,7 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class FeatureGate(nn.Module):
@@ -88,6 +89,7 @@ class FinalMLPConfig(ModelConfig):
     heads: int = Setting(1, ge=1)
 
 
+@MODELS.register("finalmlp")
 class FinalMLP(CTRModel):
     """Two MLPs on the same features, each with a gate of its own.
 

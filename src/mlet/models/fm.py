@@ -10,6 +10,7 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
+from mlet.models.registry import MODELS
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ class FMConfig(FirstOrderConfig):
     name: Literal["fm"] = "fm"
 
 
+@MODELS.register("fm")
 class FM(CTRModel):
     """``first order + Σ_{f<g} ⟨v_f, v_g⟩`` over the fields (Rendle, equation 1).
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import ModelConfig, Width
 from mlet.models.cross_and_deep import CrossAndDeep, Structure
+from mlet.models.registry import MODELS
 
 
 class GatedCrossNetwork(nn.Module):
@@ -51,6 +52,7 @@ class GDCNConfig(ModelConfig):
     structure: Structure = "parallel"
 
 
+@MODELS.register("gdcn")
 class GDCN(CrossAndDeep):
     """Gated crosses and an MLP, beside or after one another: see `CrossAndDeep`."""
 

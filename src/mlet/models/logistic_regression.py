@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, embed_fields
+from mlet.models.registry import MODELS
 
 
 class LogisticRegressionConfig(ModelConfig):
@@ -23,6 +24,7 @@ class LogisticRegressionConfig(ModelConfig):
     dim: Literal[1] = 1
 
 
+@MODELS.register("lr")
 class LogisticRegression(CTRModel):
     """``b + Σ_f w_f[id_f] + ⟨w, dense⟩``; bags by ``pooling``.
 

@@ -12,6 +12,7 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class MaskBlock(nn.Module):
@@ -57,6 +58,7 @@ class MaskNetConfig(ModelConfig):
     mlp: list[Width] = Setting([64])
 
 
+@MODELS.register("masknet")
 class MaskNet(CTRModel):
     """Mask blocks on layer-normalised embeddings.
 

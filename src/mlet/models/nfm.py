@@ -12,6 +12,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, Width, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 def bi_interaction(vectors: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ class NFMConfig(FirstOrderConfig):
     mlp: list[Width] = Setting([64])
 
 
+@MODELS.register("nfm")
 class NFM(CTRModel):
     """A linear part and an MLP on bi-interaction pooling.
 

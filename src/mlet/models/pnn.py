@@ -12,6 +12,7 @@ from mlet.data.loader import Batch
 from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, ModelConfig, Width, embed_fields
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class PNNConfig(ModelConfig):
@@ -27,6 +28,7 @@ class PNNConfig(ModelConfig):
     mlp: list[Width] = Setting([400, 400, 400])
 
 
+@MODELS.register("pnn")
 class PNN(CTRModel):
     """An MLP on the embeddings and their pairwise products.
 

@@ -13,6 +13,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, Width, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class WideDeepConfig(FirstOrderConfig):
@@ -26,6 +27,7 @@ class WideDeepConfig(FirstOrderConfig):
     mlp: list[Width] = Setting([1024, 512, 256])
 
 
+@MODELS.register("wide_deep")
 class WideDeep(CTRModel):
     """A linear model and an MLP trained together: ``wide + deep``.
 

@@ -13,6 +13,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.models.base import CTRModel, Width, embed_fields
 from mlet.models.first_order import FirstOrder, FirstOrderConfig
 from mlet.models.mlp import MLP
+from mlet.models.registry import MODELS
 
 
 class CompressedInteraction(nn.Module):
@@ -64,6 +65,7 @@ class XDeepFMConfig(FirstOrderConfig):
     mlp: list[Width] = Setting([400, 400])
 
 
+@MODELS.register("xdeepfm")
 class XDeepFM(CTRModel):
     """A linear part, a CIN (without activation) and an MLP on the same embeddings, added up.
 

@@ -260,6 +260,10 @@ class FieldEmbedding(FieldEntries, Factored):
             return quantize(parts["weight"], self.quantize)
         return parts
 
+    def served(self, name: str) -> dict[str, Tensor]:
+        """Not there any more."""
+        raise TypeError("FieldEmbedding.served(name) is now collapsed(name)")
+
     def _field(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
 

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import Self
 
-from mlet.models import AnyModelConfig, parse_model_config
+from mlet.models import AnyModelConfig, ModelConfig
 from mlet.settings import Settings, merge
 from mlet.studies.datasets import DatasetConfig
 from mlet.training import RunConfig
@@ -191,13 +191,13 @@ class Method:
             return f"MLET, k = {self.changes['inner_dim']}"
         return "single-layer (SLT)" if self.kind == "slt" else self.name
 
-    def model(self, base: AnyModelConfig, dim: int) -> AnyModelConfig:
+    def model(self, base: ModelConfig, dim: int) -> ModelConfig:
         """The settings of a model at dimension d."""
         changes = {"inner_dim": None, **self.changes, "dim": dim}
         if changes["inner_dim"] == "dim":
             changes["inner_dim"] = dim
         plain = base.model_dump(mode="json") | {"inner_dims": {}}
-        return parse_model_config(merge(plain, changes), f"method {self.name!r}")
+        return ModelConfig.parse(merge(plain, changes), f"method {self.name!r}")
 
 
 SLT = Method("slt", "slt", {})

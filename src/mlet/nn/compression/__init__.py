@@ -3,11 +3,7 @@
 Each method is a frozen config and the tables it builds, in a file of its own.
 """
 
-from typing import Annotated, TypeAlias
-
-from pydantic import Discriminator
-
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, AnyCompression, Compression
 from mlet.nn.compression.deep_hash import DeepHash
 from mlet.nn.compression.hashing import Hashing
 from mlet.nn.compression.low_rank import LowRank, MixedDimension
@@ -15,13 +11,8 @@ from mlet.nn.compression.quantized import Precision, QuantizedTables, quantize
 from mlet.nn.compression.quotient_remainder import QuotientRemainder
 from mlet.nn.compression.tensor_train import TensorTrain
 
-#: Any method, told apart by ``name``.
-AnyCompression: TypeAlias = Annotated[
-    Hashing | QuotientRemainder | LowRank | MixedDimension | TensorTrain | DeepHash,
-    Discriminator("name"),
-]
-
 __all__ = [
+    "COMPRESSIONS",
     "AnyCompression",
     "Compression",
     "DeepHash",

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
+from pydantic import SerializeAsAny
 from typing_extensions import Self
 
 from mlet.nn.field_tables import FieldTables
-from mlet.settings import Settings
+from mlet.registry import Registry
+from mlet.settings import Choice
+
+#: The settings of every method, by its name.
+COMPRESSIONS: Registry[type[Compression]] = Registry("compression", "mlet.compression")
 
 
-class Compression(Settings, ABC):
+class Compression(Choice):
     """Settings of a method.
 
     Attributes:
+        name: which method it is, of `COMPRESSIONS`.
         takes_inner_dim: whether its tables can be trained as two-layer ones.
     """
 
+    name: str
+
     takes_inner_dim: ClassVar[bool] = False
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[Choice]:
+        """The settings of the method that is named; a method's own settings are their kind."""
+        return cls if cls is not Compression else COMPRESSIONS[str(values.get("name"))]
 
     def of_field(self, num_embeddings: int, smallest: int, dim: int) -> Self | Compression | None:
         """What the method makes of one field; None for an ordinary table.
@@ -44,3 +57,7 @@ class Compression(Settings, ABC):
             options: ``init``, ``sparse``, ``train_projection`` and ``table_dtype``, as
                 `StackedTables` takes them; methods without a stacked table do not use them.
         """
+
+
+#: The settings of any method, told apart by ``name``.
+AnyCompression: TypeAlias = SerializeAsAny[Compression]

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.compression.hashing import hash_ids
 from mlet.nn.field_tables import ComputedTables
 
@@ -18,6 +18,7 @@ from mlet.nn.field_tables import ComputedTables
 _BUCKETS = 1_000_000
 
 
+@COMPRESSIONS.register("deep_hash")
 class DeepHash(Compression):
     """No table: an MLP decodes a fixed encoding of the category (sections 4.1 and 4.2).
 

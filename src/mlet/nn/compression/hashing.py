@@ -11,10 +11,11 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from mlet.engine import Lookups, TableStack
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.stacked_tables import StackedTables
 
 
+@COMPRESSIONS.register("hashing")
 class Hashing(Compression):
     """Categories share rows by a hash: ``W[h(id)]`` with ``h: n → m``, ``m = ⌈n / collisions⌉``.
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.factored import INNER, PROJECTION, Factors
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.stacked_tables import StackedTables
@@ -18,6 +18,7 @@ from mlet.nn.stacked_tables import StackedTables
 _PARTS = {INNER: "left", PROJECTION: "right"}
 
 
+@COMPRESSIONS.register("low_rank")
 class LowRank(Compression):
     """``W = A B`` with ``A: n × r``, ``B: r × d`` and r < d, in training and when served.
 
@@ -67,6 +68,7 @@ class LowRankTables(StackedTables):
         FieldTables.load_collapsed(self, name, renamed)
 
 
+@COMPRESSIONS.register("mixed_dimension")
 class MixedDimension(Compression):
     """Narrower tables for larger fields (Ginart et al. 2019, arXiv 1909.11810).
 

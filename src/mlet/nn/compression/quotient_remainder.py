@@ -9,7 +9,7 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from mlet.engine import Lookups
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.factored import WEIGHT, qualified
 from mlet.nn.field_tables import ComputedTables
 from mlet.nn.stacked_tables import StackedTables
@@ -17,6 +17,7 @@ from mlet.nn.stacked_tables import StackedTables
 _TABLES = ("remainder", "quotient")
 
 
+@COMPRESSIONS.register("quotient_remainder")
 class QuotientRemainder(Compression):
     """Two small tables, so that every category has a vector of its own.
 

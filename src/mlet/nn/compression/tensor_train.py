@@ -10,10 +10,11 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from mlet.nn.compression.base import Compression
+from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.field_tables import ComputedTables
 
 
+@COMPRESSIONS.register("tensor_train")
 class TensorTrain(Compression):
     """``W[i] = G₁[i₁] G₂[i₂] G₃[i₃]``, with n and d factored into three (equation 3).
 

@@ -1,0 +1,85 @@
+"""Names for what may come from outside code: models, compression methods, readers, tasks.
+
+What mlet brings along registers with a decorator when it is imported; a package may offer more as
+entry points, and anything importable has the name ``package.module:Class``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from mlet.errors import ConfigError
+
+T = TypeVar("T")
+Registered = TypeVar("Registered")
+
+
+class UnknownName(ConfigError, ValueError):
+    """There is nothing of that name."""
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Things of one kind by name.
+
+    Args:
+        kind: what they are, for errors: ``model``.
+        group: of the entry points: ``mlet.models``.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self._kind, self._group = kind, group
+        self._own: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Registered], Registered]:
+        """A decorator that gives something its name.
+
+        Raises:
+            ValueError: another thing has that name.
+        """
+
+        def add(thing: Registered) -> Registered:
+            if name in self._own:
+                raise ValueError(f"there is a {self._kind} {name!r} already")
+            self._own[name] = thing  # type: ignore[assignment]
+            return thing
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """The thing of a name, imported if need be.
+
+        Raises:
+            UnknownName: there is none.
+            ConfigError: it is offered, but cannot be imported.
+        """
+        if name in self._own:
+            return self._own[name]
+        module, colon, attribute = name.partition(":")
+        try:
+            if colon:
+                found: T = getattr(importlib.import_module(module), attribute)
+                return found
+            for point in entry_points(group=self._group, name=name):
+                offered: T = point.load()
+                return offered
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self._kind} {name!r} cannot be imported: {error}") from error
+        near = difflib.get_close_matches(name, list(self), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownName(
+            f"no {self._kind} {name!r}; {hint}there are: {', '.join(self)}, and any class as "
+            f"package.module:Class"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        """All names but those of the form ``package.module:Class``."""
+        yield from self._own
+        offered = dict.fromkeys(point.name for point in entry_points(group=self._group))
+        yield from (name for name in offered if name not in self._own)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
