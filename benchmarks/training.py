@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from mlet.data import Batch
 from mlet.data.schema import DatasetSchema, DenseSchema, FieldSchema, SplitSchema
-from mlet.models import CTRModel, build_model, parse_model_config
+from mlet.models import CTRModel, ModelConfig, build_model
 from mlet.training.config import OptimizersConfig
 from mlet.training.optimizers import Optimizers
 
@@ -103,7 +103,7 @@ class Task:
         name = self.model.removesuffix("-wide")
         settings = {"name": name, "dim": self.setting.dim, "inner_dim": inner_dim}
         return build_model(
-            parse_model_config({**settings, **WIDTHS[self.model]}, "benchmark"), self.schema
+            ModelConfig.parse({**settings, **WIDTHS[self.model]}, "benchmark"), self.schema
         )
 
 

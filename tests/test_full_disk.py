@@ -112,4 +112,4 @@ def test_a_study_goes_on_when_there_is_room(small_data: Path, tmp_path: Path, si
     config = StudyConfig.parse(study, "study")
     result = sweep(config, tmp_path / "out")
     assert result.failures == ()
-    assert [arm.tuning.failed for arm in result.panels[0].arms] == [0, 0]
+    assert [arm.tuning.failed for arm in result.panels[0].arms] == [(), ()]

@@ -129,7 +129,7 @@ def test_the_study_example_is_valid_and_complete() -> None:
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     kinds = {kind for page in PAGES for kind, _ in blocks(page)}
-    assert kinds <= {"bash", "python", "yaml", ""}
+    assert kinds <= {"bash", "python", "yaml", "layers", ""}  # layers: tests/test_architecture.py
 
 
 def test_links_and_pictures_exist() -> None:

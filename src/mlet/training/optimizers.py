@@ -56,7 +56,8 @@ class Optimizers:
             embedding = {id(parameter) for parameter in group["params"]}
             self._optimizers["embeddings"] = embeddings
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in embedding]
-        self._optimizers["dense"] = _dense(config.dense, dense)
+        if dense:
+            self._optimizers["dense"] = _dense(config.dense, dense)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

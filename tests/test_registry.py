@@ -1,0 +1,140 @@
+"""Names for outside code: by decorator, by entry point, and as package.module:Class."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlet.errors import ConfigError
+from mlet.models import MODELS, ModelConfig
+from mlet.nn.compression import COMPRESSIONS, Compression, Hashing
+from mlet.registry import Registry, UnknownName
+from mlet.training import RunConfig, RunDirectory, train
+
+Mlet = Callable[..., "subprocess.CompletedProcess[str]"]  # noqa: F821
+
+PACKAGE = '''
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mlet.data import Batch, DatasetSchema
+from mlet.models import CTRModel, ModelConfig
+from mlet.models.base import embed_fields
+from mlet.nn.compression import Compression, Hashing
+
+
+class MeanConfig(ModelConfig):
+    """One setting of its own."""
+
+    scale: float = 1.0
+
+
+class Mean(CTRModel):
+    """The mean of all embeddings."""
+
+    def __init__(self, config: MeanConfig, schema: DatasetSchema) -> None:
+        super().__init__()
+        self.scale = config.scale
+        self.embedding = embed_fields(config, schema)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.scale * self.embedding(batch.ids, batch.bags).mean(dim=(1, 2))
+
+
+class Halved(Compression):
+    """Half as many rows."""
+
+    def build(self, sizes, dim, inner_dim, **options):
+        return Hashing(collisions=2).build(sizes, dim, inner_dim, **options)
+
+
+class Unannotated(CTRModel):
+    def __init__(self, config, schema):
+        super().__init__()
+
+    def forward(self, batch: Batch) -> Tensor:
+        return batch.dense.sum(dim=1)
+'''
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package ``outside`` with entry points."""
+    root = tmp_path / "site"
+    (root / "outside-1.0.dist-info").mkdir(parents=True)
+    (root / "outside.py").write_text(PACKAGE)
+    (root / "outside-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n"
+    )
+    (root / "outside-1.0.dist-info" / "entry_points.txt").write_text(
+        "[mlet.models]\nmean = outside:Mean\nbroken = outside:Nothing\n"
+        "[mlet.compression]\nhalved = outside:Halved\n"
+    )
+    monkeypatch.syspath_prepend(root)
+    monkeypatch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
+    yield root
+    sys.modules.pop("outside", None)
+
+
+def test_names_are_given_once_and_unknown_ones_list_what_there_is() -> None:
+    tools: Registry[type] = Registry("tool", "mlet.test")
+
+    @tools.register("saw")
+    class Saw:
+        """A tool."""
+
+    assert tools["saw"] is Saw
+    assert list(tools) == ["saw"]
+    with pytest.raises(ValueError, match="there is a tool 'saw' already"):
+        tools.register("saw")(int)
+    with pytest.raises(UnknownName, match=r"no tool 'sow'; did you mean 'saw'\? there are: saw"):
+        tools["sow"]
+    assert tools["collections:OrderedDict"].__name__ == "OrderedDict"
+    for name in ("collections:Nothing", "no_such_module:Thing"):
+        with pytest.raises(ConfigError, match=f"tool '{name}' cannot be imported"):
+            tools[name]
+
+
+@pytest.mark.parametrize("name", ["mean", "outside:Mean"])
+def test_a_model_of_another_package(outside: Path, small_data: Path, tmp_path: Path, name: str):
+    values = {
+        "data": str(small_data),
+        "model": {"name": name, "dim": 2, "scale": 3.0, "compression": {"name": "halved"}},
+        "training": {"epochs": 1, "batch_size": 512, "threads": 1},
+    }
+    config = RunConfig.parse(values, "test")
+    train(config, tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").config() == config
+    again = RunConfig.load(tmp_path / "run" / "config.yaml")
+    assert again.model.model_dump()["scale"] == 3.0
+    assert type(again.model.compression).__name__ == "Halved"
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.scala'; did you mean 'scale'"):
+        RunConfig.parse({**values, "model": {"name": name, "scala": 1}}, "test")
+
+
+def test_through_the_command_line(outside: Path, mlet: Mlet, small_data: Path) -> None:
+    assert "mean" in mlet("train", "--help").stdout
+    mlet("train", small_data, "--out", "run", "--model", "mean", "--dim", 2, "--epochs", 1)
+    mlet("collapse", "run", "--out", "m.safetensors")
+    mlet("evaluate", "m.safetensors", "--data", small_data)
+    words = ("train", small_data, "--out", "other", "--model")
+    assert "cannot be imported" in mlet(*words, "broken", code=2).stderr
+    assert "must take (config, schema)" in mlet(*words, "outside:Unannotated", code=2).stderr
+    error = mlet(*words, "maen", code=2).stderr
+    assert "'model.name': no model 'maen'; did you mean 'mean'? there are: " in error
+
+
+def test_what_mlet_brings_along() -> None:
+    assert {"dlrm", "deepfm", "gdcn"} <= set(MODELS)
+    assert set(COMPRESSIONS) >= {"hashing", "low_rank", "tensor_train", "deep_hash"}
+    assert Compression.parse({"name": "hashing"}, "x") == Hashing()
+    for name, model in MODELS.items():
+        assert model.config_type()().name == name
+    with pytest.raises(ConfigError, match="no compression 'hashin'; did you mean 'hashing'"):
+        ModelConfig.parse({"compression": {"name": "hashin"}}, "x")
