@@ -262,9 +262,9 @@ def test_quantization_moves_no_value_by_more_than_half_a_step(
     table[3] = 0.25  # no range at all
     levels, bits = (255, 8) if precision == "int8" else (15, 4)
     fields = [Field("user", 50, dim, None if dim == 5 else 2 * dim)]
-    embedding = FieldEmbedding([Field("user", 50, dim)], quantize=precision)
+    embedding = FieldEmbedding([Field("user", 50, dim)])
     embedding.load_collapsed("user", {"weight": table})
-    served = embedding.collapse()
+    served = embedding.collapse(precision)
     spread = table.max(dim=1).values - table.min(dim=1).values
     slack = 2e-3 * (1 + table.abs().max()) if bits == 4 else 1e-6
     limit = (spread / levels / 2 + slack).unsqueeze(1)
@@ -276,10 +276,12 @@ def test_quantization_moves_no_value_by_more_than_half_a_step(
         math.ceil(dim * bits / 8) + (8 if bits == 8 else 4)
     )
     torch.testing.assert_close(parts["codes"], quantize(table, precision)["codes"])
-    two_layer = FieldEmbedding(fields, quantize=precision)
-    change = (two_layer.collapse().table("user") - two_layer.table("user")).abs()
+    two_layer = FieldEmbedding(fields)
+    coded = two_layer.collapse(precision)
+    change = (coded.table("user") - two_layer.table("user")).abs()
     assert float(change.max()) < float(two_layer.table("user").abs().max()) / 4
-    assert two_layer.collapse().collapse().table("user").equal(two_layer.collapse().table("user"))
+    assert coded.collapse().table("user").equal(coded.table("user")), "codes stay codes"
+    assert two_layer.collapse().collapse(precision).table("user").equal(coded.table("user"))
 
 
 def test_a_fixed_projection_stays_and_the_tables_learn() -> None:

@@ -35,7 +35,7 @@ def values(data: Path, **changes: object) -> dict[str, object]:
         "optimizers": ["adagrad"],
         "dims": [2, 4],
         "inner_dims": [8],
-        "peers": {"hashing": {"compression": {"name": "hashing"}}, "int4": {"quantize": "int4"}},
+        "peers": {"hashing": {"compression": {"name": "hashing"}}, "int4": {"precision": "int4"}},
         "seeds": SEEDS,
         "tuning": {"trials": TRIALS},
         "training": {"epochs": 1, "batch_size": 128},
@@ -67,9 +67,10 @@ def test_every_number_is_that_of_the_models_that_are_kept(finished: Path, small_
     columns = PreparedDataset(small_data).split("test")
     for arm in panel["arms"]:
         assert arm["tuning"]["tried"] == TRIALS
-        folder = (
-            finished / "runs" / "clicks" / "dlrm" / "adagrad" / f"{arm['method']}-d{arm['dim']}"
-        )
+        precision = "int4" if arm["method"] == "int4" else "float32"
+        # What differs from single-layer training in serving alone uses its runs.
+        trained = "slt" if precision == "int4" else arm["method"]
+        folder = finished / "runs" / "clicks" / "dlrm" / "adagrad" / f"{trained}-d{arm['dim']}"
         kept = sorted(folder.glob("*/model.safetensors"))
         assert len(kept) == SEEDS
         assert {path.parent for path in kept} == {path.parent for path in folder.glob("*/test.npz")}
@@ -81,8 +82,8 @@ def test_every_number_is_that_of_the_models_that_are_kept(finished: Path, small_
         assert arm["runs"][0]["valid_auc"] == best, "the chosen setting is the best on validation"
         for run, path in zip(arm["runs"], kept, strict=True):
             model, _, _ = load_collapsed(path)
-            p = predict(model, columns).astype(np.float32)
-            stored = read_test_scores(path.parent)
+            p = predict(model.collapse(precision), columns).astype(np.float32)
+            stored = read_test_scores(path.parent, precision)
             assert stored.probabilities.tolist() == p.tolist()
             assert run["test"]["auc"] == pytest.approx(score(columns.labels, p).auc)
             draws = resampled_scores(columns.labels, p, samples=40)
@@ -206,7 +207,7 @@ def test_two_processes_share_a_study(
     trials = [trial for arm in config.arms() for trial in ledger.trials(arm)]
     owners = {trial.user_attrs["owner"].split(":")[1] for trial in trials}
     assert owners == {str(process.pid) for process in both}, "each did its share"
-    assert len(trials) == len(config.arms()) * (TRIALS + SEEDS), "and nothing was done twice"
+    assert len(trials) == (len(config.arms()) - 2) * (TRIALS + SEEDS), "and nothing was done twice"
 
 
 def test_it_is_said_that_others_train_what_is_left(small_data: Path, tmp_path: Path) -> None:

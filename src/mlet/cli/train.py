@@ -17,6 +17,7 @@ from mlet.data.frequency import DEFAULT_EDGES
 from mlet.errors import ConfigError
 from mlet.export import collapse_checkpoint
 from mlet.models import MODELS
+from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
 from mlet.settings import load_yaml, merge
 from mlet.training import RunConfig, RunDirectory, Summary
@@ -213,6 +214,10 @@ def _print_slices(
 def collapse(
     run: Annotated[Path, typer.Argument(help="Run directory, or any checkpoint file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors or .pt.")],
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of a run's tables: codes of 8 or 4 bits, row by row. Default: float32."),
+    ] = None,
     data: RunData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
@@ -222,15 +227,15 @@ def collapse(
     checkpoint of any converted model: the plain model's state_dict, without building the model.
     """
     if run.is_file():
-        if data is not None:
-            raise ConfigError("--data is for runs; a checkpoint knows no data set")
+        if data is not None or precision is not None:
+            raise ConfigError("--data and --precision are for runs, not for checkpoints")
         done = collapse_checkpoint(run, out, overwrite=overwrite)
         say(
             f"{done.tables} tables collapsed, {human_bytes(done.before)} -> "
             f"{human_bytes(done.after)} -> {out}",
         )
         return
-    report = collapse_run(run, out, data=data, overwrite=overwrite)
+    report = collapse_run(run, out, precision=precision, data=data, overwrite=overwrite)
     say(
         f"embedding parameters {human_bytes(report.trained_bytes)} -> "
         f"{human_bytes(report.collapsed_bytes)}; largest difference between trained and collapsed "

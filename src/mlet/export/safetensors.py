@@ -19,13 +19,22 @@ from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
 from mlet.models import CTRModel, ModelConfig, build_model
+from mlet.nn.compression import PRECISIONS, Precision
 
 _TABLE = "embedding."
 _FORMAT = "mlet-collapsed-1"
 
 
-def save_collapsed(model: CTRModel, config: ModelConfig, schema: DatasetSchema, path: Path) -> int:
+def save_collapsed(
+    model: CTRModel,
+    config: ModelConfig,
+    schema: DatasetSchema,
+    path: Path,
+    precision: Precision = "float32",
+) -> int:
     """Collapse ``model`` and write it to ``path``, whole or not at all.
+
+    ``precision`` is that of the tables.
 
     Returns:
         Bytes of the tensors that are served.
@@ -35,12 +44,13 @@ def save_collapsed(model: CTRModel, config: ModelConfig, schema: DatasetSchema, 
         for name, tensor in model.collapse_around(nn.Identity()).state_dict().items()
     }
     for field in schema.fields:
-        for part, tensor in model.embedding.collapsed(field.name).items():
+        for part, tensor in model.embedding.collapsed(field.name, precision).items():
             tensors[_key(field.name, part)] = tensor
     plain = config.single_layer()
     metadata = {
         "format": _FORMAT,
         "model": plain.model_dump(mode="json"),
+        "precision": precision,
         "schema": schema.model_dump(mode="json", exclude={"checksums"}),
     }
     with atomic_path(path, failures=(SafetensorError,)) as temporary:
@@ -78,11 +88,16 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
         raise RunError(f"{path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
+    # mlet 0.1 took the precision for a setting of the model.
+    old_precision = metadata["model"].pop("quantize", None)
+    precision: Precision = metadata.get("precision") or old_precision or "float32"
+    if precision not in PRECISIONS:
+        raise RunError(f"{path}: tables of precision {precision!r}, which this mlet does not know")
     config = ModelConfig.parse(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
     model = build_model(config, schema)
-    if config.quantize is not None:
-        model.embedding = model.embedding.like_collapsed()
+    if precision != "float32":
+        model.embedding = model.embedding.like_collapsed(precision)
     try:
         for field in schema.fields:
             model.embedding.load_collapsed(field.name, _take_parts(field.name, tensors))

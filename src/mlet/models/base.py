@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import torch
 from pydantic import Field as Setting
-from pydantic import SerializeAsAny
+from pydantic import SerializeAsAny, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -37,7 +37,6 @@ class ModelConfig(Choice):
         init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
         pooling: of multi-valued fields.
         compression: another way to make tables smaller, by ``name``; see `mlet.nn.compression`.
-        quantize: serve tables as ``int8`` or ``int4`` codes, quantized after training.
         train_projection: train the projections of two-layer tables; false leaves them random.
         table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
             memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
@@ -51,9 +50,21 @@ class ModelConfig(Choice):
     init: InitName = "paper"
     pooling: Literal["mean", "sum"] = "mean"
     compression: AnyCompression | None = None
-    quantize: Precision | None = None
     train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precision_is_chosen_when_serving(cls, values: Any) -> Any:
+        """What runs of mlet 0.1 without quantization say is left out."""
+        if not isinstance(values, Mapping) or "quantize" not in values:
+            return values
+        if values["quantize"] is not None:
+            raise ValueError(
+                "quantize is no setting of a model any more: choose the precision when the run is "
+                "collapsed, with mlet collapse RUN --precision int8"
+            )
+        return {key: value for key, value in values.items() if key != "quantize"}
 
     @classmethod
     def kind_of(cls, values: Mapping[str, Any]) -> type[Choice]:
@@ -115,7 +126,6 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
         ],
         init=config.init,
         train_projection=config.train_projection,
-        quantize=config.quantize,
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
     )
 
@@ -148,9 +158,13 @@ class CTRModel(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Logits of the click probability, (B,)."""
 
-    def collapse(self) -> Self:
-        """A copy with ordinary tables and the same outputs; this model stays as it is."""
-        return self.collapse_around(self.embedding.collapse())
+    def collapse(self, precision: Precision = "float32") -> Self:
+        """A copy as it is served; this model stays as it is.
+
+        Its tables are ordinary ones with the same outputs, or codes of the precision given but for
+        those of a linear part.
+        """
+        return self.collapse_around(self.embedding.collapse(precision))
 
     def collapse_around(self, embedding: nn.Module) -> Self:
         """A collapsed copy with something else in the place of `embedding`, the bulk of a model."""

@@ -67,8 +67,6 @@ class FieldEmbedding(FieldEntries, Factored):
             ones otherwise. Projections always get dense gradients.
         train_projection: train the projections of two-layer tables; false leaves them random, as
             the MLET authors tried.
-        quantize: make `collapse` give tables of ``int8`` or ``int4`` codes, quantized row by row;
-            fields with a ``compression`` stay as they are.
         table_dtype: keep tables in ``torch.bfloat16`` or ``torch.float16``, at half the memory, and
             compute in float32. Train them with an optimizer of `mlet.optim`, which rounds
             stochastically; others lose small updates to rounding.
@@ -97,9 +95,8 @@ class FieldEmbedding(FieldEntries, Factored):
         init: InitName = "paper",
         sparse: bool = True,
         train_projection: bool = True,
-        quantize: Precision | None = None,
         table_dtype: torch.dtype | None = None,
-        _served: bool = False,
+        _precision: Precision = "float32",
     ) -> None:
         super().__init__()
         if not fields:
@@ -121,7 +118,7 @@ class FieldEmbedding(FieldEntries, Factored):
         self.init = init
         self.sparse = sparse
         self.train_projection = train_projection
-        self.quantize: Precision | None = quantize
+        self.precision: Precision = _precision
         self.table_dtype = table_dtype
         by_kind: dict[tuple[int, int | None, str], list[Field]] = defaultdict(list)
         for field in fields:
@@ -137,16 +134,16 @@ class FieldEmbedding(FieldEntries, Factored):
         order = [field.name for group in self._groups for field in group]
         self._order = [order.index(name) for name in names]
         self._in_order = order == names
-        self.tables = nn.ModuleList(self._build(group, served=_served) for group in self._groups)
+        self.tables = nn.ModuleList(self._build(group) for group in self._groups)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
 
-    def _build(self, group: Sequence[Field], *, served: bool) -> FieldTables:
+    def _build(self, group: Sequence[Field]) -> FieldTables:
         """The tables of fields of one kind."""
         sizes = {field.name: field.num_embeddings for field in group}
         dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
-        if served and self.quantize and compression is None:
-            return QuantizedTables(sizes, dim, self.quantize)
+        if self.precision != "float32" and compression is None:
+            return QuantizedTables(sizes, dim, self.precision)
         build = StackedTables if compression is None else compression.build
         return build(
             sizes,
@@ -252,12 +249,12 @@ class FieldEmbedding(FieldEntries, Factored):
             yield from stack.factor_parameters()
 
     @torch.no_grad()
-    def collapsed(self, name: str) -> dict[str, Tensor]:
-        """What is kept of one field to serve it: ``weight`` (n × d), collapsed if it is two-layer;
-        with ``quantize`` its codes; with a ``compression`` that method's tensors."""
+    def collapsed(self, name: str, precision: Precision = "float32") -> dict[str, Tensor]:
+        """What is kept of one field to serve it: ``weight`` (n × d), collapsed if it is two-layer,
+        or its codes at another precision; with a ``compression`` that method's tensors."""
         parts = self._tables_of(name).collapsed(name)
-        if self.quantize and self._field(name).compression is None and "weight" in parts:
-            return quantize(parts["weight"], self.quantize)
+        if precision != "float32" and self._field(name).compression is None and "weight" in parts:
+            return quantize(parts["weight"], precision)
         return parts
 
     def served(self, name: str) -> dict[str, Tensor]:
@@ -274,26 +271,28 @@ class FieldEmbedding(FieldEntries, Factored):
                 return tables
         raise KeyError(f"no field {name!r}; the fields are {[f.name for f in self.fields]}")
 
-    def collapse(self) -> FieldEmbedding:
-        """The same fields as they are served: ordinary tables with the same outputs, quantized ones
-        with ``quantize``; a ``compression`` stays."""
-        plain = self.like_collapsed()
+    def collapse(self, precision: Precision = "float32") -> FieldEmbedding:
+        """The same fields as they are served: ordinary tables with the same outputs, or tables of
+        ``int8`` or ``int4`` codes, quantized row by row; a ``compression`` stays, and so do codes.
+        """
+        plain = self.like_collapsed(precision)
         for field in self.fields:
-            plain.load_collapsed(field.name, self.collapsed(field.name))
+            plain.load_collapsed(field.name, self.collapsed(field.name, precision))
         return plain
 
-    def like_collapsed(self) -> FieldEmbedding:
+    def like_collapsed(self, precision: Precision = "float32") -> FieldEmbedding:
         """What `collapse` gives, its tables still to be filled with `load_collapsed`."""
+        if self.precision != "float32":
+            precision = self.precision
         plain = FieldEmbedding(
             [replace(field, inner_dim=None) for field in self.fields],
             init=self.init,
             sparse=self.sparse,
-            quantize=self.quantize,
-            _served=True,
+            _precision=precision,
         )
         like = self._float_like()
         plain.to(device=like.device)
-        if like.is_floating_point() and not self.quantize:
+        if like.is_floating_point() and precision == "float32":
             plain.to(dtype=like.dtype)
         return plain.train(self.training)
 

@@ -18,7 +18,7 @@ from mlet.data.frequency import Slice, training_count_deciles
 from mlet.data.schema import DatasetSchema
 from mlet.metrics import Interval, Scores, percentile_interval, score
 from mlet.studies.ledger import Ledger
-from mlet.studies.runs import read_test_scores, run_path
+from mlet.studies.runs import read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
 from mlet.training import RunConfig, RunDirectory
@@ -260,14 +260,16 @@ def collect(
     }
     found, failures = [], []
     for (dataset, model, optimizer), members in panels(study.arms()):
-        labels = np.asarray(datasets[dataset].split("test").labels)
         arms = []
         for arm in members:
-            if len(ledger.finals(arm)) < study.seeds:
-                reasons = [t.user_attrs.get("reason", "unfinished") for t in ledger.trials(arm)]
+            trained = study.trained(arm)
+            if len(ledger.finals(trained)) < study.seeds:
+                reasons = [t.user_attrs.get("reason", "unfinished") for t in ledger.trials(trained)]
                 failures.append(Failure(arm, tuple(dict.fromkeys(reasons))))
                 continue
-            arms.append(_read(study, out, ledger, arm, labels, rare[dataset], slices[dataset]))
+            arms.append(
+                _read(study, out, ledger, arm, datasets[dataset], rare[dataset], slices[dataset])
+            )
         slt = [arm for arm in arms if arm.method == SLT]
         if slt:
             found.append(
@@ -293,16 +295,19 @@ def _read(
     out: Path,
     ledger: Ledger,
     arm: Arm,
-    labels: npt.NDArray[np.uint8],
+    data: PreparedDataset,
     rare: npt.NDArray[np.bool_],
     slices: list[Slice],
 ) -> ArmResult:
-    setting = ledger.chosen(arm)
+    trained, precision = study.trained(arm), arm.method.precision
+    labels = np.asarray(data.split("test").labels)
+    setting = ledger.chosen(trained)
     assert setting is not None
     runs, resamples, sliced = [], [], []
-    paths = tuple(run_path(out, arm.name, setting, seed) for seed in range(study.seeds))
+    paths = tuple(run_path(out, trained.name, setting, seed) for seed in range(study.seeds))
     for seed, path in enumerate(paths):
-        test, summary = read_test_scores(path), RunDirectory(path).summary()
+        score_run(path, data.root, study.resamples, precision)  # of a study that has grown
+        test, summary = read_test_scores(path, precision), RunDirectory(path).summary()
         p = test.probabilities
         runs.append(
             RunScores(
@@ -317,18 +322,18 @@ def _read(
         resamples.append(test.resamples[:, :2])
         sliced.append([score(labels[part.rows], p[part.rows])[:2] for part in slices])
     summary = RunDirectory(paths[0]).summary()
-    failed = [t.params["learning_rate"] for t in ledger.trials(arm) if t.state.name == "FAIL"]
+    failed = [t.params["learning_rate"] for t in ledger.trials(trained) if t.state.name == "FAIL"]
     return ArmResult(
         arm=arm,
         inner_dim=RunDirectory(paths[0]).config().model.inner_dim,
         tuning=Tuning(
             setting=setting,
-            tried=len(ledger.tuning(arm)),
+            tried=len(ledger.tuning(trained)),
             failed=tuple(dict.fromkeys(failed)),
             at_edge=_at_edge(setting["learning_rate"], study.rates(arm)),
         ),
         runs=tuple(runs),
-        model_bytes=summary.model_bytes,
+        model_bytes=test.model_bytes or summary.model_bytes,
         training_bytes=summary.training_bytes,
         resamples=np.array(resamples),
         slices=np.array(sliced, np.float64),

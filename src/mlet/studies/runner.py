@@ -68,7 +68,7 @@ def sweep(
         # Interrupted halfway, a write would keep the database locked: even for ourselves, who have
         # yet to give back what we claimed.
         with DeferredInterrupt() as interrupt:
-            for arm in study.arms():
+            for arm in runner.trainings:
                 ledger.recover(arm, take_over=take_over)
             runner.work(jobs, interrupt)
         return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
@@ -124,7 +124,8 @@ class _Runner:
     ) -> None:
         self._study, self._out, self._ledger, self._data = study, out, ledger, data
         self._devices, self._report = devices, report
-        self._open = study.arms()
+        self.trainings = list(dict.fromkeys(map(study.trained, study.arms())))
+        self._open = list(self.trainings)
         self._total = len(self._open) * (study.tuning.trials + study.seeds)
         self._finished: dict[str, int] = {}
 
@@ -201,7 +202,7 @@ class _Runner:
                 train_and_score,
                 config,
                 run_path(self._out, claim.arm.name, claim.setting, claim.seed),
-                final=claim.final,
+                precisions=self._study.precisions(claim.arm) if claim.final else (),
                 resamples=self._study.resamples,
                 device=self._devices[slot % len(self._devices)],
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.metrics import resampled_scores
+from mlet.nn.compression import Precision
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
@@ -35,9 +36,10 @@ def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Pa
 
 
 def train_and_score(
-    config: RunConfig, path: Path, *, final: bool, resamples: int, device: str
+    config: RunConfig, path: Path, *, precisions: Sequence[Precision], resamples: int, device: str
 ) -> Outcome:
-    """Train a run or continue it; score its collapsed model on the test split if it is final."""
+    """Train a run or continue it; score its collapsed model on the test split at some precisions,
+    which are those of a final run."""
     # The user asked for every k of the grid, k ≤ d included.
     warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
     run = RunDirectory(path)
@@ -54,8 +56,8 @@ def train_and_score(
     finally:
         if run.finished or run.failure is not None:
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
-    if final:
-        _score(run, config.data, resamples)
+    for precision in precisions:
+        score_run(path, config.data, resamples, precision)
     return Outcome(summary.valid["auc"], None)
 
 
@@ -72,34 +74,44 @@ class TestScores:
         probabilities: (N,) float32.
         resamples: (samples, 3) scores of resampled rows, paired between runs; see
             `mlet.metrics.resampled_scores`.
+        model_bytes: of what is served; None where the run's summary says it.
     """
 
     probabilities: npt.NDArray[np.float32]
     resamples: npt.NDArray[np.float64]
+    model_bytes: int | None = None
 
 
-def _score(run: RunDirectory, data: Path, resamples: int) -> None:
-    path = run.root / "test.npz"
-    if path.exists():
+def _scores_file(path: Path, precision: Precision) -> Path:
+    return path / ("test.npz" if precision == "float32" else f"test-{precision}.npz")
+
+
+def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> None:
+    """Score a finished run's collapsed model on the test split, unless that is done."""
+    scores = _scores_file(path, precision)
+    if scores.exists():
         return
     columns = PreparedDataset(data).split("test")
-    model, _, _ = load_collapsed(run.model_file)
-    probabilities = predict(model, columns).astype(np.float32)
+    model, _, _ = load_collapsed(RunDirectory(path).model_file)
+    served = model if precision == "float32" else model.collapse(precision)
+    probabilities = predict(served, columns).astype(np.float32)
     draws = resampled_scores(columns.labels, probabilities, samples=resamples)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, probabilities=probabilities, resamples=draws)
+    size = sum(tensor.nbytes for tensor in served.state_dict().values())
+    with atomic_path(scores) as temporary, temporary.open("wb") as file:
+        np.savez(file, probabilities=probabilities, resamples=draws, model_bytes=size)
 
 
-def read_test_scores(path: Path) -> TestScores:
-    """What `train_and_score` left of a final run.
+def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores:
+    """What `score_run` left of a run.
 
     Raises:
         RunError: the file is missing or damaged.
     """
-    file = path / "test.npz"
+    file = _scores_file(path, precision)
     try:
         with np.load(file) as arrays:
-            return TestScores(arrays["probabilities"], arrays["resamples"])
+            size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
+            return TestScores(arrays["probabilities"], arrays["resamples"], size)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise RunError(f"{file}: missing or damaged ({error}); remove the run {path}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt, field_validator, model_validato
 from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, ModelConfig
+from mlet.nn.compression import PRECISIONS, Precision
 from mlet.settings import Settings, merge
 from mlet.studies.datasets import DatasetConfig
 from mlet.training import RunConfig
@@ -76,7 +77,7 @@ class StudyConfig(Settings):
         dims: embedding dimensions d.
         inner_dims: inner dimensions k of the MLET arms.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
-            k = d.
+            k = d, and ``precision`` what their tables are served in.
         seeds: final runs of each arm, with seeds 0, 1, ….
         tuning: the budget of every arm.
         training: of every run; its seed is replaced.
@@ -129,13 +130,13 @@ class StudyConfig(Settings):
             if "dim" in changes:
                 raise ValueError(f"peers.{name}: 'dim' is the study's to set")
             for model in self.models.values():
-                Method(name, "peer", changes).model(model, self.dims[0])
+                Method.peer(name, changes).model(model, self.dims[0])
         return self
 
     def methods(self) -> list[Method]:
         """Single-layer training, MLET with each k, then the peers."""
         mlet = [Method(f"mlet-k{k}", "mlet", {"inner_dim": k}) for k in self.inner_dims]
-        peers = [Method(name, "peer", changes) for name, changes in self.peers.items()]
+        peers = [Method.peer(name, settings) for name, settings in self.peers.items()]
         return [SLT, *mlet, *peers]
 
     def arms(self) -> list[Arm]:
@@ -148,6 +149,16 @@ class StudyConfig(Settings):
             for dim in self.dims
             for method in self.methods()
         ]
+
+    def trained(self, arm: Arm) -> Arm:
+        """The arm whose runs an arm uses: itself, or one that is only served otherwise."""
+        same = (method for method in self.methods() if method.changes == arm.method.changes)
+        return replace(arm, method=next(same))
+
+    def precisions(self, arm: Arm) -> list[Precision]:
+        """What an arm's runs are served in, by itself and others."""
+        methods = (m for m in self.methods() if m.changes == arm.method.changes)
+        return list(dict.fromkeys(method.precision for method in methods))
 
     def rates(self, arm: Arm) -> tuple[float, float]:
         """The smallest and the largest step size that an arm may try."""
@@ -178,11 +189,27 @@ class Method:
         kind: ``slt``, single-layer training; ``mlet``, one of the study's own two-layer arms; or a
             ``peer``.
         changes: the settings it puts over a single-layer model's.
+        precision: of what is served; methods that differ in it alone share their runs.
     """
 
     name: str
     kind: Kind
     changes: Mapping[str, Any] = field(hash=False)
+    precision: Precision = "float32"
+
+    @classmethod
+    def peer(cls, name: str, settings: Mapping[str, Any]) -> Method:
+        """From the settings of a study's ``peers``; ``quantize`` is an older name of ``precision``.
+
+        Raises:
+            ValueError: there is no such precision.
+        """
+        changes = dict(settings)
+        chosen = [changes.pop(key, None) for key in ("precision", "quantize")]
+        precision = next((value for value in chosen if value is not None), "float32")
+        if precision not in PRECISIONS:
+            raise ValueError(f"peers.{name}: no precision {precision!r} of {', '.join(PRECISIONS)}")
+        return cls(name, "peer", changes, precision)
 
     @property
     def label(self) -> str:

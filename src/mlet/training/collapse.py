@@ -10,6 +10,7 @@ from torch import nn
 
 from mlet.errors import RunError
 from mlet.export import load_collapsed, save_collapsed
+from mlet.nn.compression import Precision
 from mlet.training.load import load_trained
 from mlet.training.predict import predict
 from mlet.training.run import RunDirectory
@@ -34,11 +35,21 @@ class CollapseReport:
 
 
 def collapse_run(
-    run: Path, out: Path, *, data: Path | None = None, overwrite: bool = False
+    run: Path,
+    out: Path,
+    *,
+    precision: Precision | None = None,
+    data: Path | None = None,
+    overwrite: bool = False,
 ) -> CollapseReport:
     """Write the collapsed model of a run to ``out`` and compare its scores on real rows.
 
-    ``data`` is for a run whose data set has moved.
+    Args:
+        run: its directory.
+        out: the file.
+        precision: of the tables; float32 by default.
+        data: for a run whose data set has moved.
+        overwrite: replace ``out``.
 
     Raises:
         RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false.
@@ -46,8 +57,9 @@ def collapse_run(
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
     directory = RunDirectory(run)
+    precision = precision or directory.precision()
     trained, dataset = load_trained(directory, data)
-    save_collapsed(trained, directory.config().model, dataset.schema, out)
+    save_collapsed(trained, directory.config().model, dataset.schema, out, precision)
     collapsed, _, _ = load_collapsed(out)
     rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)

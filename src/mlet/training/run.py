@@ -15,6 +15,8 @@ from mlet.atomic import atomic_path, write_text
 from mlet.data import DatasetSchema, PreparedDataset
 from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
+from mlet.nn.compression import Precision
+from mlet.settings import load_yaml
 from mlet.training.config import RunConfig
 
 
@@ -149,9 +151,25 @@ class RunDirectory:
         Raises:
             RunError: the directory is no run.
         """
+        values = self._config_values()
+        # mlet 0.1 took the precision for a setting of the model.
+        if isinstance(values.get("model"), dict):
+            values["model"].pop("quantize", None)
+        return RunConfig.parse(values, str(self.config_file))
+
+    def _config_values(self) -> dict[str, Any]:
         if not self.config_file.exists():
             raise RunError(f"{self.root}: not a run (no config.yaml)")
-        return RunConfig.load(self.config_file)
+        return load_yaml(self.config_file)
+
+    def precision(self) -> Precision:
+        """What the run's model is served in unless another precision is asked for.
+
+        float32, but for runs of mlet 0.1 that say ``model.quantize``.
+        """
+        model = self._config_values().get("model")
+        chosen = model.get("quantize") if isinstance(model, dict) else None
+        return "float32" if chosen is None else chosen
 
     def summary(self) -> Summary:
         """The summary of a finished run.

@@ -7,12 +7,13 @@ from mlet.nn.compression.base import COMPRESSIONS, AnyCompression, Compression
 from mlet.nn.compression.deep_hash import DeepHash
 from mlet.nn.compression.hashing import Hashing
 from mlet.nn.compression.low_rank import LowRank, MixedDimension
-from mlet.nn.compression.quantized import Precision, QuantizedTables, quantize
+from mlet.nn.compression.quantized import PRECISIONS, Precision, QuantizedTables, quantize
 from mlet.nn.compression.quotient_remainder import QuotientRemainder
 from mlet.nn.compression.tensor_train import TensorTrain
 
 __all__ = [
     "COMPRESSIONS",
+    "PRECISIONS",
     "AnyCompression",
     "Compression",
     "DeepHash",

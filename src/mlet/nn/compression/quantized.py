@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mlet.nn.field_tables import ComputedTables
 
-Precision: TypeAlias = Literal["int8", "int4"]
+#: What served tables are kept in: float32, or codes.
+Precision: TypeAlias = Literal["float32", "int8", "int4"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-_LEVELS: dict[Precision, int] = {"int8": 255, "int4": 15}
+_LEVELS: dict[str, int] = {"int8": 255, "int4": 15}
 #: As FBGEMM serves them: float32 scale and bias beside 8-bit rows, float16 ones beside 4-bit rows.
-_SCALES: dict[Precision, torch.dtype] = {"int8": torch.float32, "int4": torch.float16}
+_SCALES: dict[str, torch.dtype] = {"int8": torch.float32, "int4": torch.float16}
 
 
 @torch.no_grad()
