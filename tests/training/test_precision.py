@@ -72,7 +72,8 @@ def test_methods_that_are_served_in_another_way_share_their_runs(small_data: Pat
         "slt": "slt", "mlet-k8": "mlet-k8", "int8": "slt", "mlet-int4": "mlet-k8", "wide": "wide",
     }  # fmt: skip
     assert [study.precisions(arm) for arm in study.arms()] == [
-        ["float32", "int8"], ["float32", "int4"], ["float32", "int8"], ["float32", "int4"], ["int8"],
+        ["float32", "int8"], ["float32", "int4"],
+        ["float32", "int8"], ["float32", "int4"], ["int8"],
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="no precision 'int2' of float32, int8, int4"):
         StudyConfig.parse({**values, "peers": {"a": {"precision": "int2"}}}, "study")
