@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_targets_are_ratios_of_the_right_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fuxictr")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    targets = importlib.import_module("targets")
+    embedding, training = targets.embedding, targets.training
+    step = {
+        embedding.OURS: 3.0,
+        embedding.STOCK: 6.0,
+        embedding.FBGEMM: 2.0,
+        embedding.AUTHORS: 12.0,
+    }
+    monkeypatch.setattr(embedding, "measure", lambda setting, rounds: step)
+    found = targets.embedding_step(2, targets.REFERENCE)
+    assert [target.value for target in found] == [0.5, 1.5, 4.0]
+    assert [target.meets(target.must) for target in found] == [True, True, True]
+    assert [target.meets(target.aim) for target in found] == [True, False, False]
+    step[embedding.OURS] = 6.0
+    found = targets.embedding_step(2, targets.REFERENCE)
+    assert [target.meets(target.must) for target in found] == [False, False, False]
+
+    whole = {training.OURS: 2.2, training.OURS_SLT: 2.0, training.FUXICTR: 11.0}
+    monkeypatch.setattr(training, "measure", lambda task, rounds: whole)
+    dlrm, deepfm, wide = targets.training_step(2, targets.REFERENCE)
+    assert [target.value for target in (dlrm, deepfm, wide)] == pytest.approx([1.1, 5.0, 5.0])
+    monkeypatch.setattr(targets.prepare, "measure", lambda rows, rounds: {"mlet": 9, "FuxiCTR": 2})
+    (speed,) = targets.preparation(10)
+    assert speed.value == 4.5
+    assert speed.as_row()["pass"] is True
+    assert speed.as_row()["pass_aim"] is False
 
 
 @pytest.mark.slow

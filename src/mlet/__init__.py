@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from mlet import nn, optim, theory
 from mlet.errors import MletError
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.surgery import collapse, collapse_state_dict, convert, param_groups, summary
@@ -15,6 +16,9 @@ __all__ = [
     "collapse",
     "collapse_state_dict",
     "convert",
+    "nn",
+    "optim",
     "param_groups",
     "summary",
+    "theory",
 ]

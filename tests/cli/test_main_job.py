@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from torch import nn
 
 from mlet import convert
 from mlet.cli import main
+from mlet.cli.app import app
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("--set", "cardinalities=[60,20,8]", "--set", "dense=2", "--rows", "2000")
@@ -225,10 +228,21 @@ def test_bad_calls_exit_with_2_and_one_line(
     assert message in last
 
 
-@pytest.mark.parametrize(
-    "command", ["", "prepare", "prepare criteo", "synthesize", "train", "evaluate", "collapse",
-                "compare"],
-)  # fmt: skip
+def commands(command: click.Command, name: str = "") -> Iterator[str]:
+    """A command and all below it, however deep, by what is typed."""
+    yield name
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {word}".strip())
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+def test_the_commands_are_found() -> None:
+    assert {"", "prepare", "prepare table", "sweep", "inspect", "suggest-k"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

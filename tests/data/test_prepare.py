@@ -115,6 +115,23 @@ def test_each_field_may_have_its_own_minimum_count(tmp_path: Path) -> None:
     assert len(dataset.vocabulary("user")) < schema.fields[0].total_categories + 1
 
 
+def test_a_random_split_is_that_of_its_seed(tmp_path: Path) -> None:
+    def rows(name: str, seed: int) -> list[float]:
+        source = Rows(make_rows(200), COLUMNS)
+        prepare(source, tmp_path / name, split=SplitRule(by="random", seed=seed))
+        data = PreparedDataset(tmp_path / name)
+        # ``y`` is the number of the row.
+        splits = [np.asarray(data.split(split).dense)[:, 1] for split in SPLITS]
+        assert sorted(np.concatenate(splits).tolist()) == list(range(200))
+        return splits[2].tolist()
+
+    first = rows("a", 3)
+    assert rows("b", 3) == first
+    other = rows("c", 4)
+    assert other != first
+    assert sorted(other) != sorted(first), "not the same rows in another order"
+
+
 def test_rarest_counts(tmp_path: Path) -> None:
     frame = make_rows(200)
     prepare(Rows(frame, COLUMNS), tmp_path / "d", min_count=12)

@@ -139,6 +139,24 @@ def test_hashing_shares_rows() -> None:
         torch.testing.assert_close(table[id_], shared[bucket])
 
 
+@pytest.mark.parametrize("method", [Hashing(collisions=8), DeepHash(hashes=4, widths=[3])])
+def test_every_field_has_a_hash_of_its_own(method: Compression) -> None:
+    """Were it one for all, what collides in one field would in each: users with films."""
+    size = 400
+    embedding = FieldEmbedding([Field(n, size, 4, compression=method) for n in ("a", "b")])
+    if isinstance(method, Hashing):
+        # Which categories share a row: the same row of the table.
+        groups = [
+            embedding.table(name).unique(dim=0, return_inverse=True)[1] for name in ("a", "b")
+        ]
+        shared = [(group[:, None] == group[None, :]) for group in groups]
+        both = int((shared[0] & shared[1]).sum()) - size
+        assert both < 0.5 * (int(shared[0].sum()) - size)
+    else:
+        embedding.load_collapsed("b", embedding.collapsed("a"))
+        assert not torch.equal(embedding.table("a"), embedding.table("b")), "the same decoder"
+
+
 def test_the_hash_spreads_evenly_and_differs_by_seed() -> None:
     ids = torch.arange(100_000)
     for seed in (0, 1):

@@ -113,6 +113,24 @@ def test_weight_decay_acts_on_touched_rows_only() -> None:
     torch.testing.assert_close(mine.tables[0].projection, 0.95 * theirs.tables[0].projection)
 
 
+def test_row_wise_adagrad_decays_projections_too() -> None:
+    mine, theirs = layer(), layer()
+    optimizer = FusedRowWiseAdagrad(mine, lr=0.1, weight_decay=0.5)
+    loss(theirs, 1).backward()
+    projections = [table.projection for table in theirs.tables if table.inner_dim is not None]
+    reference = torch.optim.Adagrad(projections, lr=0.1, weight_decay=0.5, eps=1e-8)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (0 * loss(mine, 1)).backward()
+        for projection in projections:
+            projection.grad.zero_()
+        optimizer.step()
+        reference.step()
+    found = [table.projection for table in mine.tables if table.inner_dim is not None]
+    for one, other in zip(found, projections, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_zero_grad_forgets_and_a_step_without_gradient_changes_nothing() -> None:
     model = layer()
     optimizer = FusedAdagrad(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mlet.errors import ConfigError
 from mlet.settings import merge, parse_assignments
@@ -45,6 +46,20 @@ def test_errors_name_the_key(values: dict[str, object], message: str) -> None:
         RunConfig.parse({"data": "d", **values}, "test")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_do_not_change(tmp_path: Path) -> None:
+    config = RunConfig(data=tmp_path)
+    for node, name, value in (
+        (config, "data", Path("elsewhere")),
+        (config.training, "epochs", 7),
+        (config.model, "dim", 3),
+        (config.optimizer.tables, "learning_rate", 1.0),
+    ):
+        before = getattr(node, name)
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(node, name, value)
+        assert getattr(node, name) == before
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class TableSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ModelSummary:
     """The two-layer tables of a model and the number of its other parameters; prints as a table."""
 
     tables: tuple[TableSummary, ...]
@@ -65,7 +65,7 @@ class Summary:
         )
 
 
-def summary(model: nn.Module) -> Summary:
+def summary(model: nn.Module) -> ModelSummary:
     """The two-layer tables of a model: ``print(mlet.summary(model))``."""
     rows = [
         TableSummary(
@@ -76,7 +76,7 @@ def summary(model: nn.Module) -> Summary:
         if factors.inner_dim is not None
     ]
     everything = sum(parameter.numel() for parameter in model.parameters())
-    return Summary(tuple(rows), everything - sum(row.trained for row in rows))
+    return ModelSummary(tuple(rows), everything - sum(row.trained for row in rows))
 
 
 def param_groups(
