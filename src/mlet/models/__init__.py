@@ -1,7 +1,13 @@
 """CTR models, one file each, all built on one field-embedding layer."""
 
 from mlet.models.autoint import AutoInt, AutoIntConfig
-from mlet.models.base import AnyModelConfig, CTRModel, ModelConfig, build_model
+from mlet.models.base import (
+    AnyModelConfig,
+    CTRModel,
+    ModelConfig,
+    build_model,
+    embed_fields,
+)
 from mlet.models.dcn import DCN, DCNConfig
 from mlet.models.dcnv2 import DCNv2, DCNv2Config
 from mlet.models.deepfm import DeepFM, DeepFMConfig
@@ -54,4 +60,5 @@ __all__ = [
     "XDeepFM",
     "XDeepFMConfig",
     "build_model",
+    "embed_fields",
 ]
