@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mlet.data import PreparedDataset
 from mlet.errors import ConfigError
 from mlet.models import MODELS, ModelConfig
 from mlet.nn.compression import COMPRESSIONS, Compression, Hashing
 from mlet.registry import Registry, UnknownName
+from mlet.studies.datasets import DatasetConfig
 from mlet.training import RunConfig, RunDirectory, train
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]  # noqa: F821
@@ -20,10 +22,11 @@ Mlet = Callable[..., "subprocess.CompletedProcess[str]"]  # noqa: F821
 PACKAGE = '''
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+import polars as pl
+from torch import Tensor
 
 from mlet.data import Batch, DatasetSchema
+from mlet.data.source import LABEL, RawColumns, field_column
 from mlet.models import CTRModel, ModelConfig
 from mlet.models.base import embed_fields
 from mlet.nn.compression import Compression, Hashing
@@ -54,6 +57,23 @@ class Halved(Compression):
         return Hashing(collisions=2).build(sizes, dim, inner_dim, **options)
 
 
+class Alternating:
+    """A line is a user; every other one clicks."""
+
+    default_split = "random"
+
+    def __init__(self, paths):
+        self.paths = list(paths)
+        self.columns = RawColumns(dense={}, categorical=("user",))
+        self.description = "alternating"
+
+    def frames(self):
+        for path in self.paths:
+            users = path.read_text().split()
+            clicks = pl.Series([i % 2 for i in range(len(users))], dtype=pl.UInt8)
+            yield pl.DataFrame({LABEL: clicks, field_column("user"): users})
+
+
 class Unannotated(CTRModel):
     def __init__(self, config, schema):
         super().__init__()
@@ -74,7 +94,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (root / "outside-1.0.dist-info" / "entry_points.txt").write_text(
         "[mlet.models]\nmean = outside:Mean\nbroken = outside:Nothing\n"
-        "[mlet.compression]\nhalved = outside:Halved\n"
+        "[mlet.compression]\nhalved = outside:Halved\n[mlet.readers]\nlines = outside:Alternating\n"
     )
     monkeypatch.syspath_prepend(root)
     monkeypatch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
@@ -128,6 +148,22 @@ def test_through_the_command_line(outside: Path, mlet: Mlet, small_data: Path) -
     assert "must take (config, schema)" in mlet(*words, "outside:Unannotated", code=2).stderr
     error = mlet(*words, "maen", code=2).stderr
     assert "'model.name': no model 'maen'; did you mean 'mean'? there are: " in error
+
+
+@pytest.mark.parametrize("name", ["lines", "outside:Alternating"])
+def test_a_reader_of_another_package(outside: Path, mlet: Mlet, tmp_path: Path, name: str) -> None:
+    (tmp_path / "users.txt").write_text(" ".join(f"u{i % 7}" for i in range(200)))
+    mlet("prepare", name, "users.txt", "--out", "data", "--min-count", "user=2")
+    data = PreparedDataset(tmp_path / "data")
+    assert data.schema.source == "alternating"
+    assert sorted(data.vocabulary("user")["category"][1:]) == [f"u{i}" for i in range(7)]
+    assert "lines" in mlet("prepare", "--help").stdout
+    assert "--min-count" in mlet("prepare", name, "--help").stdout
+    config = DatasetConfig.parse({"format": name, "files": ["users.txt"]}, "x")
+    assert config.format == name
+    assert mlet("prepare", "lins", "users.txt", "--out", "d", code=2)
+    with pytest.raises(ConfigError, match="no reader 'lins'; did you mean 'lines'"):
+        DatasetConfig.parse({"format": "lins", "files": ["users.txt"]}, "x")
 
 
 def test_what_mlet_brings_along() -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
 import pytest
 import torch
 import typer
@@ -228,7 +227,7 @@ def test_bad_calls_exit_with_2_and_one_line(
     assert message in last
 
 
-def commands(command: click.Command, name: str = "") -> Iterator[str]:
+def commands(command: object, name: str = "") -> Iterator[str]:
     """A command and all below it, however deep, by what is typed."""
     yield name
     for word, inner in getattr(command, "commands", {}).items():

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from mlet.cli.console import counting, output, say
 from mlet.data import DatasetSchema, SplitRule
 from mlet.data import prepare as prepare_source
 from mlet.data.readers import (
-    AvazuSource,
-    CriteoSource,
+    READERS,
     LibFMSource,
     MovieLensSource,
     TableSchema,
     TableSource,
 )
+from mlet.data.readers.registry import Reader
 from mlet.data.source import RawSource
 from mlet.errors import ConfigError
 
+
+class _Readers(TyperGroup):
+    """Beside the commands of this file, one for each reader of another package, by its name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in READERS if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or (cmd_name not in list(READERS) and ":" not in cmd_name):
+            return own
+        app = typer.Typer(context_settings=ctx.command.context_settings)
+        app.command(name=cmd_name, help=f"Files of the reader {cmd_name}.")(
+            _command_of(READERS[cmd_name])
+        )
+        return typer.main.get_command(app)
+
+
 prepare_app = typer.Typer(
+    cls=_Readers,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Turn raw click data into a prepared data set. Inputs may be plain, .gz or .zst.",
+    help="Turn raw click data into a prepared data set. Inputs may be plain, .gz or .zst. The "
+    "reader of another package is called as package.module:Reader, or by the name it offers.",
 )
 
 Files: TypeAlias = Annotated[list[Path], typer.Argument(help="Input files, pooled in this order.")]
@@ -110,34 +133,29 @@ def print_schema(schema: DatasetSchema, out: Path) -> None:
     )
 
 
-@prepare_app.command()
-def criteo(
-    files: Files,
-    out: Out,
-    split: SplitBy = None,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
-    seed: Seed = 0,
-    min_count: MinCount = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories."""
-    _run(CriteoSource(files), out, split, valid, test, seed, min_count, overwrite)
+def _command_of(reader: Reader) -> Callable[..., None]:
+    """The command of a reader that takes nothing but files."""
+
+    def command(
+        files: Files,
+        out: Out,
+        split: SplitBy = None,
+        valid: Valid = 0.1,
+        test: Test = 0.1,
+        seed: Seed = 0,
+        min_count: MinCount = None,
+        overwrite: Overwrite = False,
+    ) -> None:
+        _run(reader(files), out, split, valid, test, seed, min_count, overwrite)
+
+    return command
 
 
-@prepare_app.command()
-def avazu(
-    files: Files,
-    out: Out,
-    split: SplitBy = None,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
-    seed: Seed = 0,
-    min_count: MinCount = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Avazu's train.csv."""
-    _run(AvazuSource(files), out, split, valid, test, seed, min_count, overwrite)
+prepare_app.command(
+    "criteo",
+    help="Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories.",
+)(_command_of(READERS["criteo"]))
+prepare_app.command("avazu", help="Avazu's train.csv.")(_command_of(READERS["avazu"]))
 
 
 @prepare_app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +12,7 @@ from typing_extensions import Self
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.prepare import Report
-from mlet.data.readers import (
-    AvazuSource,
-    CriteoSource,
-    LibFMSource,
-    MovieLensSource,
-    TableSchema,
-    TableSource,
-)
+from mlet.data.readers import READERS, TableSchema, TableSource
 from mlet.data.source import RawSource
 from mlet.data.synthetic import SyntheticConfig, SyntheticSource
 from mlet.errors import ConfigError
@@ -34,7 +26,8 @@ class DatasetConfig(Settings):
     Attributes:
         prepared: a directory made by ``mlet prepare`` or ``mlet synthesize``.
         synthetic: settings of the click generator; `{}` takes its defaults.
-        format: of raw ``files``: criteo, avazu, movielens, libfm or table.
+        format: of raw ``files``: criteo, avazu, movielens, libfm, table, or the reader of another
+            package (`mlet.data.readers.READERS`).
         files: raw files (movielens: the folder).
         schema_file: of the format ``table``: its YAML schema.
         split, valid, test, seed, min_count: as of ``mlet prepare``.
@@ -42,7 +35,7 @@ class DatasetConfig(Settings):
 
     prepared: Path | None = None
     synthetic: SyntheticConfig | None = None
-    format: Literal["criteo", "avazu", "movielens", "libfm", "table"] | None = None
+    format: str | None = None
     files: list[Path] = Setting(default_factory=list)
     schema_file: Path | None = None
     split: Literal["time", "order", "random"] | None = None
@@ -60,6 +53,8 @@ class DatasetConfig(Settings):
             raise ValueError("'format' and 'files' belong together")
         if (self.format == "table") != (self.schema_file is not None):
             raise ValueError("format 'table' and 'schema_file' belong together")
+        if self.format not in (None, "table"):
+            READERS[self.format or ""]
         return self
 
 
@@ -93,13 +88,5 @@ def _source(config: DatasetConfig) -> RawSource:
     if config.format == "table":
         assert config.schema_file is not None
         return TableSource(config.files, TableSchema.load(config.schema_file))
-    if config.format == "movielens":
-        if len(config.files) != 1:
-            raise ConfigError("format 'movielens': 'files' names one folder")
-        return MovieLensSource(config.files[0])
-    readers: dict[str | None, Callable[[list[Path]], RawSource]] = {
-        "criteo": CriteoSource,
-        "avazu": AvazuSource,
-        "libfm": lambda files: LibFMSource(files, {}),
-    }
-    return readers[config.format](config.files)
+    assert config.format is not None
+    return READERS[config.format](config.files)

@@ -10,6 +10,7 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.delimited import LINE, read_delimited
+from mlet.data.readers.registry import READERS
 from mlet.data.source import LABEL, TIME, RawColumns, field_column
 from mlet.errors import DataError
 
@@ -21,6 +22,7 @@ CATEGORICAL = (
 )
 
 
+@READERS.register("avazu")
 class AvazuSource:
     """Comma-separated with a header; ``hour`` is YYMMDDHH.
 

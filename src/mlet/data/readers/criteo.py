@@ -10,12 +10,14 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.delimited import read_delimited
+from mlet.data.readers.registry import READERS
 from mlet.data.source import LABEL, RawColumns, dense_column, field_column
 
 DENSE = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
 
 
+@READERS.register("criteo")
 class CriteoSource:
     """Tab-separated, no header: label, 13 integers, 26 hashed categories, empty where missing.
 

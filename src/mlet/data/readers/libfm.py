@@ -9,10 +9,12 @@ from typing import Literal
 import polars as pl
 
 from mlet.data.delimited import LINE, read_delimited
+from mlet.data.readers.registry import READERS
 from mlet.data.source import LABEL, SPLIT, RawColumns, field_column
 from mlet.errors import DataError
 
 
+@READERS.register("libfm")
 class LibFMSource:
     """One-hot libFM rows with one feature a field: the i-th feature of every row is field i.
 

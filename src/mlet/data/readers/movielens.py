@@ -10,8 +10,9 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.delimited import LINE, read_delimited
+from mlet.data.readers.registry import READERS
 from mlet.data.source import LABEL, TIME, RawColumns, field_column
-from mlet.errors import DataError
+from mlet.errors import ConfigError, DataError
 
 _RATINGS = ("userId", "movieId", "rating", "timestamp")
 _FILMS = ("movieId", "title", "genres")
@@ -108,3 +109,15 @@ def _read(path: Path, columns: tuple[str, ...], *, quoted: bool) -> Iterator[pl.
         if missing:
             raise DataError(f"{path}, line 1: no column {missing[0]!r}; found {frame.columns[:-1]}")
         yield frame
+
+
+@READERS.register("movielens")
+def _folder(paths: list[Path]) -> MovieLensSource:
+    """The source of one folder.
+
+    Raises:
+        ConfigError: there is not exactly one.
+    """
+    if len(paths) != 1:
+        raise ConfigError(f"movielens: give one folder, got {len(paths)}")
+    return MovieLensSource(paths[0])
