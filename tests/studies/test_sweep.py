@@ -258,7 +258,7 @@ def test_slices_and_categories_against_a_loop(finished: Path, small_data: Path) 
     labels = np.asarray(columns.labels)
     for arm in panel.arms:
         assert arm.slices.shape == (SEEDS, len(panel.slices), 2)
-        p = read_test_scores(arm.predictions[1]).probabilities
+        p = read_test_scores(arm.predictions[1], arm.method.precision).probabilities
         for place, part in enumerate(panel.slices):
             low, *high = (int(text.replace(",", "")) for text in part.name.split("-"))
             rows = (rarest >= low) & (rarest <= (high or [low])[0])
