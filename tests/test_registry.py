@@ -116,7 +116,7 @@ def test_names_are_given_once_and_unknown_ones_list_what_there_is() -> None:
     with pytest.raises(UnknownName, match=r"no tool 'sow'; did you mean 'saw'\? there are: saw"):
         tools["sow"]
     assert tools["collections:OrderedDict"].__name__ == "OrderedDict"
-    for name in ("collections:Nothing", "no_such_module:Thing"):
+    for name in ("collections:Nothing", "no_such_module:Thing", ":Thing", ".x:Thing"):
         with pytest.raises(ConfigError, match=f"tool '{name}' cannot be imported"):
             tools[name]
 
@@ -172,5 +172,8 @@ def test_what_mlet_brings_along() -> None:
     assert Compression.parse({"name": "hashing"}, "x") == Hashing()
     for name, model in MODELS.items():
         assert model.config_type()().name == name
+    for registry, name in ((MODELS, "collections:OrderedDict"), (COMPRESSIONS, "json:loads")):
+        with pytest.raises(ConfigError, match=f"{name}' is no (model|compression)"):
+            registry[name]
     with pytest.raises(ConfigError, match="no compression 'hashin'; did you mean 'hashing'"):
         ModelConfig.parse({"compression": {"name": "hashin"}}, "x")

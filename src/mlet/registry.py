@@ -7,9 +7,8 @@ entry points, and anything importable has the name ``package.module:Class``.
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from mlet.errors import ConfigError
@@ -28,10 +27,11 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: what they are, for errors: ``model``.
         group: of the entry points: ``mlet.models``.
+        has: the attribute that tells such a thing from others.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
-        self._kind, self._group = kind, group
+    def __init__(self, kind: str, group: str, has: str = "__call__") -> None:
+        self._kind, self._group, self._has = kind, group, has
         self._own: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -58,16 +58,20 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if name in self._own:
             return self._own[name]
-        module, colon, attribute = name.partition(":")
-        try:
-            if colon:
-                found: T = getattr(importlib.import_module(module), attribute)
-                return found
-            for point in entry_points(group=self._group, name=name):
-                offered: T = point.load()
-                return offered
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self._kind} {name!r} cannot be imported: {error}") from error
+        offered = [*entry_points(group=self._group, name=name)]
+        if ":" in name:
+            offered.append(EntryPoint(name, name, self._group))
+        for point in offered:
+            source = "" if point.value == name else f" ({point.value})"
+            try:
+                found: T = point.load()
+            except Exception as error:  # whatever the module does when it is imported
+                raise ConfigError(
+                    f"{self._kind} {name!r}{source} cannot be imported: {error}"
+                ) from error
+            if not hasattr(found, self._has):
+                raise ConfigError(f"{self._kind} {name!r}{source} is no {self._kind}")
+            return found
         near = difflib.get_close_matches(name, list(self), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownName(

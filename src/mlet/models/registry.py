@@ -10,4 +10,4 @@ if TYPE_CHECKING:
     from mlet.models.base import CTRModel
 
 #: Every model class, called with its settings and a data set's schema.
-MODELS: Registry[type[CTRModel]] = Registry("model", "mlet.models")
+MODELS: Registry[type[CTRModel]] = Registry("model", "mlet.models", has="config_type")

@@ -14,7 +14,9 @@ from mlet.registry import Registry
 from mlet.settings import Choice
 
 #: The settings of every method, by its name.
-COMPRESSIONS: Registry[type[Compression]] = Registry("compression", "mlet.compression")
+COMPRESSIONS: Registry[type[Compression]] = Registry(
+    "compression", "mlet.compression", has="of_field"
+)
 
 
 class Compression(Choice):
