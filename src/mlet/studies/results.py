@@ -306,6 +306,7 @@ def _read(
     runs, resamples, sliced = [], [], []
     paths = tuple(run_path(out, trained.name, setting, seed) for seed in range(study.seeds))
     for seed, path in enumerate(paths):
+        RunDirectory(path).check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()
         p = test.probabilities
