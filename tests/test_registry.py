@@ -115,6 +115,9 @@ def test_names_are_given_once_and_unknown_ones_list_what_there_is() -> None:
         tools.register("saw")(int)
     with pytest.raises(UnknownName, match=r"no tool 'sow'; did you mean 'saw'\? there are: saw"):
         tools["sow"]
+    assert "saw" in tools
+    assert "sow" not in tools
+    assert tools.get("sow") is None
     assert tools["collections:OrderedDict"].__name__ == "OrderedDict"
     for name in ("collections:Nothing", "no_such_module:Thing", ":Thing", ".x:Thing"):
         with pytest.raises(ConfigError, match=f"tool '{name}' cannot be imported"):
@@ -143,6 +146,8 @@ def test_through_the_command_line(outside: Path, mlet: Mlet, small_data: Path) -
     mlet("train", small_data, "--out", "run", "--model", "mean", "--dim", 2, "--epochs", 1)
     mlet("collapse", "run", "--out", "m.safetensors")
     mlet("evaluate", "m.safetensors", "--data", small_data)
+    words = ("compare", small_data, "--out", "cmp", "--model", "outside:Mean", "--dims", 2)
+    mlet(*words, "--inner-dims", 4, "--seeds", 1, "--epochs", 1, "--lr", 0.02, "--jobs", 1)
     words = ("train", small_data, "--out", "other", "--model")
     assert "cannot be imported" in mlet(*words, "broken", code=2).stderr
     assert "must take (config, schema)" in mlet(*words, "outside:Unannotated", code=2).stderr

@@ -17,8 +17,10 @@ T = TypeVar("T")
 Registered = TypeVar("Registered")
 
 
-class UnknownName(ConfigError, ValueError):
-    """There is nothing of that name."""
+class UnknownName(ConfigError, ValueError, KeyError):
+    """There is nothing of that name: a problem of settings, of a value, and of a mapping's key."""
+
+    __str__ = ConfigError.__str__  # a KeyError shows its text in quotes
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -210,6 +210,7 @@ def test_bad_files_give_one_line_and_leave_nothing(
         (("compare", "d", "--out", "c", "--dims", "2;4"), "--dims '2;4': expected integers"),
         (("compare", "d", "--out", "c", "--lr", "1", "--learning-rates", "1"), "not both"),
         (("compare", "d", "--out", "c", "--dims", "0"), "'dims.0'"),
+        (("compare", "d", "--out", "c", "--learning-rates", "0.1,0.1"), "is listed twice"),
         (("prepare", "criteo", "f", "--out", "d", "--min-count", "C1:3"), "expected N or FIELD=N"),
     ],
 )

@@ -107,9 +107,11 @@ def test_called_again_it_continues(small_data: Path, tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in files] == stamps
     for old, new in zip(first.arms, again.arms, strict=False):
         assert old.values("test", "auc") == new.values("test", "auc")
+    kept = (tmp_path / "compare.yaml").read_bytes()
     other = config(small_data, dims=[2], seeds=1, base={"data": str(small_data)})
     with pytest.raises(RunError, match="settings; choose another --out"):
         compare(other, tmp_path)
+    assert (tmp_path / "compare.yaml").read_bytes() == kept
 
 
 def test_a_run_that_fails_is_named(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from hypothesis import strategies as st
 
 from mlet.data import PreparedDataset
 from mlet.data.vocabulary import digest_categories
+from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training.load import load_trained
+from mlet.training.loop import SilentObserver
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]  # noqa: F821
 
@@ -123,6 +128,43 @@ def test_a_checkpoint_of_another_run_is_refused(mlet: Mlet, clicks: Path, tmp_pa
     best = tmp_path / "run1" / "checkpoints" / "best.pt"
     best.write_bytes((tmp_path / "run2" / "checkpoints" / "best.pt").read_bytes())
     assert "best.pt: a checkpoint of another run" in mlet("evaluate", "run1", code=2).stderr
+
+
+def test_a_run_goes_on_with_the_same_data_under_another_name(
+    small_data: Path, tmp_path: Path
+) -> None:
+    """Its checkpoints stay its own, though the schema names another source now."""
+
+    class Stop(SilentObserver):
+        steps = 0
+
+        def step(self, loss: float, rows: int) -> None:
+            self.steps += 1
+            if self.steps == 25:
+                raise KeyboardInterrupt
+
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    values = {"batch_size": 64, "epochs": 2, "threads": 1, "patience": None}
+    # Nothing moves, so no validation is better than the first: the best checkpoint is from before
+    # the stop, and is read at the end.
+    still = {"learning_rate": 1e-30}
+    config = RunConfig.parse(
+        {
+            "data": str(data),
+            "model": {"name": "fm", "dim": 2},
+            "optimizer": {"tables": still, "dense": still},
+            "training": values,
+        },
+        "test",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", Stop())
+    schema = json.loads((data / "schema.json").read_text())
+    (data / "schema.json").write_text(json.dumps({**schema, "source": "another name"}))
+    summary = resume(tmp_path / "run")
+    assert summary.best_step < 25
+    load_trained(RunDirectory(tmp_path / "run"))
 
 
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=6)

@@ -30,8 +30,8 @@ def check_data(
         reason = "its rows or their split are others"
     if reason is not None:
         remedy = (
-            "the data set was prepared again or changed since: prepare it as it was and name that "
-            "with --data, or train again"
+            "it was prepared again or changed since: prepare it as it was (what only reads a run "
+            "takes that from elsewhere with --data), or train again"
             if same_rows
             else "name the data set the weights were trained on, or one with its vocabularies"
         )

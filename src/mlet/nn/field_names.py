@@ -63,7 +63,7 @@ class FieldEntries(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = {f"{prefix}tables.{key}": tensor for key, tensor in _stacked(self)}
+        own = self.tables.state_dict(prefix=f"{prefix}tables.", keep_vars=True)
         given = {key for key in state_dict if key.startswith(prefix)}
         entries = {f"{prefix}{name}": view for name, view in self._entries()}
         if given != set(own) or given == set(entries):
@@ -95,18 +95,11 @@ def _encoded(field: str) -> str:
     return quote(field, safe="").replace(".", "%2E").replace("~", "%7E")
 
 
-def _stacked(module: FieldEntries) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by the names of the stacks."""
-    yield from module.tables.named_parameters()
-    yield from module.tables.named_buffers()
-
-
 def _name_by_field(
     module: FieldEntries, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
     """Put the entries of the fields in the place of those of the stacks."""
-    variables = False
-    for key, _ in _stacked(module):
-        variables |= isinstance(state_dict.pop(f"{prefix}tables.{key}"), nn.Parameter)
+    stacked = [key for key in state_dict if key.startswith(f"{prefix}tables.")]
+    variables = any([isinstance(state_dict.pop(key), nn.Parameter) for key in stacked])
     for name, view in module._entries():
         state_dict[prefix + name] = view if variables else view.detach()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state
 from mlet.engine.rules import STATE_NAMES, apply_rule
-from mlet.nn.factored import Factored
+from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
 
 
@@ -41,7 +41,7 @@ class FusedOptimizer(Optimizer):
         tables = [part for part in module.modules() if isinstance(part, StackedTables)]
         trained = {id(parameter) for table in tables for parameter in table.parameters()}
         left = [
-            f"{name}.{of_part}".lstrip(".")
+            qualified(name, of_part)
             for name, part in module.named_modules()
             if isinstance(part, Factored)
             for of_part, parameter in part.named_parameters()

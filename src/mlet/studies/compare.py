@@ -25,7 +25,7 @@ from mlet.studies.reductions import mean_quality_reduction, reduction
 from mlet.studies.report import run_dicts
 from mlet.studies.results import MEASURES, ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
-from mlet.studies.study import SLT, StudyConfig, TuningConfig, one_thread
+from mlet.studies.study import SLT, StudyConfig, one_thread
 from mlet.studies.table import COMPARE_COLUMNS, arm_rows
 from mlet.studies.verdict import failed_settings, panel_verdict
 from mlet.training import RunConfig
@@ -75,19 +75,25 @@ class CompareConfig(Settings):
         return self.learning_rates or [own]
 
     def study(self) -> StudyConfig:
-        """The study that it is."""
+        """The study that it is.
+
+        Raises:
+            ConfigError: a setting cannot be that of a study, as a step size that is listed twice.
+        """
         base = self.base
-        return StudyConfig(
-            datasets={_DATA: DatasetConfig(prepared=base.data)},
-            models={base.model.name: base.model},
-            optimizers={base.optimizer.tables.name: base.optimizer},
-            dims=self.dims,
-            inner_dims=self.inner_dims,
-            seeds=self.seeds,
-            tuning=TuningConfig(learning_rates=self.tried_rates),
-            training=base.training,
-            rare_below=self.rare_below,
-        )
+        values = {
+            "datasets": {_DATA: DatasetConfig(prepared=base.data)},
+            # A name of the form package.module:Class is no name of a folder.
+            "models": {base.model.name.replace(":", "."): base.model},
+            "optimizers": {base.optimizer.tables.name: base.optimizer},
+            "dims": self.dims,
+            "inner_dims": self.inner_dims,
+            "seeds": self.seeds,
+            "tuning": {"learning_rates": self.tried_rates},
+            "training": base.training,
+            "rare_below": self.rare_below,
+        }
+        return StudyConfig.parse(values, "compare")
 
 
 @dataclass(frozen=True)
@@ -197,13 +203,14 @@ def compare(
             f"{out} holds a comparison of mlet 0.1, which kept its runs in another way; its report "
             f"stays as it is: choose another --out to compare again"
         )
-    write_text(out / "compare.yaml", config.to_yaml())
     result = sweep(config.study(), out, jobs=jobs, report=report)
     if result.failures:
         failure = result.failures[0]
         name = f"{failure.arm.method.name}-d{failure.arm.dim}"
         raise RunError(f"no learning rate works for {name}: {'; '.join(failure.reasons)}")
     comparison = Comparison(config, result)
+    # Not before: a call with other settings is refused, and leaves what there is.
+    write_text(out / "compare.yaml", config.to_yaml())
     write_text(out / "compare.json", comparison.to_json())
     return comparison
 

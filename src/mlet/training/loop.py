@@ -123,7 +123,9 @@ class _Trainer:
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
         settings, progress = self.config.training, self.progress
-        self.run.write_schema(self.data.schema)
+        # That of its beginning stays: its checkpoints are marked with it.
+        if not self.run.schema_file.exists():
+            self.run.write_schema(self.data.schema)
         self.observer.start(settings.epochs * len(self.loader), progress.step)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
