@@ -67,7 +67,7 @@ def trained(config: RunConfig, out: Path) -> Path:
 def test_auc(run: Path, data: PreparedDataset) -> float:
     model, _, _ = load_collapsed(RunDirectory(run).model_file)
     columns = data.split("test")
-    return score(columns.labels, predict(model, columns)).auc
+    return score(columns.labels["label"], predict(model, columns)).auc
 
 
 def energies_after_one_epoch(folder: Path, comparison: dict[str, Any]) -> dict[str, UpdateEnergy]:

@@ -124,7 +124,7 @@ def ours(task: Task, inner_dim: int | None) -> Step:
     optimizers = Optimizers(OptimizersConfig.same(OPTIMIZER[task.model], LEARNING_RATE), model)
 
     def step(batch: Batch) -> None:
-        loss = F.binary_cross_entropy_with_logits(model(batch), batch.labels)
+        loss = F.binary_cross_entropy_with_logits(model(batch), batch.labels["label"])
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
@@ -139,7 +139,7 @@ def authors(task: Task) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
 
     def step(batch: Batch) -> None:
-        loss = F.binary_cross_entropy_with_logits(model(batch), batch.labels)
+        loss = F.binary_cross_entropy_with_logits(model(batch), batch.labels["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -192,7 +192,7 @@ def fuxictr(task: Task) -> Step:
 
     def step(batch: Batch) -> None:
         columns = {f"C{i}": column for i, column in enumerate(batch.ids.unbind(1))}
-        model.train_step({**columns, "label": batch.labels})
+        model.train_step({**columns, "label": batch.labels["label"]})
 
     return step
 
@@ -220,7 +220,7 @@ def deepctr(task: Task) -> Step:
     def step(batch: Batch) -> None:
         predicted = model(batch.ids.float()).squeeze(-1)
         model.optim.zero_grad()
-        loss = model.loss_func(predicted, batch.labels, reduction="sum")
+        loss = model.loss_func(predicted, batch.labels["label"], reduction="sum")
         (loss + model.get_regularization_loss() + model.aux_loss).sum().backward()
         model.optim.step()
 

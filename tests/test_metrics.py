@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from mlet import metrics
-from mlet.metrics import bootstrap, score
+from mlet.metrics import score
+from mlet.task import TASKS
 
 
 def sample(rows: int = 800) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +41,7 @@ def test_scores_at_the_borders() -> None:
 @given(st.integers(0, 10_000))
 def test_bootstrap_equals_scoring_the_resampled_rows(seed: int) -> None:
     y, p = sample(60)
-    intervals = bootstrap(y, p, samples=15, confidence=0.8, seed=seed)
+    intervals = TASKS["binary"]().intervals(y, p, samples=15, confidence=0.8, seed=seed)
     generator = np.random.default_rng(seed)
     draws = []
     for _ in range(15):
@@ -58,6 +59,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     for trial in range(60):
         p = generator.uniform(0.1, 0.9, 300)
         y = (generator.random(300) < p).astype(int)
-        low, high = bootstrap(y, p, samples=100, seed=trial)["calibration"]
+        low, high = TASKS["binary"]().intervals(y, p, samples=100, seed=trial)["calibration"]
         covered += low <= 1.0 <= high
     assert 50 <= covered <= 60

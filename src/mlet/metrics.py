@@ -1,4 +1,4 @@
-"""AUC, logloss and calibration, with bootstrap intervals over rows."""
+"""AUC, logloss and calibration, of rows and of resampled rows."""
 
 from __future__ import annotations
 
@@ -55,22 +55,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-def bootstrap(
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    *,
-    samples: int = 200,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Percentile intervals of each score, from resampling rows with replacement."""
-    draws = resampled_scores(labels, probabilities, samples=samples, seed=seed)
-    return {
-        name: percentile_interval(values, confidence)
-        for name, values in zip(Scores._fields, draws.T, strict=True)
-    }
 
 
 def percentile_interval(values: Floats, confidence: float = 0.95) -> Interval:

@@ -19,7 +19,7 @@ def columns(rows: int) -> SplitColumns:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = np.repeat(index, lengths)
     return SplitColumns(
-        labels=(index % 2).astype(np.uint8),
+        labels={"label": (index % 2).astype(np.uint8)},
         dense=np.stack([index, -index], 1).astype(np.float32),
         ids=(index.astype(np.int32), (index * 7).astype(np.int32)),
         bags={"tags": (values.astype(np.int32), offsets)},
@@ -32,7 +32,7 @@ def rows_of(batches: list[Batch]) -> list[int]:
     for batch in batches:
         index = batch.ids[:, 0]
         assert torch.equal(batch.ids[:, 1], index * 7)
-        assert torch.equal(batch.labels, (index % 2).float())
+        assert torch.equal(batch.labels["label"], (index % 2).float())
         assert torch.equal(batch.dense, torch.stack([index, -index], 1).float())
         values, offsets = batch.bags["tags"]
         assert torch.equal(offsets.diff(), index.long() % 3)
@@ -53,7 +53,7 @@ def test_every_row_once_and_resumable_anywhere(data: st.DataObject) -> None:
         batches = BatchLoader(columns(rows), size, seed)
         whole = list(batches.epoch(3))
         assert len(whole) == len(batches)
-        assert all(len(batch.labels) == size for batch in whole[:-1])
+        assert all(len(batch.dense) == size for batch in whole[:-1])
         seen = rows_of(whole)
         assert sorted(seen) == list(range(rows))
         if seed is None:

@@ -90,7 +90,7 @@ def test_columns_decode_to_the_rows_that_were_read(
 
     for name in SPLITS:
         part, columns = frame[members[name]], dataset.split(name)
-        assert columns.labels.tolist() == part[LABEL].to_list()
+        assert columns.labels["label"].tolist() == part[LABEL].to_list()
         words = vocabulary["category"].to_list()
         decoded = [words[i] for i in columns.ids[0]]
         given_ = part[field_column("user")].fill_null("").to_list()

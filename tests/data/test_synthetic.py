@@ -59,7 +59,7 @@ def test_bayes_scores_are_those_of_the_truth(small_data: Path) -> None:
     data = PreparedDataset(small_data)
     for name, split in data.schema.splits.items():
         truth = np.load(small_data / name / "probability.npy")
-        labels = np.asarray(data.split(name).labels, np.float64)
+        labels = np.asarray(data.split(name).labels["label"], np.float64)
         loss = -(labels * np.log(truth) + (1 - labels) * np.log1p(-truth)).mean()
         assert split.bayes_logloss == pytest.approx(loss)
         clicks, others = truth[labels == 1], truth[labels == 0]

@@ -15,6 +15,7 @@ import torch
 import mlet
 from mlet.data import PreparedDataset
 from mlet.inspection import category_gains, inspect_checkpoint, inspect_run
+from mlet.metrics import row_losses
 from mlet.models import DLRMConfig
 from mlet.training import RunConfig, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
@@ -110,10 +111,10 @@ def test_inspect_takes_any_checkpoint(tmp_path: Path) -> None:
 def test_gains_are_the_differences_of_logloss(small_data: Path) -> None:
     data = PreparedDataset(small_data)
     columns = data.split("test")
-    labels = np.asarray(columns.labels, np.float64)
+    labels = np.asarray(columns.labels["label"], np.float64)
     generator = np.random.default_rng(0)
     theirs, mine = generator.random(len(labels)), generator.random(len(labels))
-    found = category_gains(data, labels, theirs, mine)
+    found = category_gains(data, row_losses(labels, theirs), row_losses(labels, mine))
     field, ids = data.schema.one_valued[0].name, columns.ids[0]
 
     def loss(p: np.ndarray, rows: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
+from mlet.data.loader import Labels
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError
 from mlet.export import load_collapsed
@@ -103,7 +104,7 @@ def batch(schema: DatasetSchema, rows: int = 4) -> Batch:
     torch.manual_seed(3)
     sizes = [field.num_categories for field in schema.one_valued]
     return Batch(
-        labels=torch.randint(2, (rows,)).double(),
+        labels=Labels(label=torch.randint(2, (rows,)).double()),
         dense=torch.rand(rows, len(schema.dense), dtype=torch.float64),
         ids=torch.stack([torch.randint(size, (rows,)) for size in sizes], 1),
         bags={"C3": Bags(torch.randint(7, (2 * rows,)), torch.arange(0, 2 * rows + 1, 2))},
@@ -383,7 +384,7 @@ def test_overfits_a_small_batch_and_collapses(config: AnyModelConfig, small_data
     optimizers = Optimizers(OptimizersConfig.same("adagrad", 0.1), model)
     for _ in range(300):
         optimizers.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(model(rows), rows.labels)
+        loss = nn.functional.binary_cross_entropy_with_logits(model(rows), rows.labels["label"])
         loss.backward()
         optimizers.step()
     assert loss.item() < 0.05

@@ -8,7 +8,6 @@ import numpy as np
 
 from mlet.data import PreparedDataset
 from mlet.data.frequency import training_count_deciles
-from mlet.metrics import Scores
 from mlet.studies import StudyConfig
 from mlet.studies.results import ArmResult, Panel, RunScores, Tuning
 from mlet.studies.study import SLT, Arm, Method
@@ -40,7 +39,14 @@ def made_up(
     arms = []
     for (method, dim), values in auc.items():
         scores = tuple(
-            RunScores(seed, Scores(v, 0.5, 1.0), Scores(float("nan"), 0.5, 1.0), v, 10, 2.0)
+            RunScores(
+                seed,
+                {"auc": v, "logloss": 0.5, "calibration": 1.0},
+                {"auc": float("nan"), "logloss": 0.5, "calibration": 1.0},
+                v,
+                10,
+                2.0,
+            )
             for seed, v in enumerate(values)
         )
         resamples = np.stack([np.stack([v + together, 1 - v - together], 1) for v in values])
@@ -62,5 +68,15 @@ def made_up(
     base = config.run(slt.arm, slt.tuning.setting, 0, data)
     slices = tuple(training_count_deciles(dataset))
     return config, Panel(
-        "clicks", "dlrm", "adagrad", base, dataset.schema, data, tuple(arms), slices, 10, 5
+        "clicks",
+        "dlrm",
+        "adagrad",
+        config.task,
+        base,
+        dataset.schema,
+        data,
+        tuple(arms),
+        slices,
+        10,
+        5,
     )

@@ -19,7 +19,7 @@ from mlet.export import load_collapsed
 from mlet.reporting.text import human_bytes
 from mlet.studies import CompareConfig, Comparison, StudyResult, compare, write_comparison
 from mlet.studies.study import SLT
-from mlet.studies.table import COMPARE_COLUMNS
+from mlet.task import Binary
 from mlet.training import RunDirectory
 from mlet.training.predict import predict
 
@@ -94,9 +94,9 @@ def test_scores_are_those_of_the_collapsed_models_on_the_test_split(
             name = f"l{arm.learning_rate:g}-seed{run.seed}"
             model, _, _ = load_collapsed(folder / name / "model.safetensors")
             p = predict(model, columns)
-            y = np.asarray(columns.labels)
-            assert run.test.auc == pytest.approx(roc_auc_score(y, p))
-            assert run.rare.auc == pytest.approx(roc_auc_score(y[rare], p[rare]))
+            y = np.asarray(columns.labels["label"])
+            assert run.test["auc"] == pytest.approx(roc_auc_score(y, p))
+            assert run.rare["auc"] == pytest.approx(roc_auc_score(y[rare], p[rare]))
 
 
 def test_called_again_it_continues(small_data: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_called_again_it_continues(small_data: Path, tmp_path: Path) -> None:
     again = compare(config(small_data, dims=[2, 4]), tmp_path)
     assert [path.stat().st_mtime_ns for path in files] == stamps
     for old, new in zip(first.arms, again.arms, strict=False):
-        assert old.values("test", "auc") == new.values("test", "auc")
+        assert old.values("test", Binary.headline) == new.values("test", Binary.headline)
     kept = (tmp_path / "compare.yaml").read_bytes()
     other = config(small_data, dims=[2], seeds=1, base={"data": str(small_data)})
     with pytest.raises(RunError, match="settings; choose another --out"):
@@ -182,7 +182,7 @@ def test_table(finished: tuple[Path, Comparison]) -> None:
         ("SLT", "2", ""), ("MLET", "2", "16"), ("SLT", "4", ""), ("MLET", "4", "16"),
     ]  # fmt: skip
     assert len(comparison.markdown().splitlines()) == 6
-    assert all(len(row) == len(COMPARE_COLUMNS) for row in rows)
+    assert all(len(row) == len(comparison.columns) for row in rows)
     assert human_bytes(1_000) == "1000 B"
     assert human_bytes(1_536) == "1.5 KiB"
     assert human_bytes(5 * 2**30) == "5.0 GiB"

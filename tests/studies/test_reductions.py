@@ -16,7 +16,7 @@ from mlet.studies.figures import gain_maps
 from mlet.studies.iso_quality import IsoQuality
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
 from mlet.studies.study import SLT
-from mlet.studies.table import ARM_COLUMNS, REDUCTION_COLUMNS, arm_rows, reduction_rows
+from mlet.studies.table import arm_columns, arm_rows, reduction_columns, reduction_rows
 from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
 
 
@@ -98,12 +98,13 @@ def test_the_verdict_names_both_sides(small_data: Path) -> None:
     assert counts(result) == {"better": 1, "worse": 1, "unclear": 1}
     assert expected_by_chance(result) == 3 / 40
     (row,) = reduction_rows(result)
-    assert dict(zip(REDUCTION_COLUMNS, row, strict=True)) == {
+    assert dict(zip(reduction_columns(config.task), row, strict=True)) == {
         "data": "clicks", "optimizer": "adagrad", "model": "dlrm", "method": "mlet-k16",
         "mean AUC gain": "+0.0033", "better": "1", "worse": "1", "unclear": "1",
         "mean reduction": "≥ 1× (1 to 1)", "largest": "2×",
     }  # fmt: skip
-    rows = [dict(zip(ARM_COLUMNS, cells, strict=True)) for cells in arm_rows(panel, ARM_COLUMNS)]
+    columns = arm_columns(config.task)
+    rows = [dict(zip(columns, cells, strict=True)) for cells in arm_rows(panel, columns)]
     assert [(row["method"], row["d"]) for row in rows[:2]] == [("SLT", "2"), ("mlet-k16", "2")]
     assert rows[0]["reduction"] == rows[0]["gain over SLT"] == ""
     assert rows[1]["gain over SLT"].startswith("+0.0200")

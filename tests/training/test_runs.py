@@ -176,7 +176,8 @@ def test_early_stopping_keeps_the_best_weights(small_data: Path, tmp_path: Path)
     model, _, _ = load_collapsed(tmp_path / "run" / "model.safetensors")
     from sklearn.metrics import roc_auc_score
 
-    assert roc_auc_score(data.labels, predict(model, data)) == pytest.approx(summary.valid["auc"])
+    labels = data.labels["label"]
+    assert roc_auc_score(labels, predict(model, data)) == pytest.approx(summary.valid["auc"])
 
 
 def test_summary_sizes(small_data: Path, tmp_path: Path) -> None:
@@ -204,7 +205,8 @@ def test_16_bit_tables_train_and_collapse(
     data = PreparedDataset(small_data).split("valid")
     from sklearn.metrics import roc_auc_score
 
-    assert roc_auc_score(data.labels, predict(collapsed, data)) == pytest.approx(whole.valid["auc"])
+    labels = data.labels["label"]
+    assert roc_auc_score(labels, predict(collapsed, data)) == pytest.approx(whole.valid["auc"])
 
 
 def test_collapsed_file_scores_as_the_trained_model(small_data: Path, tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_collapsed_file_scores_as_the_trained_model(small_data: Path, tmp_path: 
     filed, _ = load_for_evaluation(tmp_path / "m.safetensors", small_data)
     a, b = (evaluate(model, data, samples=5) for model in (own, filed))
     assert [entry.rows for entry in a] == [entry.rows for entry in b]
-    assert a[0].scores.auc == pytest.approx(b[0].scores.auc, abs=1e-6)
+    assert a[0].scores["auc"] == pytest.approx(b[0].scores["auc"], abs=1e-6)
     with pytest.raises(RunError, match="name its data set with --data"):
         load_for_evaluation(tmp_path / "m.safetensors", None)
 
@@ -259,12 +261,12 @@ def test_slices_are_the_rows_of_their_counts(small_data: Path, tmp_path: Path) -
     counts = data.rarest_counts("test", "C1")
     assert [entry.name for entry in slices] == ["all", "0", "1-3", "4-19", "20+"]
     members = [counts >= 0, counts < 1, (counts >= 1) & (counts < 4), (counts >= 4) & (counts < 20)]
-    labels = np.asarray(data.split("test").labels)
+    labels = np.asarray(data.split("test").labels["label"])
     for entry, rows in zip(slices, members, strict=False):
         assert (entry.rows, entry.clicks) == (rows.sum(), labels[rows].sum())
     assert sum(entry.rows for entry in slices[1:]) == slices[0].rows
     low, high = slices[0].intervals["auc"]
-    assert low <= slices[0].scores.auc <= high
+    assert low <= slices[0].scores["auc"] <= high
     with pytest.raises(ConfigError, match="increasing positive counts"):
         evaluate(model, data, edges=(5, 2))
 

@@ -17,7 +17,6 @@ from mlet.models import MODELS
 from mlet.settings import load_yaml, merge
 from mlet.studies import CompareConfig, Comparison, write_comparison
 from mlet.studies import compare as compare_arms
-from mlet.studies.table import COMPARE_COLUMNS
 
 
 def compare(
@@ -113,7 +112,7 @@ def _rates(text: str | None, single: float | None) -> list[float] | None:
 
 def _print(comparison: Comparison, page: Path) -> None:
     table = Table(title="SLT and MLET, means over seeds ± 95 % t-intervals", title_justify="left")
-    for column in COMPARE_COLUMNS:
+    for column in comparison.columns:
         table.add_column(column, justify="left" if column == "method" else "right")
     dim = None
     for row in comparison.rows():
@@ -124,7 +123,8 @@ def _print(comparison: Comparison, page: Path) -> None:
     output.print(table)
     for sentence in comparison.verdict():
         say(sentence)
-    ceiling = comparison.panel.schema.splits["test"].bayes_auc
+    headline = comparison.panel.task.headline
+    ceiling = comparison.panel.schema.splits["test"].best.get(headline.name)
     if ceiling is not None:
-        say(f"Best possible test AUC of this synthetic data: {ceiling:.4f}.")
+        say(f"Best possible test {headline.label} of this synthetic data: {ceiling:.4f}.")
     say(f"report: {page}")

@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mlet.task import Task
+
 #: Results; tables keep their width when piped into a file.
 output = Console(width=None if Console().is_terminal else 160)
 #: Progress and errors.
@@ -83,8 +85,9 @@ class TrainingBar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def start(self, steps: int, done: int) -> None:
+    def start(self, task: Task, steps: int, done: int) -> None:
         """See `mlet.training.loop.Observer`."""
+        self._measures = task.measures
         self._task = self._progress.add_task("", total=steps, completed=done, loss=0.0, speed=0.0)
 
     def step(self, loss: float, rows: int) -> None:
@@ -97,8 +100,8 @@ class TrainingBar:
         """See `mlet.training.loop.Observer`."""
         self._progress.console.print(
             f"epoch {record['epoch']:.2f}  step {record['step']:,.0f}  "
-            f"train loss {record['train_loss']:.4f}  valid AUC {record['valid_auc']:.4f}  "
-            f"logloss {record['valid_logloss']:.4f}",
+            f"train loss {record['train_loss']:.4f}  valid "
+            + "  ".join(f"{m.label} {record[f'valid_{m.name}']:.4f}" for m in self._measures),
             highlight=False,
         )
 

@@ -24,6 +24,7 @@ from mlet.data.readers import (
 from mlet.data.readers.registry import Reader
 from mlet.data.source import RawSource
 from mlet.errors import ConfigError
+from mlet.task import TASKS
 
 
 class _Readers(TyperGroup):
@@ -118,12 +119,12 @@ def print_schema(schema: DatasetSchema, out: Path) -> None:
     table.add_column("split")
     table.add_column("rows", justify="right")
     table.add_column("clicks", justify="right")
-    ceiling = schema.splits["test"].bayes_auc is not None
-    if ceiling:
-        table.add_column("best possible AUC", justify="right")
-        table.add_column("best possible logloss", justify="right")
+    task = TASKS["binary"]()
+    known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
+    for metric in known:
+        table.add_column(f"best possible {metric.label}", justify="right")
     for name, split in schema.splits.items():
-        best = [f"{split.bayes_auc:.4f}", f"{split.bayes_logloss:.4f}"] if ceiling else []
+        best = [f"{split.best[metric.name]:.4f}" for metric in known]
         table.add_row(name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best)
     output.print(table)
     categories = sum(field.num_categories for field in schema.fields)

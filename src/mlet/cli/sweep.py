@@ -13,7 +13,7 @@ from mlet.cli.settings import Assignments
 from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.studies import StudyConfig, StudyResult, write_report
 from mlet.studies import sweep as run_study
-from mlet.studies.table import REDUCTION_COLUMNS, reduction_rows
+from mlet.studies.table import reduction_columns, reduction_rows
 from mlet.studies.verdict import counts
 
 
@@ -72,7 +72,7 @@ def sweep(
 
 def _print(result: StudyResult) -> None:
     table = Table(title="Against SLT of the same dimension", title_justify="left")
-    for place, column in enumerate(REDUCTION_COLUMNS):
+    for place, column in enumerate(reduction_columns(result.study.task)):
         table.add_column(column, justify="left" if place < 4 else "right")
     for row in reduction_rows(result):
         table.add_row(*row, style="bold" if row[2] == "all" else None)

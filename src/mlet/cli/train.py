@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,12 +14,14 @@ from mlet.cli.console import TrainingBar, complain, output, print_json, say
 from mlet.cli.settings import Assignments, Optimizer, Rate, RunData, overrides
 from mlet.data import PreparedDataset
 from mlet.data.frequency import DEFAULT_EDGES
+from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.export import collapse_checkpoint
 from mlet.models import MODELS
 from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
 from mlet.settings import load_yaml, merge
+from mlet.task import Task
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
@@ -104,10 +106,15 @@ def _watch(path: Path, config: RunConfig | None = None) -> None:
 
 
 def _print_summary(summary: Summary, path: Path) -> None:
-    why = "no better validation AUC" if summary.stopped == "early" else "all epochs done"
+    task = RunDirectory(path).config().model.build_task()
+    measured = ", ".join(f"{m.label} {summary.valid[m.name]:.4f}" for m in task.measures)
+    why = (
+        f"no better validation {task.headline.label}"
+        if summary.stopped == "early"
+        else "all epochs done"
+    )
     say(
-        f"best at step {summary.best_step:,}: valid AUC {summary.valid['auc']:.4f}, logloss "
-        f"{summary.valid['logloss']:.4f}  ({why}; {summary.steps:,} steps in "
+        f"best at step {summary.best_step:,}: valid {measured}  ({why}; {summary.steps:,} steps in "
         f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s)",
     )
     say(
@@ -119,7 +126,7 @@ def _print_summary(summary: Summary, path: Path) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory or collapsed .safetensors file.")],
     data: RunData = None,
-    split: Annotated[Literal["train", "valid", "test"], typer.Option()] = "test",
+    split: Annotated[SplitName, typer.Option()] = "test",
     field: Annotated[
         str | None, typer.Option(help="Slice by this field's counts; default: the rarest of all.")
     ] = None,
@@ -146,10 +153,10 @@ def evaluate(
     if json:
         print_json(
             {"run": str(run), "split": split, "field": field, "slices": _plain(slices)}
-            | _ceiling(dataset, split)
+            | ({"bayes": best} if (best := dataset.schema.splits[split].best) else {})
         )
     else:
-        _print_slices(slices, dataset, split)
+        _print_slices(slices, dataset, split, model.task)
 
 
 def parse_integers(text: str, option: str) -> list[int]:
@@ -164,13 +171,6 @@ def parse_integers(text: str, option: str) -> list[int]:
         raise ConfigError(f"{option} {text!r}: expected integers with commas, as 2,4,8") from None
 
 
-def _ceiling(data: PreparedDataset, split: Literal["train", "valid", "test"]) -> dict[str, Any]:
-    known = data.schema.splits[split]
-    if known.bayes_auc is None:
-        return {}
-    return {"bayes": {"auc": known.bayes_auc, "logloss": known.bayes_logloss}}
-
-
 def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
@@ -182,7 +182,7 @@ def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
             "clicks": entry.clicks,
             **{
                 measure: {
-                    "value": number(getattr(entry.scores, measure)),
+                    "value": number(entry.scores[measure]),
                     "low": number(interval.low),
                     "high": number(interval.high),
                 }
@@ -194,21 +194,23 @@ def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
 
 
 def _print_slices(
-    slices: list[SliceScores], data: PreparedDataset, split: Literal["train", "valid", "test"]
+    slices: list[SliceScores], data: PreparedDataset, split: SplitName, task: Task
 ) -> None:
     table = Table(title=escape(f"{split} split of {data.root}"), title_justify="left")
-    for column in ("rarest count", "rows", "AUC", "logloss", "calibration"):
+    for column in ("rarest count", "rows", *(metric.label for metric in task.metrics)):
         table.add_column(column, justify="left" if column == "rarest count" else "right")
     for entry in slices:
         cells = []
-        for measure, digits in (("auc", 4), ("logloss", 4), ("calibration", 3)):
-            value, interval = getattr(entry.scores, measure), entry.intervals[measure]
-            shown = f"{value:.{digits}f}  [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+        for metric in task.metrics:
+            value, (low, high) = entry.scores[metric.name], entry.intervals[metric.name]
+            shown = f"{value:.4f}  [{low:.4f}, {high:.4f}]"
             cells.append("–" if math.isnan(value) else escape(shown))
         table.add_row(entry.name, f"{entry.rows:,}", *cells)
     output.print(table)
-    if bayes := _ceiling(data, split).get("bayes"):
-        say(f"best possible: AUC {bayes['auc']:.4f}, logloss {bayes['logloss']:.4f}")
+    best = data.schema.splits[split].best
+    known = [f"{m.label} {best[m.name]:.4f}" for m in task.metrics if m.name in best]
+    if known:
+        say(f"best possible: {', '.join(known)}")
 
 
 def collapse(

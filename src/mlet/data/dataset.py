@@ -13,6 +13,7 @@ import polars as pl
 
 from mlet.data import checksums, layout
 from mlet.data.schema import FORMAT_VERSION, DatasetSchema, SplitName
+from mlet.data.source import LABEL
 from mlet.data.vocabulary import digest_categories
 from mlet.errors import DataError
 
@@ -38,19 +39,19 @@ class SplitColumns:
     """The columns of one split; N rows, memory-mapped.
 
     Attributes:
-        labels: (N,) uint8.
+        labels: by name, (N,) uint8.
         dense: (N, D) float32.
         ids: one (N,) int32 array for each one-valued field, in the schema's order.
         bags: for each multi-valued field, values (V,) int32 and offsets (N + 1,) int64.
     """
 
-    labels: npt.NDArray[np.uint8]
+    labels: dict[str, npt.NDArray[np.uint8]]
     dense: npt.NDArray[np.float32]
     ids: tuple[npt.NDArray[np.int32], ...]
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.dense)
 
 
 class PreparedDataset:
@@ -103,7 +104,7 @@ class PreparedDataset:
             )
             bags[field.name] = (values, offsets)
         return SplitColumns(
-            labels=self._column(layout.labels(self.root, name), (rows,)),  # type: ignore[arg-type]
+            labels={LABEL: self._column(layout.labels(self.root, name), (rows,))},  # type: ignore[dict-item]
             dense=self._column(layout.dense(self.root, name), (rows, len(self.schema.dense))),  # type: ignore[arg-type]
             ids=tuple(
                 self._column(layout.ids(self.root, name, field.name), (rows,))  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,24 @@ _BLOCK_ROWS = 8_192
 _BUFFER_BLOCKS = 64
 
 
+class Labels(dict[str, Tensor]):
+    """Labels by name; what mlet 0.1 called ``batch.labels`` is ``batch.labels["label"]``."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"labels go by name: batch.labels['label'] has {name!r}")
+
+
 class Batch(NamedTuple):
     """B rows of click data.
 
     Attributes:
-        labels: (B,) float32, 0 or 1.
+        labels: by name, (B,) float32; of click data ``label``, 0 or 1.
         dense: (B, D) float32.
         ids: (B, F₁) int32, one column for each one-valued field.
         bags: `Bags` of B bags for each multi-valued field.
     """
 
-    labels: Tensor
+    labels: Labels
     dense: Tensor
     ids: Tensor
     bags: dict[str, Bags]
@@ -37,7 +44,7 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(
-            self.labels.to(device),
+            Labels({name: column.to(device) for name, column in self.labels.items()}),
             self.dense.to(device),
             self.ids.to(device),
             {name: Bags(*(part.to(device) for part in bag)) for name, bag in self.bags.items()},
@@ -47,7 +54,7 @@ class Batch(NamedTuple):
 class _Rows(NamedTuple):
     """Rows gathered in memory, column by column."""
 
-    labels: npt.NDArray[np.float32]
+    labels: dict[str, npt.NDArray[np.float32]]
     dense: npt.NDArray[np.float32]
     ids: npt.NDArray[np.int32]
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
@@ -55,7 +62,8 @@ class _Rows(NamedTuple):
     def take(self, order: npt.NDArray[np.int64]) -> _Rows:
         """The rows in another order."""
         bags = {name: _take_bags(*bag, order) for name, bag in self.bags.items()}
-        return _Rows(self.labels[order], self.dense[order], self.ids[order], bags)
+        labels = {name: column[order] for name, column in self.labels.items()}
+        return _Rows(labels, self.dense[order], self.ids[order], bags)
 
     def batch(self, rows: slice) -> Batch:
         bags = {}
@@ -66,7 +74,7 @@ class _Rows(NamedTuple):
                 torch.from_numpy(window - window[0]),
             )
         return Batch(
-            torch.from_numpy(self.labels[rows]),
+            Labels({name: torch.from_numpy(column[rows]) for name, column in self.labels.items()}),
             torch.from_numpy(self.dense[rows]),
             torch.from_numpy(self.ids[rows]),
             bags,
@@ -126,7 +134,7 @@ class BatchLoader:
             skip = 0
             buffer = buffer if left is None else _concatenate([left, buffer])
             last = first + _BUFFER_BLOCKS >= len(blocks)
-            total = len(buffer.labels)
+            total = len(buffer.dense)
             whole = total if last else total - total % self.batch_size
             for at in range(0, whole, self.batch_size):
                 yield buffer.batch(slice(at, min(at + self.batch_size, whole)))
@@ -153,7 +161,7 @@ class BatchLoader:
                 bags[name] = (np.asarray(values[window[0] : window[-1]]), window - window[0])
             parts.append(
                 _Rows(
-                    self.columns.labels[span].astype(np.float32),
+                    {name: c[span].astype(np.float32) for name, c in self.columns.labels.items()},
                     np.asarray(self.columns.dense[span]),
                     ids,
                     bags,
@@ -169,7 +177,7 @@ def _concatenate(parts: list[_Rows]) -> _Rows:
         values = np.concatenate([part.bags[name][0] for part in parts])
         bags[name] = (values, np.concatenate([[0], np.cumsum(lengths)]))
     return _Rows(
-        np.concatenate([part.labels for part in parts]),
+        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
         np.concatenate([part.dense for part in parts]),
         np.concatenate([part.ids for part in parts]),
         bags,

@@ -53,6 +53,12 @@ class SplitSchema(Settings):
     bayes_auc: float | None = None
     bayes_logloss: float | None = None
 
+    @property
+    def best(self) -> dict[str, float]:
+        """The best scores possible by the names of metrics; empty where they are not known."""
+        known = {"auc": self.bayes_auc, "logloss": self.bayes_logloss}
+        return {name: value for name, value in known.items() if value is not None}
+
 
 class DatasetSchema(Settings):
     """Everything a model or a reader needs to know of a prepared data set.

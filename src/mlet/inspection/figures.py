@@ -152,8 +152,8 @@ def flow_map(flow: FlowByFrequency) -> str:
         return embedded(svg_text(figure))
 
 
-def gains_plot(gains: CategoryGains) -> str:
-    """Logloss gain of each category against its training count, and the groups' means."""
+def gains_plot(gains: CategoryGains, loss: str) -> str:
+    """Gain in ``loss`` of each category against its training count, and the groups' means."""
     from matplotlib.figure import Figure
 
     with figure_style():
@@ -172,7 +172,7 @@ def gains_plot(gains: CategoryGains) -> str:
         limit = max(float(np.quantile(np.abs(gains.gains), 0.98)), 1e-6)
         scatter.set_ylim(-1.2 * limit, 1.2 * limit)
         scatter.set_xlabel("training count + 1")
-        scatter.set_ylabel("logloss gain (nats)")
+        scatter.set_ylabel(f"{loss} gain")
         scatter.set_title("each category", fontsize=11)
         places = np.arange(len(gains.groups))
         groups.errorbar(

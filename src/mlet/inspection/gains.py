@@ -1,4 +1,4 @@
-"""Who gains: test logloss per category, one model against another."""
+"""Who gains: test row loss (logloss) per category, one model against another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from mlet.data import PreparedDataset
 from mlet.data.frequency import group_by_count
-from mlet.metrics import row_losses
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,7 @@ class CategoryGains:
     Attributes:
         counts: training rows of each category that occurs in the test split.
         rows: its test rows.
-        gains: mean logloss of the baseline less that of the model on them, in nats; positive is
-            better.
+        gains: mean row loss of the baseline less that of the model on them; positive is better.
         groups: names of the training-count groups that occur.
         group_rows: test rows of each group.
         group_gains: mean gain over a group's test rows.
@@ -38,7 +36,6 @@ class CategoryGains:
 
 def category_gains(
     data: PreparedDataset,
-    labels: npt.NDArray[np.float64],
     baseline: npt.NDArray[np.float64],
     model: npt.NDArray[np.float64],
 ) -> dict[str, CategoryGains]:
@@ -46,9 +43,9 @@ def category_gains(
 
     Args:
         data: whose test split the predictions are for.
-        labels, baseline, model: (N,) labels and both models' click probabilities.
+        baseline, model: (N,) the loss of each row with both models.
     """
-    difference = row_losses(labels, baseline) - row_losses(labels, model)
+    difference = baseline - model
     columns = data.split("test")
     result = {}
     for entry, ids in zip(data.schema.one_valued, columns.ids, strict=True):

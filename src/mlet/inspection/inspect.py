@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +63,8 @@ class Inspection:
         history: the run's spectra in the course of training; empty if none were recorded.
         baseline: the run it is held against, if any, and its history.
         baseline_history: of the baseline.
-        gains: logloss per category against the baseline's, by field; empty without a baseline.
+        gains: in row loss per category against the baseline's, by field; empty without one.
+        loss: the name of that row loss.
     """
 
     source: str
@@ -73,6 +73,7 @@ class Inspection:
     baseline: str | None
     baseline_history: list[dict[str, Any]]
     gains: dict[str, CategoryGains]
+    loss: str = ""
 
     @property
     def recording_seconds(self) -> float:
@@ -100,8 +101,9 @@ def inspect_run(
         other = RunDirectory(baseline)
         theirs, _ = load_trained(other, dataset.root)
         columns = dataset.split("test")
-        labels = np.asarray(columns.labels, np.float64)
-        gains = category_gains(dataset, labels, predict(theirs, columns), predict(model, columns))
+        labels = columns.labels[model.task.label]
+        losses = [model.task.row_losses(labels, predict(m, columns)) for m in (theirs, model)]
+        gains = category_gains(dataset, *losses)
         history = other.spectra()
     return Inspection(
         str(path),
@@ -110,6 +112,7 @@ def inspect_run(
         None if baseline is None else str(baseline),
         history,
         gains,
+        model.task.row_loss.label,
     )
 
 

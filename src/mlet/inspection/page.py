@@ -88,5 +88,7 @@ def _section(inspection: Inspection, table: TableInspection) -> dict[str, object
         "spectra": Markup(spectra_over_time(name, inspection.history, inspection.baseline_history))
         if recorded
         else None,
-        "gains": Markup(gains_plot(inspection.gains[name])) if name in inspection.gains else None,
+        "gains": Markup(gains_plot(inspection.gains[name], inspection.loss))
+        if name in inspection.gains
+        else None,
     }

@@ -1,4 +1,4 @@
-"""What every CTR model is: fields in, click logits out, collapsible."""
+"""What every CTR model is: fields in, logits out, collapsible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import torch
 from pydantic import Field as Setting
-from pydantic import SerializeAsAny, model_validator
+from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -21,6 +21,7 @@ from mlet.models.registry import MODELS
 from mlet.nn.compression import AnyCompression, Precision
 from mlet.nn.init import InitName
 from mlet.settings import Choice
+from mlet.task import TASKS, Task
 
 #: Width of a hidden layer.
 Width = Annotated[int, Setting(ge=1)]
@@ -36,6 +37,7 @@ class ModelConfig(Choice):
         inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
         init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
         pooling: of multi-valued fields.
+        task: what its outputs are for, of `mlet.task.TASKS`.
         compression: another way to make tables smaller, by ``name``; see `mlet.nn.compression`.
         train_projection: train the projections of two-layer tables; false leaves them random.
         table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
@@ -49,6 +51,7 @@ class ModelConfig(Choice):
     inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
     init: InitName = "paper"
     pooling: Literal["mean", "sum"] = "mean"
+    task: str = "binary"
     compression: AnyCompression | None = None
     train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -66,12 +69,22 @@ class ModelConfig(Choice):
             )
         return {key: value for key, value in values.items() if key != "quantize"}
 
+    @field_validator("task")
+    @classmethod
+    def _there_is_such_a_task(cls, value: str) -> str:
+        TASKS[value]  # raises if there is none
+        return value
+
     @classmethod
     def kind_of(cls, values: Mapping[str, Any]) -> type[Choice]:
         """The settings of the model that is named; a model's own settings are their kind."""
         if cls is not ModelConfig:
             return cls
         return MODELS[str(values.get("name") or "dlrm")].config_type()
+
+    def build_task(self) -> Task:
+        """What its outputs are for."""
+        return TASKS[self.task]()
 
     def single_layer(self) -> Self:
         """The same model with float32 tables of one layer: what a collapsed one is."""
@@ -96,9 +109,11 @@ def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
         ConfigError: the model cannot be built for these fields.
     """
     try:
-        return MODELS[config.name](config, schema)
+        model = MODELS[config.name](config, schema)
     except ValueError as error:
         raise ConfigError(f"model {config.name!r}: {error}") from None
+    model.task = config.build_task()
+    return model
 
 
 def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
@@ -135,9 +150,11 @@ class CTRModel(nn.Module, ABC):
 
     Attributes:
         embedding: all categorical fields.
+        task: what its outputs are for.
     """
 
     embedding: mlet_nn.FieldEmbedding
+    task: Task = TASKS["binary"]()
 
     @classmethod
     def config_type(cls) -> type[ModelConfig]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from mlet.data import PreparedDataset
 from mlet.data.frequency import group_by_count
-from mlet.metrics import row_losses
 from mlet.studies.results import ArmResult, Panel
 from mlet.studies.runs import read_test_scores
 from mlet.studies.study import SLT
@@ -18,14 +17,14 @@ _EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024)
 
 @dataclass(frozen=True)
 class FrequencyCurve:
-    """Mean test logloss of a field's categories, in groups of similar training count.
+    """Mean test row loss (logloss) of a field's categories, in groups of similar training count.
 
     Attributes:
         label: of the method.
         field: whose categories.
         counts: the groups, by range of training counts.
-        losses: of each group, every category weighing the same however many test rows it has, in
-            nats; mean over seeds.
+        losses: of each group, every category weighing the same however many test rows it has;
+            mean over seeds.
     """
 
     label: str
@@ -38,6 +37,7 @@ def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
     """SLT and MLET with each k at one dimension, for the one-valued field with most categories."""
     data = PreparedDataset(panel.data)
     columns = data.split("test")
+    labels = columns.labels[panel.task.label]
     entries = data.schema.one_valued
     place = max(range(len(entries)), key=lambda number: entries[number].num_categories)
     field = entries[place].name
@@ -49,7 +49,7 @@ def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
     def curve(arm: ArmResult) -> FrequencyCurve:
         losses = np.mean(
             [
-                row_losses(columns.labels, read_test_scores(path).probabilities)
+                panel.task.row_losses(labels, read_test_scores(path).values)
                 for path in arm.predictions
             ],
             axis=0,

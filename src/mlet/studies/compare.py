@@ -20,13 +20,13 @@ from mlet.reporting.plots import embedded
 from mlet.reporting.text import as_markdown, without_nan
 from mlet.settings import Settings
 from mlet.studies.datasets import DatasetConfig
-from mlet.studies.figures import auc_curves
+from mlet.studies.figures import quality_curves
 from mlet.studies.reductions import mean_quality_reduction, reduction
-from mlet.studies.report import run_dicts
-from mlet.studies.results import MEASURES, ROWS, ArmResult, Panel, StudyResult
+from mlet.studies.report import estimates, run_dicts
+from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import SLT, StudyConfig, one_thread
-from mlet.studies.table import COMPARE_COLUMNS, arm_rows
+from mlet.studies.table import arm_rows, compare_columns
 from mlet.studies.verdict import failed_settings, panel_verdict
 from mlet.training import RunConfig
 
@@ -46,7 +46,7 @@ class CompareConfig(Settings):
         inner_dims: inner dimensions k of the MLET arms.
         seeds: runs of each arm, with seeds 0, 1, ….
         learning_rates: step sizes of the tables tried, the same list for every arm; that of the
-            dense layers keeps its ratio to it. Each arm keeps the one with the best validation AUC,
+            dense layers keeps its ratio to it. Each arm keeps the one that is best on validation,
             those that diverge with any seed left out. None tries a quarter of the base's, itself
             and four times it; an empty list trains every arm with the base's.
         rare_below: a test row is rare if its rarest category has fewer training rows than this.
@@ -122,13 +122,18 @@ class Comparison:
         """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
         return panel_verdict(self.panel)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of its table."""
+        return compare_columns(self.panel.task)
+
     def rows(self) -> list[tuple[str, ...]]:
-        """One row of `COMPARE_COLUMNS` for each arm."""
-        return arm_rows(self.panel, COMPARE_COLUMNS)
+        """One row of `columns` for each arm."""
+        return arm_rows(self.panel, self.columns)
 
     def markdown(self) -> str:
         """The table of all arms in Markdown."""
-        return as_markdown(COMPARE_COLUMNS, self.rows())
+        return as_markdown(self.columns, self.rows())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; NaN becomes null."""
@@ -161,17 +166,19 @@ class Comparison:
             "step_milliseconds": arm.step_milliseconds,
         }
         for rows in ROWS:
-            entry[rows] = {measure: asdict(arm.estimate(rows, measure)) for measure in MEASURES}
+            entry[rows] = estimates(self.panel, arm, rows)
             if arm.method != SLT:
                 found = mean_quality_reduction(self.panel, arm, rows)
-                entry[rows]["auc_gain"] = asdict(self.panel.gain(arm, rows))
+                entry[rows][f"{self.panel.task.headline.name}_gain"] = asdict(
+                    self.panel.gain(arm, rows)
+                )
                 entry[rows]["reduction"] = asdict(found) if found else None
         if arm.method != SLT and (interval := reduction(self.panel, arm)):
             entry["test"]["reduction"] |= {
                 "low": asdict(interval.low),
                 "high": asdict(interval.high),
             }
-        return {**entry, "runs": run_dicts(arm)}
+        return {**entry, "runs": run_dicts(self.panel, arm)}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -218,13 +225,15 @@ def compare(
 def write_comparison(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and its figure ``curves.svg`` into ``out``; returns the page's path."""
     panel = comparison.panel
-    svg = embedded(auc_curves(panel))
+    svg = embedded(quality_curves(panel))
     page = render(
         "comparison.html.j2",
         comparison=comparison,
         panel=panel,
         base_yaml=comparison.config.base.to_yaml(),
-        columns=COMPARE_COLUMNS,
+        columns=comparison.columns,
+        headline=panel.task.headline,
+        best=panel.schema.splits["test"].best,
         rows=comparison.rows(),
         svg=Markup(svg),
         gains=sorted((panel.gain(arm).mean, arm.dim, arm.inner_dim) for arm in panel.mlet),

@@ -27,11 +27,11 @@ _COLUMNS = 3
 
 
 def curves(panels: Sequence[Panel]) -> str:
-    """Test AUC against dimension for every model: SVG text."""
+    """Test quality (AUC) against dimension for every model: SVG text."""
 
     def draw(axes: Axes, panel: Panel) -> None:
-        _auc(axes, panel, "test", panel.model)
-        ceiling = panel.schema.splits["test"].bayes_auc
+        _quality(axes, panel, "test", panel.model)
+        ceiling = panel.schema.splits["test"].best.get(panel.task.headline.name)
         if ceiling is not None:
             axes.annotate(
                 f"best possible: {ceiling:.4f}", (0.98, 0.03), xycoords="axes fraction",
@@ -41,8 +41,8 @@ def curves(panels: Sequence[Panel]) -> str:
     return _small_multiples(panels, draw, legend=True)
 
 
-def auc_curves(panel: Panel) -> str:
-    """Test AUC against dimension for SLT and each k, on all and on rare rows: SVG text.
+def quality_curves(panel: Panel) -> str:
+    """Test quality (AUC) against dimension for SLT and each k, on all and on rare rows: SVG text.
 
     Points are means over seeds, bands their 95 % t-intervals.
     """
@@ -51,21 +51,21 @@ def auc_curves(panel: Panel) -> str:
     with figure_style():
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         axes = figure.subplots(1, 2)
-        _auc(axes[0], panel, "test", f"All test rows ({panel.schema.splits['test'].rows:,})")
+        _quality(axes[0], panel, "test", f"All test rows ({panel.schema.splits['test'].rows:,})")
         rare = f"Rows with a category seen under {panel.rare_below} times ({panel.rare_rows:,})"
-        _auc(axes[1], panel, "rare", rare)
+        _quality(axes[1], panel, "rare", rare)
         axes[0].legend(frameon=False, loc="lower right")
         return svg_text(figure)
 
 
-def _auc(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
-    """Draw AUC against dimension: means over seeds and their 95 % t-intervals."""
+def _quality(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
+    """Draw the headline metric against dimension: means over seeds and their 95 % t-intervals."""
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    dims = [arm.dim for arm in panel.curve(SLT)]
+    dims, headline = [arm.dim for arm in panel.curve(SLT)], panel.task.headline
     for place, method in enumerate((SLT, *panel.mlet_methods)):
         arms = panel.curve(method)
-        points = [arm.estimate(rows, "auc") for arm in arms]
+        points = [arm.estimate(rows, headline) for arm in arms]
         colour = SLT_COLOUR if method == SLT else MLET_COLOURS[(place - 1) % 5]
         axes.plot(
             [arm.dim for arm in arms],
@@ -81,7 +81,7 @@ def _auc(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
             axes.fill_between(
                 [arm.dim for arm in arms],
                 [point.mean - (point.margin or 0) for point in points],
-                [min(point.mean + (point.margin or 0), 1.0) for point in points],
+                [point.mean + (point.margin or 0) for point in points],
                 color=colour,
                 alpha=0.13,
                 linewidth=0,
@@ -91,13 +91,13 @@ def _auc(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.set_xlabel("embedding dimension d (served size)")
-    axes.set_ylabel("AUC")
+    axes.set_ylabel(headline.label)
     axes.set_title(title, fontsize=11)
     plain_axes(axes)
 
 
 def gain_maps(panels: Sequence[Panel]) -> str:
-    """Gain in test AUC over SLT, by d and k, for every model: SVG text.
+    """Gain over SLT in the headline metric, by d and k, for every model: SVG text.
 
     One scale for all; cells whose t-interval leaves out zero are outlined.
     """
@@ -127,7 +127,9 @@ def gain_maps(panels: Sequence[Panel]) -> str:
                     Rectangle((place[1] - 0.46, place[0] - 0.46), 0.92, 0.92, fill=False, lw=1.5)
                 )
         edges = [np.arange(len(ticks) + 1) - 0.5 for ticks in (dims, inner)]
-        axes.pcolormesh(*edges, cells, cmap="RdBu", norm=norm, zorder=0)
+        axes.pcolormesh(
+            *edges, panel.task.headline.quality(cells), cmap="RdBu", norm=norm, zorder=0
+        )
         axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
         axes.set_yticks(range(len(inner)), [str(k) for k in inner])
         axes.set_xlabel("embedding dimension d")
@@ -139,20 +141,21 @@ def gain_maps(panels: Sequence[Panel]) -> str:
 
 
 def gains_by_count(panels: Sequence[Panel]) -> str:
-    """Gain in test logloss over SLT against the training count of a row's rarest category.
+    """Gain in row loss (logloss) over SLT against the training count of a row's rarest category.
 
     Means over dimensions, each k a line: SVG text.
     """
 
     def draw(axes: Axes, panel: Panel) -> None:
         names = [part.name for part in panel.slices]
+        loss = panel.task.measures.index(panel.task.row_loss)
         axes.axhline(0, color=SLT_COLOUR, linewidth=1)
         for place, method in enumerate(panel.mlet_methods):
             gains = []
             for arm in panel.curve(method):
                 slt = panel.slt(arm.dim)
                 if slt is not None:
-                    gains.append((slt.slices - arm.slices)[:, :, 1])
+                    gains.append((slt.slices - arm.slices)[:, :, loss])
             mean = np.concatenate(gains).mean(axis=0)
             axes.plot(
                 range(len(names)), mean, color=MLET_COLOURS[place % 5],
@@ -160,7 +163,7 @@ def gains_by_count(panels: Sequence[Panel]) -> str:
             )  # fmt: skip
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axes.set_xlabel("training count of the rarest category")
-        axes.set_ylabel("logloss, SLT − MLET")
+        axes.set_ylabel(f"{panel.task.row_loss.label}, SLT − MLET")
         axes.set_title(panel.model, fontsize=11)
         plain_axes(axes)
 
@@ -168,13 +171,14 @@ def gains_by_count(panels: Sequence[Panel]) -> str:
 
 
 def category_losses(panels: Sequence[Panel], dim: int) -> str:
-    """Test logloss of a category against its training count, in the largest field: SVG text."""
+    """Row loss (logloss) of a category against its training count, in the largest field: SVG."""
 
     def draw(axes: Axes, panel: Panel) -> None:
         found = frequency_curves(panel, dim)
         for place, curve in enumerate(found):
             colour = SLT_COLOUR if place == 0 else MLET_COLOURS[(place - 1) % 5]
             _losses(axes, curve, colour, MARKERS[place % 5], "--" if place == 0 else "-")
+        axes.set_ylabel(f"mean {panel.task.row_loss.label} of a category")
         axes.set_title(f"{panel.model}: field {found[0].field}", fontsize=11)
 
     return _small_multiples(panels, draw, legend=True, height=3.4)
@@ -187,12 +191,11 @@ def _losses(axes: Axes, curve: FrequencyCurve, colour: str, marker: str, style: 
     )  # fmt: skip
     axes.set_xticks(range(len(curve.counts)), curve.counts, rotation=45, ha="right", fontsize=8)
     axes.set_xlabel("training count of the category")
-    axes.set_ylabel("mean logloss of a category")
     plain_axes(axes)
 
 
 def pareto(panel: Panel) -> str:
-    """Test AUC against the served model's bytes, SLT, MLET and all peers: SVG text."""
+    """Test quality (AUC) against the served model's bytes, SLT, MLET and all peers: SVG text."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -207,7 +210,7 @@ def pareto(panel: Panel) -> str:
         for place, method in enumerate(methods):
             two_layer = any(arm.inner_dim is not None for arm in panel.curve(method))
             arms = sorted(panel.curve(method), key=lambda arm: arm.model_bytes)
-            estimates = [arm.estimate("test", "auc") for arm in arms]
+            estimates = [arm.estimate("test", panel.task.headline) for arm in arms]
             axes.errorbar(
                 [arm.model_bytes for arm in arms],
                 [estimate.mean for estimate in estimates],
@@ -223,11 +226,11 @@ def pareto(panel: Panel) -> str:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: human_bytes(int(size))))
         # The bars of sixteen methods would set the scale otherwise.
-        means = [arm.estimate("test", "auc").mean for arm in panel.arms]
+        means = [arm.estimate("test", panel.task.headline).mean for arm in panel.arms]
         room = 0.15 * (max(means) - min(means)) + 1e-4
         axes.set_ylim(min(means) - room, max(means) + room)
         axes.set_xlabel("size of the served model")
-        axes.set_ylabel("test AUC")
+        axes.set_ylabel(f"test {panel.task.headline.label}")
         axes.set_title(panel.title, fontsize=11)
         axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
         plain_axes(axes)

@@ -116,9 +116,10 @@ class Ledger:
                 return self._add(arm, setting, seed)
         return None
 
-    def complete(self, claim: Claim, valid_auc: float) -> None:
-        """The run of a claim came to its end."""
-        self._open_study(claim.arm).tell(claim.number, valid_auc)
+    def complete(self, claim: Claim, valid: float) -> None:
+        """The run of a claim came to its end, with that headline metric on validation."""
+        quality = self._study.task.headline.quality(valid)
+        self._open_study(claim.arm).tell(claim.number, quality)
 
     def fail(self, claim: Claim, reason: str) -> None:
         """The run of a claim cannot be trained; it counts as tried."""
@@ -163,7 +164,7 @@ class Ledger:
         """
         trials = self.trials(arm)
         broken = [t.params for t in trials if t.state.name == "FAIL"]
-        works = [
+        works: list[FrozenTrial] = [
             t
             for t in trials
             if t.state.name == "COMPLETE" and not is_final(t) and t.params not in broken

@@ -19,7 +19,7 @@ _ORDER = {"below": 0, "exact": 1, "above": 2}
 
 @dataclass(frozen=True)
 class Reduction:
-    """The single-layer dimension whose AUC an MLET model of dimension d reaches, divided by d.
+    """The single-layer dimension whose quality an MLET model of dimension d reaches, divided by d.
 
     Attributes:
         point: of the means over seeds.
@@ -38,7 +38,7 @@ class Reduction:
 
 @lru_cache(maxsize=10_000)  # asked for by every table and figure
 def reduction(panel: Panel, arm: ArmResult) -> Reduction | None:
-    """Of one arm, by test AUC; None where that is undefined."""
+    """Of one arm, by the headline metric on the test split; None where that is undefined."""
     found = sorted(
         resampled_reductions(panel, arm), key=lambda one: (_ORDER[one.kind], one.reduction)
     )
@@ -50,9 +50,14 @@ def reduction(panel: Panel, arm: ArmResult) -> Reduction | None:
 
 
 def mean_quality_reduction(panel: Panel, arm: ArmResult, rows: Rows = "test") -> IsoQuality | None:
-    """The reduction by mean AUC alone; None where an AUC is undefined."""
-    curve = {slt.dim: slt.estimate(rows, "auc").mean for slt in panel.curve(SLT)}
-    quality = arm.estimate(rows, "auc").mean
+    """The reduction by means alone; None where one is undefined."""
+    metric = panel.task.headline
+
+    def quality_of(member: ArmResult) -> float:
+        return metric.quality(member.estimate(rows, metric).mean)
+
+    curve = {slt.dim: quality_of(slt) for slt in panel.curve(SLT)}
+    quality = quality_of(arm)
     if any(math.isnan(value) for value in (*curve.values(), quality)):
         return None
     return iso_quality(curve, arm.dim, quality)
@@ -71,13 +76,13 @@ def resampled_reductions(panel: Panel, arm: ArmResult) -> tuple[IsoQuality, ...]
 
     def resampled(member: ArmResult) -> Floats:
         means: Floats = member.resamples[drawn, rows, 0].mean(axis=1)
-        return means
+        return panel.task.headline.quality(means)
 
     singles = {member.dim: resampled(member) for member in panel.curve(SLT)}
     return tuple(
-        iso_quality({dim: values[i] for dim, values in singles.items()}, arm.dim, auc)
-        for i, auc in enumerate(resampled(arm))
-        if not math.isnan(auc)  # a resample without clicks, which is one for all arms
+        iso_quality({dim: values[i] for dim, values in singles.items()}, arm.dim, value)
+        for i, value in enumerate(resampled(arm))
+        if not math.isnan(value)  # a resample without clicks, which is one for all arms
     )
 
 
@@ -106,7 +111,7 @@ def _sign(reductions: Sequence[IsoQuality]) -> str:
 
 
 def points_of(pairs: Sequence[tuple[Panel, ArmResult]]) -> list[IsoQuality]:
-    """The reductions of arms by mean test AUC, where that is defined."""
+    """The reductions of arms by mean quality, where that is defined."""
     found = (mean_quality_reduction(panel, arm) for panel, arm in pairs)
     return [point for point in found if point is not None]
 

@@ -15,15 +15,15 @@ from mlet.reporting.plots import embedded
 from mlet.reporting.text import without_nan
 from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_count, pareto
 from mlet.studies.reductions import reduction
-from mlet.studies.results import MEASURES, ROWS, ArmResult, Panel, StudyResult
+from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
 from mlet.studies.study import SLT
 from mlet.studies.table import (
-    ARM_COLUMNS,
-    REDUCTION_COLUMNS,
     TUNING_COLUMNS,
+    arm_columns,
     arm_rows,
     by_setting,
     markdown,
+    reduction_columns,
     reduction_rows,
     tuning_row,
 )
@@ -33,6 +33,7 @@ from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
 def write_report(result: StudyResult, out: Path) -> Path:
     """Write ``report.html``, ``study.json``, ``tables.md`` and the figures; returns the page."""
     sections = []
+    columns = arm_columns(result.study.task)
     for (dataset, optimizer), panels in by_setting(result).items():
         figures = _figures(panels)
         for name, svg in figures.items():
@@ -42,7 +43,7 @@ def write_report(result: StudyResult, out: Path) -> Path:
                 "title": f"{dataset} · {optimizer}",
                 "schema": result.schemas[dataset],
                 "figures": {name: Markup(embedded(svg)) for name, svg in figures.items()},
-                "tables": [(panel.model, arm_rows(panel, ARM_COLUMNS)) for panel in panels],
+                "tables": [(panel.model, arm_rows(panel, columns)) for panel in panels],
             }
         )
     helped, not_helped = help_paragraphs(result)
@@ -51,9 +52,10 @@ def write_report(result: StudyResult, out: Path) -> Path:
         result=result,
         sections=sections,
         mlet_methods=[m.name for m in result.study.methods() if m.kind == "mlet"],
-        reduction_columns=REDUCTION_COLUMNS,
+        task=result.study.task,
+        reduction_columns=reduction_columns(result.study.task),
         reductions=reduction_rows(result),
-        arm_columns=ARM_COLUMNS,
+        arm_columns=columns,
         tuning=list(zip(TUNING_COLUMNS, tuning_row(result), strict=True)),
         counts=counts(result),
         chance=expected_by_chance(result),
@@ -118,25 +120,28 @@ def _arm_dict(panel: Panel, arm: ArmResult) -> dict[str, Any]:
         "model_bytes": arm.model_bytes,
         "training_bytes": arm.training_bytes,
         "train_seconds": arm.seconds,
-        "runs": run_dicts(arm),
+        "runs": run_dicts(panel, arm),
         "slices": arm.slices.mean(axis=0).tolist(),
     }
     for rows in ROWS:
-        values[rows] = {m: asdict(arm.estimate(rows, m)) for m in MEASURES}
+        values[rows] = estimates(panel, arm, rows)
     if arm.method != SLT and panel.slt(arm.dim) is not None:
         found = reduction(panel, arm)
-        values["gain"] = {
-            "auc": asdict(panel.gain(arm)),
-            "auc_over_rows": panel.row_interval(arm),
-            "logloss": asdict(panel.gain(arm, measure="logloss")),
-            "logloss_over_rows": panel.row_interval(arm, 1),
-        }
+        values["gain"] = {}
+        for measure in panel.task.measures:
+            values["gain"][measure.name] = asdict(panel.gain(arm, measure=measure))
+            values["gain"][f"{measure.name}_over_rows"] = panel.row_interval(arm, measure)
         values["reduction"] = asdict(found) if found else None
     return values
 
 
-def run_dicts(arm: ArmResult) -> list[dict[str, Any]]:
+def estimates(panel: Panel, arm: ArmResult, rows: Rows) -> dict[str, Any]:
+    """The measures of an arm as plain values, by name."""
+    return {m.name: asdict(arm.estimate(rows, m)) for m in panel.task.measures}
+
+
+def run_dicts(panel: Panel, arm: ArmResult) -> list[dict[str, Any]]:
     """An arm's runs as plain values."""
-    return [
-        {**asdict(run), "test": run.test._asdict(), "rare": run.rare._asdict()} for run in arm.runs
-    ]
+    runs = [asdict(run) for run in arm.runs]
+    valid = f"valid_{panel.task.headline.name}"
+    return [{valid if key == "valid" else key: run[key] for key in run} for run in runs]

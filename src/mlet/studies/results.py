@@ -16,21 +16,20 @@ import torch
 from mlet.data import PreparedDataset
 from mlet.data.frequency import Slice, training_count_deciles
 from mlet.data.schema import DatasetSchema
-from mlet.metrics import Interval, Scores, percentile_interval, score
+from mlet.metrics import Interval, percentile_interval
 from mlet.studies.ledger import Ledger
 from mlet.studies.runs import read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
+from mlet.task import Metric, Task
 from mlet.training import RunConfig, RunDirectory
 
 #: A chosen step size this near to an end of the range tried, in shares of it, is reported.
 _EDGE = 0.05
 
 Floats = npt.NDArray[np.float64]
-Measure = Literal["auc", "logloss"]
 Rows = Literal["test", "rare"]
 Outcome = Literal["better", "worse", "unclear"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
 ROWS: tuple[Rows, ...] = get_args(Rows)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -40,15 +39,15 @@ class RunScores:
     """One seed of one arm.
 
     Attributes:
-        test, rare: scores on all test rows and on the rare ones.
-        valid_auc: of the kept weights.
+        test, rare: metrics of the study's task, by name, on all test rows and on the rare ones.
+        valid: the headline metric of the kept weights on the validation split.
         steps, seconds: of training.
     """
 
     seed: int
-    test: Scores
-    rare: Scores
-    valid_auc: float
+    test: dict[str, float]
+    rare: dict[str, float]
+    valid: float
     steps: int
     seconds: float
 
@@ -80,8 +79,9 @@ class ArmResult:
         tuning: how it was tuned.
         runs: by seed.
         model_bytes, training_bytes: of the served model, and of all parameters while training.
-        resamples: (seeds, samples, 2) AUC and logloss on resampled test rows, paired between arms.
-        slices: (seeds, S, 2) AUC and logloss on the slices of the panel.
+        resamples: (seeds, samples, M) measures of the task on resampled test rows, paired between
+            arms.
+        slices: (seeds, S, M) measures on the slices of the panel.
         predictions: files of test predictions, by seed.
     """
 
@@ -110,11 +110,11 @@ class ArmResult:
         """Of the tables, as chosen on validation."""
         return self.tuning.setting["learning_rate"]
 
-    def values(self, rows: Rows, measure: Measure) -> list[float]:
+    def values(self, rows: Rows, measure: Metric) -> list[float]:
         """One number for each seed."""
-        return [getattr(getattr(run, rows), measure) for run in self.runs]
+        return [getattr(run, rows)[measure.name] for run in self.runs]
 
-    def estimate(self, rows: Rows, measure: Measure) -> Estimate:
+    def estimate(self, rows: Rows, measure: Metric) -> Estimate:
         """Mean and t-interval over seeds."""
         return estimate(self.values(rows, measure))
 
@@ -135,6 +135,7 @@ class Panel:
 
     Attributes:
         dataset, model, optimizer: their names in the study.
+        task: what its model is for.
         base: the run of its first arm, whose d, tables, step size and seed the others vary.
         schema: of the data set.
         data: where that is.
@@ -147,6 +148,7 @@ class Panel:
     dataset: str
     model: str
     optimizer: str
+    task: Task
     base: RunConfig
     schema: DatasetSchema
     data: Path
@@ -185,30 +187,34 @@ class Panel:
         """All arms that are neither."""
         return [arm for arm in self.arms if arm.method.kind == "peer"]
 
-    def gain(self, arm: ArmResult, rows: Rows = "test", measure: Measure = "auc") -> Estimate:
-        """An arm minus the single-layer one of its dimension, paired by seed."""
+    def gain(self, arm: ArmResult, rows: Rows = "test", measure: Metric | None = None) -> Estimate:
+        """An arm minus the single-layer one of its dimension, paired by seed; by default in the
+        headline metric."""
         slt = self.slt(arm.dim)
         assert slt is not None
+        measure = measure or self.task.headline
         pairs = zip(arm.values(rows, measure), slt.values(rows, measure), strict=True)
         return estimate([mine - single for mine, single in pairs])
 
     def outcome(self, arm: ArmResult) -> Outcome:
-        """Whether the interval of the gain in test AUC leaves out zero, and on which side."""
+        """Whether the interval of the gain in the headline metric leaves out zero, and on which
+        side."""
         gain = self.gain(arm)
         if gain.margin is None or abs(gain.mean) <= gain.margin:
             return "unclear"
-        return "better" if gain.mean > 0 else "worse"
+        return "better" if self.task.headline.quality(gain.mean) > 0 else "worse"
 
-    def row_interval(self, arm: ArmResult, measure: int = 0) -> Interval:
+    def row_interval(self, arm: ArmResult, measure: Metric | None = None) -> Interval:
         """95 % interval of an arm's difference to SLT over resampled test rows, the seeds given.
 
         Args:
             arm: of a dimension that has a single-layer one.
-            measure: 0 for AUC, 1 for logloss.
+            measure: of the task; the headline metric by default.
         """
         slt = self.slt(arm.dim)
         assert slt is not None
-        difference = (arm.resamples - slt.resamples)[:, :, measure].mean(axis=0)
+        place = self.task.measures.index(measure or self.task.headline)
+        difference = (arm.resamples - slt.resamples)[:, :, place].mean(axis=0)
         return percentile_interval(difference)
 
 
@@ -277,6 +283,7 @@ def collect(
                     dataset,
                     model,
                     optimizer,
+                    study.task,
                     study.run(slt[0].arm, slt[0].tuning.setting, 0, data[dataset]),
                     datasets[dataset].schema,
                     data[dataset],
@@ -300,7 +307,8 @@ def _read(
     slices: list[Slice],
 ) -> ArmResult:
     trained, precision = study.trained(arm), arm.method.precision
-    labels = np.asarray(data.split("test").labels)
+    task, count = study.task, len(study.task.measures)
+    labels = np.asarray(data.split("test").labels[task.label])
     setting = ledger.chosen(trained)
     assert setting is not None
     runs, resamples, sliced = [], [], []
@@ -309,19 +317,20 @@ def _read(
         RunDirectory(path).check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()
-        p = test.probabilities
+        p = test.values
         runs.append(
             RunScores(
                 seed=seed,
-                test=score(labels, p),
-                rare=score(labels[rare], p[rare]),
-                valid_auc=summary.valid["auc"],
+                test=task.score(labels, p),
+                rare=task.score(labels[rare], p[rare]),
+                valid=summary.valid[task.headline.name],
                 steps=summary.steps,
                 seconds=summary.seconds,
             )
         )
-        resamples.append(test.resamples[:, :2])
-        sliced.append([score(labels[part.rows], p[part.rows])[:2] for part in slices])
+        resamples.append(test.resamples[:, :count])
+        scores = [task.score(labels[part.rows], p[part.rows]) for part in slices]
+        sliced.append([[one[measure.name] for measure in task.measures] for one in scores])
     summary = RunDirectory(paths[0]).summary()
     failed = [t.params["learning_rate"] for t in ledger.trials(trained) if t.state.name == "FAIL"]
     return ArmResult(

@@ -224,10 +224,10 @@ class _Runner:
             self._ledger.fail(claim, f"{type(error).__name__}: {error}")
             return
         outcome = future.result()
-        if outcome.valid_auc is None:
+        if outcome.valid is None:
             self._ledger.fail(claim, str(outcome.reason))
         else:
-            self._ledger.complete(claim, outcome.valid_auc)
+            self._ledger.complete(claim, outcome.valid)
         done = sum(trial.state.name != "RUNNING" for trial in self._ledger.trials(claim.arm))
         self._finished[claim.arm.name] = done
 

@@ -15,7 +15,6 @@ from mlet.atomic import atomic_path
 from mlet.data import PreparedDataset
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
-from mlet.metrics import resampled_scores
 from mlet.nn.compression import Precision
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
@@ -23,9 +22,9 @@ from mlet.training.predict import predict
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker reports: the validation AUC, or why there is none."""
+    """What a worker reports: the headline metric on validation, or why there is none."""
 
-    valid_auc: float | None
+    valid: float | None
     reason: str | None
 
 
@@ -58,7 +57,7 @@ def train_and_score(
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
     for precision in precisions:
         score_run(path, config.data, resamples, precision)
-    return Outcome(summary.valid["auc"], None)
+    return Outcome(summary.valid[config.model.build_task().headline.name], None)
 
 
 def _on(config: RunConfig, device: str) -> RunConfig:
@@ -71,13 +70,13 @@ class TestScores:
     """The collapsed model's predictions for the test split.
 
     Attributes:
-        probabilities: (N,) float32.
-        resamples: (samples, 3) scores of resampled rows, paired between runs; see
-            `mlet.metrics.resampled_scores`.
+        values: (N,) float32.
+        resamples: (samples, M) metrics of resampled rows, paired between runs; see
+            `mlet.task.Task.resampled`.
         model_bytes: of what is served; None where the run's summary says it.
     """
 
-    probabilities: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
     resamples: npt.NDArray[np.float64]
     model_bytes: int | None = None
 
@@ -94,11 +93,12 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     columns = PreparedDataset(data).split("test")
     model, _, _ = load_collapsed(RunDirectory(path).model_file)
     served = model if precision == "float32" else model.collapse(precision)
-    probabilities = predict(served, columns).astype(np.float32)
-    draws = resampled_scores(columns.labels, probabilities, samples=resamples)
+    predictions = predict(served, columns).astype(np.float32)
+    labels = columns.labels[model.task.label]
+    draws = model.task.resampled(labels, predictions, samples=resamples)
     size = sum(tensor.nbytes for tensor in served.state_dict().values())
     with atomic_path(scores) as temporary, temporary.open("wb") as file:
-        np.savez(file, probabilities=probabilities, resamples=draws, model_bytes=size)
+        np.savez(file, probabilities=predictions, resamples=draws, model_bytes=size)
 
 
 def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores:

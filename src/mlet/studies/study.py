@@ -15,6 +15,7 @@ from mlet.models import AnyModelConfig, ModelConfig
 from mlet.nn.compression import PRECISIONS, Precision
 from mlet.settings import Settings, merge
 from mlet.studies.datasets import DatasetConfig
+from mlet.task import Task
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig, TrainingConfig
 
@@ -132,6 +133,20 @@ class StudyConfig(Settings):
             for model in self.models.values():
                 Method.peer(name, changes).model(model, self.dims[0])
         return self
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        tasks = {model.task for model in self.models.values()}
+        if len(tasks) > 1:
+            raise ValueError(f"models: of one task, not of {', '.join(sorted(tasks))}")
+        if any("task" in changes for changes in self.peers.values()):
+            raise ValueError("peers: 'task' is the models' to set")
+        return self
+
+    @property
+    def task(self) -> Task:
+        """What all its models are for."""
+        return next(iter(self.models.values())).build_task()
 
     def methods(self) -> list[Method]:
         """Single-layer training, MLET with each k, then the peers."""

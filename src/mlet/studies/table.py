@@ -7,26 +7,39 @@ from collections.abc import Sequence
 
 from mlet.reporting.text import as_markdown, human_bytes
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
-from mlet.studies.results import OUTCOMES, ArmResult, Measure, Panel, Rows, StudyResult
+from mlet.studies.results import OUTCOMES, ArmResult, Panel, Rows, StudyResult
 from mlet.studies.study import SLT
-
-ARM_COLUMNS = (
-    "method", "d", "lr", "test AUC", "gain over SLT", "over rows", "logloss gain", "rare AUC",
-    "reduction", "size", "training size", "time",
-)  # fmt: skip
-
-#: Where there is one panel of SLT and MLET alone.
-COMPARE_COLUMNS = (
-    "method", "d", "k", "lr", "test AUC", "gain over SLT", "test logloss", "rare AUC",
-    "rare logloss", "reduction", "size", "time",
-)  # fmt: skip
-
-REDUCTION_COLUMNS = (
-    "data", "optimizer", "model", "method", "mean AUC gain", "better", "worse", "unclear",
-    "mean reduction", "largest",
-)  # fmt: skip
+from mlet.task import Metric, Task
 
 TUNING_COLUMNS = ("arms", "trials of each", "failed", "best step size at an end", "final runs")
+
+
+def arm_columns(task: Task) -> tuple[str, ...]:
+    """Of the table of one panel of a study."""
+    headline, *others = (measure.label for measure in task.measures)
+    return (
+        "method", "d", "lr", f"test {headline}", "gain over SLT", "over rows",
+        *(f"{other} gain" for other in others), f"rare {headline}",
+        "reduction", "size", "training size", "time",
+    )  # fmt: skip
+
+
+def compare_columns(task: Task) -> tuple[str, ...]:
+    """Where there is one panel of SLT and MLET alone."""
+    headline, *others = (measure.label for measure in task.measures)
+    return (
+        "method", "d", "k", "lr", f"test {headline}", "gain over SLT",
+        *(f"test {other}" for other in others), f"rare {headline}",
+        *(f"rare {other}" for other in others), "reduction", "size", "time",
+    )  # fmt: skip
+
+
+def reduction_columns(task: Task) -> tuple[str, ...]:
+    """Of the summary of a study."""
+    return (
+        "data", "optimizer", "model", "method", f"mean {task.headline.label} gain", "better",
+        "worse", "unclear", "mean reduction", "largest",
+    )  # fmt: skip
 
 
 def arm_rows(panel: Panel, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -42,19 +55,23 @@ def _cells(panel: Panel, arm: ArmResult) -> dict[str, str]:
     slt = panel.slt(arm.dim)
     compared = slt is not None and slt is not arm
     over_rows = panel.row_interval(arm) if compared else None
+    measured: dict[str, str] = {}
+    for measure in panel.task.measures:
+        gain = panel.gain(arm, measure=measure).signed() if compared else ""
+        measured |= {
+            f"test {measure.label}": _measured(arm, "test", measure),
+            f"rare {measure.label}": _measured(arm, "rare", measure),
+            f"{measure.label} gain": gain,
+        }
     return {
+        **measured,
         "name": "SLT" if arm.method == SLT else arm.method.name,
         "method": arm.method.name if arm.method.kind == "peer" else arm.method.kind.upper(),
         "d": str(arm.dim),
         "k": "" if arm.inner_dim is None else str(arm.inner_dim),
         "lr": f"{arm.learning_rate:.3g}" + ("!" if arm.tuning.at_edge else ""),
-        "test AUC": _measured(arm, "test", "auc"),
         "gain over SLT": panel.gain(arm).signed() if compared else "",
         "over rows": f"{over_rows.low:+.4f} to {over_rows.high:+.4f}" if over_rows else "",
-        "logloss gain": panel.gain(arm, measure="logloss").signed() if compared else "",
-        "test logloss": _measured(arm, "test", "logloss"),
-        "rare AUC": _measured(arm, "rare", "auc"),
-        "rare logloss": _measured(arm, "rare", "logloss"),
         "reduction": str(reduction(panel, arm) or "–") if compared else "",
         "size": human_bytes(arm.model_bytes),
         "training size": human_bytes(arm.training_bytes),
@@ -62,13 +79,13 @@ def _cells(panel: Panel, arm: ArmResult) -> dict[str, str]:
     }
 
 
-def _measured(arm: ArmResult, rows: Rows, measure: Measure) -> str:
+def _measured(arm: ArmResult, rows: Rows, measure: Metric) -> str:
     found = arm.estimate(rows, measure)
     return "–" if math.isnan(found.mean) else str(found)
 
 
 def reduction_rows(result: StudyResult) -> list[tuple[str, ...]]:
-    """One row of `REDUCTION_COLUMNS` for each model and method, and one for all models."""
+    """One row of `reduction_columns` for each model and method, and one for all models."""
     rows = []
     for (dataset, optimizer), panels in by_setting(result).items():
         for method in (m for m in result.study.methods() if m != SLT):
@@ -84,7 +101,7 @@ def reduction_rows(result: StudyResult) -> list[tuple[str, ...]]:
 
 
 def _summary(arms: Sequence[tuple[Panel, ArmResult]]) -> tuple[str, ...]:
-    """The numbers of `REDUCTION_COLUMNS`."""
+    """The numbers of `reduction_columns`."""
     gains = [panel.gain(arm).mean for panel, arm in arms]
     outcomes = [panel.outcome(arm) for panel, arm in arms]
     return (
@@ -123,8 +140,12 @@ def by_setting(result: StudyResult) -> dict[tuple[str, str], list[Panel]]:
 
 def markdown(result: StudyResult) -> str:
     """All tables of a study in Markdown."""
-    parts = ["## Reductions\n", as_markdown(REDUCTION_COLUMNS, reduction_rows(result))]
+    parts = [
+        "## Reductions\n",
+        as_markdown(reduction_columns(result.study.task), reduction_rows(result)),
+    ]
     parts += ["## Tuning\n", as_markdown(TUNING_COLUMNS, [tuning_row(result)])]
+    columns = arm_columns(result.study.task)
     for panel in result.panels:
-        parts += [f"## {panel.title}\n", as_markdown(ARM_COLUMNS, arm_rows(panel, ARM_COLUMNS))]
+        parts += [f"## {panel.title}\n", as_markdown(columns, arm_rows(panel, columns))]
     return "\n".join(parts)

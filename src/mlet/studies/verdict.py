@@ -27,10 +27,11 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
 def panel_verdict(panel: Panel) -> list[str]:
     """One panel, for a reader in a hurry: where MLET helped, where it did not, what to doubt."""
     sentences = []
+    headline = panel.task.headline.label
     for method in panel.mlet_methods:
         for outcome, what in (
-            ("better", "beat SLT of the same dimension in test AUC at"),
-            ("worse", "was worse than SLT of the same dimension in test AUC at"),
+            ("better", f"beat SLT of the same dimension in test {headline} at"),
+            ("worse", f"was worse than SLT of the same dimension in test {headline} at"),
             ("unclear", "cannot be told apart from SLT, with these seeds, at"),
         ):
             arms = [a for a in panel.mlet if a.method == method and panel.outcome(a) == outcome]
@@ -84,4 +85,4 @@ def _list(panel: Panel, arms: list[ArmResult]) -> str:
 
 def _range(panel: Panel, arms: list[ArmResult]) -> str:
     gains = [panel.gain(arm).mean for arm in arms]
-    return f"{min(gains):+.4f} to {max(gains):+.4f} AUC"
+    return f"{min(gains):+.4f} to {max(gains):+.4f} {panel.task.headline.label}"

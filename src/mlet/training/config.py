@@ -105,7 +105,8 @@ class TrainingConfig(Settings):
         batch_size: rows of a step.
         epochs: passes over the training split, at most.
         validate_every: steps between validations; null validates four times an epoch.
-        patience: stop after this many validations without a better AUC; null trains all epochs.
+        patience: stop after this many validations without a better headline metric (AUC); null
+            trains all epochs.
         checkpoint_every: steps between checkpoints beside those at validations; null for none.
         record_spectra: record the tables' spectra at validations, for ``mlet inspect``; takes at
             most 2 % of the training time, but for the first and the last record.

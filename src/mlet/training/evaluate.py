@@ -12,7 +12,7 @@ from mlet.data import PreparedDataset
 from mlet.data.frequency import DEFAULT_EDGES, count_ranges
 from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
-from mlet.metrics import Interval, Scores, bootstrap, score
+from mlet.metrics import Interval
 from mlet.models import CTRModel
 from mlet.training.predict import predict
 
@@ -24,14 +24,14 @@ class SliceScores:
     Attributes:
         name: ``all``, or the range of training counts.
         rows, clicks: in the slice.
-        scores: AUC, logloss and calibration; NaN where undefined.
+        scores: the metrics of the model's task by name; NaN where undefined.
         intervals: of each, from a bootstrap over rows.
     """
 
     name: str
     rows: int
     clicks: int
-    scores: Scores
+    scores: dict[str, float]
     intervals: dict[str, Interval]
 
 
@@ -64,14 +64,15 @@ def evaluate(
         raise ConfigError(f"slice edges must be increasing positive counts, got {list(edges)}")
     if samples < 1:
         raise ConfigError(f"bootstrap samples must be at least 1, got {samples}")
-    labels = np.asarray(data.split(split).labels)
+    task = model.task
+    labels = np.asarray(data.split(split).labels[task.label])
     counts = data.rarest_counts(split, field)
     probabilities = predict(model, data.split(split))
 
     def scored(name: str, rows: npt.NDArray[np.bool_]) -> SliceScores:
         y, p = labels[rows], probabilities[rows]
         return SliceScores(
-            name, len(y), int(y.sum()), score(y, p), bootstrap(y, p, samples=samples)
+            name, len(y), int(y.sum()), task.score(y, p), task.intervals(y, p, samples=samples)
         )
 
     slices = [scored("all", np.ones(len(labels), bool))]

@@ -10,14 +10,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.errors import ConfigError, DataError, MletError, TrainingError
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
-from mlet.metrics import score
 from mlet.models import CTRModel, build_model
+from mlet.task import Task
 from mlet.training.config import RunConfig
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
@@ -31,7 +30,7 @@ _VALIDATIONS_PER_EPOCH = 4
 class Observer(Protocol):
     """Watches a run, to show it."""
 
-    def start(self, steps: int, done: int) -> None:
+    def start(self, task: Task, steps: int, done: int) -> None:
         """Training begins, or resumes with ``done`` of at most ``steps`` steps behind it."""
 
     def step(self, loss: float, rows: int) -> None:
@@ -44,7 +43,7 @@ class Observer(Protocol):
 class SilentObserver:
     """Shows nothing."""
 
-    def start(self, steps: int, done: int) -> None:
+    def start(self, task: Task, steps: int, done: int) -> None:
         """Nothing."""
 
     def step(self, loss: float, rows: int) -> None:
@@ -105,7 +104,13 @@ class _Trainer:
         self.loader = BatchLoader(self.data.split("train"), settings.batch_size, settings.seed)
         self.validation = self.data.split("valid")
         self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
+        self.task = self.model.task
         self.optimizers = Optimizers(config.optimizer, self.model)
+        if self.task.label not in self.validation.labels:
+            raise DataError(
+                f"{self.data.root}: no labels {self.task.label!r}, which task "
+                f"{config.model.task!r} needs; there are: {', '.join(self.validation.labels)}"
+            )
         self.progress = Progress()
         self.spectra = SpectraRecorder(self.data)
 
@@ -118,7 +123,10 @@ class _Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["random"])
-        self.progress = Progress(**state["progress"])
+        values = dict(state["progress"])
+        if "best_auc" in values:  # mlet 0.1
+            values["best"] = values.pop("best_auc")
+        self.progress = Progress(**values)
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
@@ -126,7 +134,7 @@ class _Trainer:
         # That of its beginning stays: its checkpoints are marked with it.
         if not self.run.schema_file.exists():
             self.run.write_schema(self.data.schema)
-        self.observer.start(settings.epochs * len(self.loader), progress.step)
+        self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:
@@ -154,7 +162,7 @@ class _Trainer:
             progress.step += 1
             progress.loss_sum += loss
             progress.loss_steps += 1
-            self.observer.step(loss, len(batch.labels))
+            self.observer.step(loss, len(batch.dense))
             last = progress.step == settings.epochs * len(self.loader)
             checkpoint = settings.checkpoint_every
             if progress.step % every == 0 or last:
@@ -171,7 +179,7 @@ class _Trainer:
         progress.seconds += time.perf_counter() - began
 
     def _step(self, batch: Batch) -> float:
-        loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.labels)
+        loss = self.task.loss(self.model(batch), batch.labels[self.task.label])
         value = loss.item()
         if not math.isfinite(value):
             raise self._explain(batch, value)
@@ -183,19 +191,20 @@ class _Trainer:
     def _validate(self, last: bool) -> None:
         """Score the validation split; keep the weights if they are the best; decide to stop."""
         settings, progress = self.config.training, self.progress
-        probabilities = predict(self.model, self.validation, device=settings.device)
-        scores = score(self.validation.labels, probabilities)
+        predictions = predict(self.model, self.validation, device=settings.device)
+        scores = self.task.score(self.validation.labels[self.task.label], predictions)
         record = {
             "step": progress.step,
             "epoch": progress.step / len(self.loader),
             "train_loss": progress.loss_sum / max(progress.loss_steps, 1),
-            **{f"valid_{name}": value for name, value in scores._asdict().items()},
+            **{f"valid_{name}": value for name, value in scores.items()},
             "seconds": progress.seconds,
         }
         progress.records.append(record)
         progress.loss_sum, progress.loss_steps = 0.0, 0
-        if scores.auc > progress.best_auc:
-            progress.best_auc, progress.best_step, progress.stale = scores.auc, progress.step, 0
+        quality = self.task.headline.quality(scores[self.task.headline.name])
+        if quality > progress.best:
+            progress.best, progress.best_step, progress.stale = quality, progress.step, 0
             self.run.save_best({"model": self.model.state_dict(), "step": progress.step})
         else:
             progress.stale += 1

@@ -1,4 +1,4 @@
-"""Click probabilities of a model on a split."""
+"""Predictions of a model on a split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BATCH_ROWS = 8_192
 def predict(
     model: CTRModel, columns: SplitColumns, *, device: str = "cpu", max_rows: int | None = None
 ) -> npt.NDArray[np.float64]:
-    """Probabilities (N,) in row order, or of the first ``max_rows`` rows.
+    """Predictions of the model's task (N,) in row order, or of the first ``max_rows`` rows.
 
     The model's mode is left as it was.
     """
@@ -26,7 +26,7 @@ def predict(
     parts: list[npt.NDArray[np.float64]] = []
     done = 0
     for batch in BatchLoader(columns, _BATCH_ROWS).epoch():
-        parts.append(model(batch.to(device)).double().sigmoid().cpu().numpy())
+        parts.append(model.task.predictions(model(batch.to(device)).double()).cpu().numpy())
         done += len(parts[-1])
         if max_rows is not None and done >= max_rows:
             break

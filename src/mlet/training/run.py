@@ -27,7 +27,7 @@ class Progress:
     Attributes:
         step: optimizer steps made; with the loader's length it gives the next batch.
         loss_sum, loss_steps: training loss since the last validation.
-        best_step, best_auc: the best validation so far.
+        best_step, best: the best validation so far, and its headline metric, more being better.
         stale: validations since then.
         seconds: spent in training steps, validation and checkpoints left out.
         records: one for each validation, the lines of ``metrics.jsonl``.
@@ -39,7 +39,7 @@ class Progress:
     loss_sum: float = 0.0
     loss_steps: int = 0
     best_step: int = 0
-    best_auc: float = float("-inf")
+    best: float = float("-inf")
     stale: int = 0
     seconds: float = 0.0
     records: list[dict[str, float]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Summary:
 
     Attributes:
         steps, epochs: of training.
-        stopped: ``early`` (no better AUC within the patience) or ``epochs`` (all were done).
+        stopped: ``early`` (nothing better within the patience) or ``epochs`` (all were done).
         best_step: the step whose weights were kept.
         valid: scores of those weights on the validation split.
         seconds: spent in training steps.

@@ -1,0 +1,149 @@
+"""What a model is trained for: a loss, predictions, and the metrics that say how good they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.nn import functional as F
+
+from mlet import metrics
+from mlet.metrics import Floats, Interval
+from mlet.registry import Registry
+
+Value = TypeVar("Value", float, Floats)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good predictions are.
+
+    Attributes:
+        name: as in files: ``auc``.
+        label: as in tables and figures: ``AUC``.
+        better: which way it improves; None where its best value lies in between.
+    """
+
+    name: str
+    label: str
+    better: Literal["higher", "lower"] | None
+
+    def quality(self, value: Value) -> Value:
+        """A value, or an array of them, so turned that more is better, however it improves."""
+        return -value if self.better == "lower" else value
+
+
+class Task(ABC):
+    """What one output of a model is for.
+
+    Attributes:
+        label: the name of the labels it is compared with.
+        headline: the metric by which weights and settings are chosen, arms compared, reductions
+            read off.
+        row_loss: the mean of `row_losses`.
+        others: further metrics that `score` gives.
+    """
+
+    label: ClassVar[str] = "label"
+    headline: ClassVar[Metric]
+    row_loss: ClassVar[Metric]
+    others: ClassVar[tuple[Metric, ...]] = ()
+
+    @property
+    def measures(self) -> tuple[Metric, ...]:
+        """The metrics by which arms of a study are compared: headline first."""
+        return tuple(dict.fromkeys((self.headline, self.row_loss)))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics of `score`, in its order."""
+        return (*self.measures, *self.others)
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean training loss, a scalar, of a model's outputs (B,) and labels (B,)."""
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What is scored and served, (B,), of a model's outputs (B,)."""
+
+    @abstractmethod
+    def score(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[str, float]:
+        """Every metric by name, of predictions (N,); NaN where it is undefined."""
+
+    @abstractmethod
+    def row_losses(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Floats:
+        """The loss of each row (N,)."""
+
+    def resampled(
+        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, *, samples: int, seed: int = 0
+    ) -> Floats:
+        """The metrics of ``samples`` resamples of the rows: (samples, M), in their order.
+
+        The resamples depend on the number of rows and on ``seed`` only, so those of two models on
+        the same rows are paired: subtract them for the distribution of a difference.
+        """
+        y, p = np.asarray(labels), np.asarray(predictions)
+        draws = np.full((samples, len(self.metrics)), np.nan)
+        generator = np.random.default_rng(seed)
+        for draw in draws if len(y) else ():
+            rows = generator.integers(len(y), size=len(y))
+            scores = self.score(y[rows], p[rows])
+            draw[:] = [scores[metric.name] for metric in self.metrics]
+        return draws
+
+    def intervals(
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        *,
+        samples: int = 200,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> dict[str, Interval]:
+        """Percentile intervals of each metric, from resampling rows with replacement."""
+        draws = self.resampled(labels, predictions, samples=samples, seed=seed)
+        return {
+            metric.name: metrics.percentile_interval(values, confidence)
+            for metric, values in zip(self.metrics, draws.T, strict=True)
+        }
+
+
+#: Task classes by name; called without arguments.
+TASKS: Registry[type[Task]] = Registry("task", "mlet.tasks", has="row_losses")
+
+
+@TASKS.register("binary")
+class Binary(Task):
+    """Whether something happens, as a click: outputs are logits, predictions probabilities."""
+
+    headline = Metric("auc", "AUC", "higher")
+    row_loss = Metric("logloss", "logloss", "lower")
+    others = (Metric("calibration", "calibration", None),)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean negative log-likelihood, in nats."""
+        return F.binary_cross_entropy_with_logits(outputs, labels)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Probabilities."""
+        return outputs.sigmoid()
+
+    def score(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[str, float]:
+        """See `mlet.metrics.Scores`."""
+        return metrics.score(labels, predictions)._asdict()
+
+    def row_losses(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Floats:
+        """The negative log-likelihoods, in nats."""
+        return metrics.row_losses(labels, predictions)
+
+    def resampled(
+        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, *, samples: int, seed: int = 0
+    ) -> Floats:
+        """As of any task, sorting the rows but once."""
+        draws = metrics.resampled_scores(labels, predictions, samples=samples, seed=seed)
+        return draws[:, [metrics.Scores._fields.index(metric.name) for metric in self.metrics]]
