@@ -97,7 +97,7 @@ class Task:
         torch.manual_seed(1)
         for ids in id_batches(self.setting, count):
             labels = (torch.rand(len(ids)) < 0.25).float()
-            yield Batch(labels, torch.rand(len(ids), self.dense), ids, {})
+            yield Batch({"label": labels}, torch.rand(len(ids), self.dense), ids, {})
 
     def build(self, inner_dim: int | None) -> CTRModel:
         name = self.model.removesuffix("-wide")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mlet.data import Batch, PreparedDataset
-from mlet.data.loader import Labels
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError
 from mlet.models import DLRM, DLRMConfig, build_model
@@ -28,7 +27,7 @@ def batch(schema: DatasetSchema, rows: int = 5) -> Batch:
     torch.manual_seed(3)
     sizes = [field.num_categories for field in schema.one_valued]
     return Batch(
-        labels=Labels(label=torch.randint(2, (rows,)).double()),
+        labels={"label": torch.randint(2, (rows,)).double()},
         dense=torch.rand(rows, len(schema.dense), dtype=torch.float64),
         ids=torch.stack([torch.randint(size, (rows,)) for size in sizes], 1),
         bags={"C1": Bags(torch.randint(9, (2 * rows,)), torch.arange(0, 2 * rows + 1, 2))},

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
-from mlet.data.loader import Labels
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError
 from mlet.export import load_collapsed
@@ -104,7 +103,7 @@ def batch(schema: DatasetSchema, rows: int = 4) -> Batch:
     torch.manual_seed(3)
     sizes = [field.num_categories for field in schema.one_valued]
     return Batch(
-        labels=Labels(label=torch.randint(2, (rows,)).double()),
+        labels={"label": torch.randint(2, (rows,)).double()},
         dense=torch.rand(rows, len(schema.dense), dtype=torch.float64),
         ids=torch.stack([torch.randint(size, (rows,)) for size in sizes], 1),
         bags={"C3": Bags(torch.randint(7, (2 * rows,)), torch.arange(0, 2 * rows + 1, 2))},

@@ -18,6 +18,7 @@ from mlet.studies.reductions import largest_reduction, mean_reduction, points_of
 from mlet.studies.study import SLT
 from mlet.studies.table import arm_columns, arm_rows, reduction_columns, reduction_rows
 from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
+from mlet.task import Binary
 
 
 def test_the_interval_of_a_reduction_needs_no_extrapolation(small_data: Path) -> None:
@@ -48,7 +49,7 @@ def test_the_row_interval_is_of_the_paired_difference(small_data: Path) -> None:
     _, panel = made_up(small_data, auc, spread=0.05)
     interval = panel.row_interval(panel.mlet[0])
     assert interval == pytest.approx((0.01, 0.01))
-    assert panel.row_interval(panel.mlet[0], 1) == pytest.approx((-0.01, -0.01))
+    assert panel.row_interval(panel.mlet[0], Binary.row_loss) == pytest.approx((-0.01, -0.01))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         bags: `Bags` of B bags for each multi-valued field.
     """
 
-    labels: Labels
+    labels: dict[str, Tensor]
     dense: Tensor
     ids: Tensor
     bags: dict[str, Bags]
