@@ -62,6 +62,17 @@ def test_compressed_files(tmp_path: Path, suffix: str) -> None:
             read(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("\ufeffa,b\n1,2\n".encode())
+    assert read(path).columns == ["a", "b", LINE]
+    path.write_bytes(b'a,b\n5" pipe,2\n')
+    assert read(path, quoted=False).rows() == [('5" pipe', "2", 2)]
+    path.write_bytes(b"a,b\n1,\xff")
+    with pytest.raises(DataError, match="line 2: byte 0xff is not UTF-8 text"):
+        read(path)
+
+
 def test_crlf_and_final_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"a,b\r\n1,2\r\n3,\r\n\r\n")

@@ -69,5 +69,13 @@ def test_order_differs_between_epochs_and_seeds_and_repeats() -> None:
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
+    assert order(0, 1) != order(1, 0), "no two seeds share an epoch"
     displacement = np.abs(np.array(order(0, 0)) - np.arange(500)).mean()
     assert displacement > 100, "a full shuffle moves a row by a third of the rows on average"
+
+
+def test_the_shuffle_reaches_beyond_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(loader, "_BUFFER_BLOCKS", 4)
+    seen = np.array(rows_of(list(BatchLoader(columns(800), 32, 0).epoch())))
+    assert np.abs(seen - np.arange(800)).mean() > 160

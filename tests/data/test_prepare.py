@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,6 +19,7 @@ from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.readers import MovieLensSource
 from mlet.data.schema import SPLITS
 from mlet.data.source import LABEL, TIME, RawColumns, dense_column, field_column
+from mlet.data.vocabulary import digest_categories
 from mlet.errors import ConfigError, DataError, RunError
 
 
@@ -65,7 +67,10 @@ def test_columns_decode_to_the_rows_that_were_read(
     min_count = data.draw(st.integers(1, 6))
     out = tmp_path_factory.mktemp("data") / "d"
     source = Rows(frame, COLUMNS, size=data.draw(st.integers(3, 90)))
-    schema = prepare(source, out, split=SplitRule(by, 0.2, 0.25), min_count=min_count)
+    with pytest.MonkeyPatch.context() as patch:
+        module = sys.modules["mlet.data.prepare"]  # the name is also that of a function
+        patch.setattr(module, "_CHUNK_ROWS", data.draw(st.integers(1, 90)))
+        schema = prepare(source, out, split=SplitRule(by, 0.2, 0.25), min_count=min_count)
     dataset = PreparedDataset(out)
     assert dataset.schema == schema
 
@@ -113,6 +118,10 @@ def test_each_field_may_have_its_own_minimum_count(tmp_path: Path) -> None:
     assert dataset.vocabulary("user")["count"][1:].min() >= 15
     assert dataset.vocabulary("tags")["count"][1:].min() >= 3
     assert len(dataset.vocabulary("user")) < schema.fields[0].total_categories + 1
+    prepare(source, tmp_path / "tags", field_min_counts={"tags": 35})
+    tags = PreparedDataset(tmp_path / "tags").vocabulary("tags")["count"][1:]
+    assert 0 < len(tags) < 6
+    assert tags.min() >= 35
 
 
 def test_a_random_split_is_that_of_its_seed(tmp_path: Path) -> None:
@@ -206,6 +215,9 @@ def test_errors(tmp_path: Path) -> None:
         prepare(source, out, field_min_counts={"film": 2})
     with pytest.raises(ConfigError, match="together below 1"):
         SplitRule(valid=0.5, test=0.5)
+    for shares in ({"valid": 0.0}, {"test": 0.0}, {"valid": -0.1}):
+        with pytest.raises(ConfigError, match="must be above 0"):
+            SplitRule(**shares)
     without_time = RawColumns(COLUMNS.dense, COLUMNS.categorical, COLUMNS.multi_valued)
     with pytest.raises(ConfigError, match="cannot split by 'time'"):
         prepare(Rows(frame, without_time), out, split=SplitRule("time"))
@@ -237,3 +249,19 @@ def test_opening_what_is_no_data_set_or_damaged(
     schema.write_text(schema.read_text().replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(DataError, match="format version 9"):
         PreparedDataset(tmp_path / "d")
+
+
+def test_no_two_vocabularies_have_one_digest() -> None:
+    lists = [["a:b"], ["a", "b"], ["b", "a"], ["a", ":b"], ["a:", "b"], ["ab"], ["1:a"], []]
+    tables = [pl.DataFrame({"category": ["", *words]}) for words in lists]
+    assert len({digest_categories(table) for table in tables}) == len(lists)
+    counted = tables[1].with_columns(pl.Series("count", [5, 6, 7]))
+    assert digest_categories(counted) == digest_categories(tables[1]), "counts are no part of it"
+
+
+def test_nothing_but_the_data_set_is_left(tmp_path: Path) -> None:
+    prepare(Rows(make_rows(60), COLUMNS), tmp_path / "d")
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        "schema.json", "vocabularies", *SPLITS
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -118,6 +118,10 @@ def test_deciles_hold_every_test_row_once(small_data: Path) -> None:
     counts_ = data.rarest_counts("test")
     assert np.sum([part.rows for part in slices], axis=0).tolist() == [1] * len(counts_)
     assert 3 <= len(slices) <= 10
+    for part in slices:
+        assert part.middle == np.median(counts_[part.rows])
+    # Ten parts where no count is that of more than a tenth of the rows.
+    assert len(slices) > 5 or np.unique(counts_, return_counts=True)[1].max() > len(counts_) / 10
     for before, after in pairwise(slices):
         assert counts_[before.rows].max() < counts_[after.rows].min()
         assert before.middle < after.middle
