@@ -70,7 +70,8 @@ def test_a_large_table_takes_bounded_memory() -> None:
     assert done.returncode == 0, done.stderr
     grown, with_a_copy = map(int, done.stdout.split())
     assert grown < 200_000, "KiB: less than the table itself"
-    assert with_a_copy > 400_000, "a float64 copy of the table shows in what is measured"
+    # Two copies of 500 000 KiB, less what a machine short of memory has put out meanwhile.
+    assert with_a_copy > 300_000, "a float64 copy is well above what is allowed, and is seen"
 
 
 @settings(max_examples=40, deadline=None)
