@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
@@ -26,11 +27,20 @@ class Metric:
         name: as in files: ``auc``.
         label: as in tables and figures: ``AUC``.
         better: which way it improves; None where its best value lies in between.
+        unit: of its values, if they have one.
+        highest: no value is above it.
     """
 
     name: str
     label: str
     better: Literal["higher", "lower"] | None
+    unit: str = ""
+    highest: float = math.inf
+
+    @property
+    def gain_label(self) -> str:
+        """As at the axis of differences: ``logloss gain (nats)``."""
+        return f"{self.label} gain" + (f" ({self.unit})" if self.unit else "")
 
     def quality(self, value: Value) -> Value:
         """A value, or an array of them, so turned that more is better, however it improves."""
@@ -121,8 +131,8 @@ TASKS: Registry[type[Task]] = Registry("task", "mlet.tasks", has="row_losses")
 class Binary(Task):
     """Whether something happens, as a click: outputs are logits, predictions probabilities."""
 
-    headline = Metric("auc", "AUC", "higher")
-    row_loss = Metric("logloss", "logloss", "lower")
+    headline = Metric("auc", "AUC", "higher", highest=1.0)
+    row_loss = Metric("logloss", "logloss", "lower", unit="nats")
     others = (Metric("calibration", "calibration", None),)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

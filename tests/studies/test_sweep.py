@@ -84,7 +84,7 @@ def test_every_number_is_that_of_the_models_that_are_kept(finished: Path, small_
             model, _, _ = load_collapsed(path)
             p = predict(model.collapse(precision), columns).astype(np.float32)
             stored = read_test_scores(path.parent, precision)
-            assert stored.values.tolist() == p.tolist()
+            assert stored.predictions.tolist() == p.tolist()
             assert run["test"]["auc"] == pytest.approx(score(columns.labels["label"], p).auc)
             draws = resampled_scores(columns.labels["label"], p, samples=40)
             np.testing.assert_array_equal(stored.resamples, draws)
@@ -258,7 +258,7 @@ def test_slices_and_categories_against_a_loop(finished: Path, small_data: Path) 
     labels = np.asarray(columns.labels["label"])
     for arm in panel.arms:
         assert arm.slices.shape == (SEEDS, len(panel.slices), 2)
-        p = read_test_scores(arm.predictions[1], arm.method.precision).values
+        p = read_test_scores(arm.predictions[1], arm.method.precision).predictions
         for place, part in enumerate(panel.slices):
             low, *high = (int(text.replace(",", "")) for text in part.name.split("-"))
             rows = (rarest >= low) & (rarest <= (high or [low])[0])
@@ -272,7 +272,7 @@ def test_slices_and_categories_against_a_loop(finished: Path, small_data: Path) 
     for category in np.unique(ids):
         rows = ids == category
         losses = [
-            score(labels[rows], read_test_scores(path).values[rows]).logloss
+            score(labels[rows], read_test_scores(path).predictions[rows]).logloss
             for path in arm.predictions
         ]
         name = next(n for n in groups if holds(n, int(counts[category])))

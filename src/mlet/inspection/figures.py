@@ -16,6 +16,7 @@ from mlet.reporting.plots import (
     plain_axes,
     svg_text,
 )
+from mlet.task import Metric
 from mlet.theory import FlowByFrequency
 
 
@@ -152,7 +153,7 @@ def flow_map(flow: FlowByFrequency) -> str:
         return embedded(svg_text(figure))
 
 
-def gains_plot(gains: CategoryGains, loss: str) -> str:
+def gains_plot(gains: CategoryGains, loss: Metric) -> str:
     """Gain in ``loss`` of each category against its training count, and the groups' means."""
     from matplotlib.figure import Figure
 
@@ -172,7 +173,7 @@ def gains_plot(gains: CategoryGains, loss: str) -> str:
         limit = max(float(np.quantile(np.abs(gains.gains), 0.98)), 1e-6)
         scatter.set_ylim(-1.2 * limit, 1.2 * limit)
         scatter.set_xlabel("training count + 1")
-        scatter.set_ylabel(f"{loss} gain")
+        scatter.set_ylabel(loss.gain_label)
         scatter.set_title("each category", fontsize=11)
         places = np.arange(len(gains.groups))
         groups.errorbar(

@@ -14,6 +14,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import RunError
 from mlet.export.checkpoint import read_state_dict
 from mlet.inspection.gains import CategoryGains, category_gains
+from mlet.task import Metric
 from mlet.theory import (
     Factors,
     FlowByFrequency,
@@ -64,7 +65,7 @@ class Inspection:
         baseline: the run it is held against, if any, and its history.
         baseline_history: of the baseline.
         gains: in row loss per category against the baseline's, by field; empty without one.
-        loss: the name of that row loss.
+        loss: that row loss.
     """
 
     source: str
@@ -73,7 +74,7 @@ class Inspection:
     baseline: str | None
     baseline_history: list[dict[str, Any]]
     gains: dict[str, CategoryGains]
-    loss: str = ""
+    loss: Metric | None = None
 
     @property
     def recording_seconds(self) -> float:
@@ -112,7 +113,7 @@ def inspect_run(
         None if baseline is None else str(baseline),
         history,
         gains,
-        model.task.row_loss.label,
+        model.task.row_loss,
     )
 
 

@@ -89,6 +89,6 @@ def _section(inspection: Inspection, table: TableInspection) -> dict[str, object
         if recorded
         else None,
         "gains": Markup(gains_plot(inspection.gains[name], inspection.loss))
-        if name in inspection.gains
+        if inspection.loss and name in inspection.gains
         else None,
     }

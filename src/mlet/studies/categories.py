@@ -49,7 +49,7 @@ def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
     def curve(arm: ArmResult) -> FrequencyCurve:
         losses = np.mean(
             [
-                panel.task.row_losses(labels, read_test_scores(path).values)
+                panel.task.row_losses(labels, read_test_scores(path).predictions)
                 for path in arm.predictions
             ],
             axis=0,

@@ -81,7 +81,7 @@ def _quality(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
             axes.fill_between(
                 [arm.dim for arm in arms],
                 [point.mean - (point.margin or 0) for point in points],
-                [point.mean + (point.margin or 0) for point in points],
+                [min(point.mean + (point.margin or 0), headline.highest) for point in points],
                 color=colour,
                 alpha=0.13,
                 linewidth=0,

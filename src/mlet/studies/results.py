@@ -317,7 +317,7 @@ def _read(
         RunDirectory(path).check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()
-        p = test.values
+        p = test.predictions
         runs.append(
             RunScores(
                 seed=seed,

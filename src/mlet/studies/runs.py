@@ -70,13 +70,13 @@ class TestScores:
     """The collapsed model's predictions for the test split.
 
     Attributes:
-        values: (N,) float32.
+        predictions: (N,) float32.
         resamples: (samples, M) metrics of resampled rows, paired between runs; see
             `mlet.task.Task.resampled`.
         model_bytes: of what is served; None where the run's summary says it.
     """
 
-    values: npt.NDArray[np.float32]
+    predictions: npt.NDArray[np.float32]
     resamples: npt.NDArray[np.float64]
     model_bytes: int | None = None
 

@@ -123,10 +123,7 @@ class _Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         torch.set_rng_state(state["random"])
-        values = dict(state["progress"])
-        if "best_auc" in values:  # mlet 0.1
-            values["best"] = values.pop("best_auc")
-        self.progress = Progress(**values)
+        self.progress = Progress.of_checkpoint(state["progress"])
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""

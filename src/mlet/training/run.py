@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class Progress:
     records: list[dict[str, float]] = field(default_factory=list)
     spectra: list[dict[str, Any]] = field(default_factory=list)
     done: str | None = None
+
+    @classmethod
+    def of_checkpoint(cls, values: Mapping[str, Any]) -> Progress:
+        """As it was kept; mlet 0.1 called the best headline metric ``best_auc``."""
+        names = {"best_auc": "best"}
+        return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
 @dataclass(frozen=True)
