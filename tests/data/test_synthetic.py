@@ -11,8 +11,11 @@ from scipy.special import logit
 
 from mlet.data import PreparedDataset
 from mlet.data.readers import CriteoSource
+from mlet.data.readers.criteo import write_criteo_tsv
 from mlet.data.source import LABEL, PROBABILITY, dense_column, field_column
-from mlet.data.synthetic import SyntheticConfig, SyntheticSource, preset, write_criteo_tsv
+from mlet.data.synthetic import SyntheticConfig, SyntheticSource, preset, source
+from mlet.data.synthetic.features import FeatureLaw
+from mlet.data.synthetic.truth import Truth
 from mlet.errors import ConfigError
 
 
@@ -39,15 +42,35 @@ def test_categories_follow_zipf() -> None:
     np.testing.assert_allclose(shares[:10], (law / law.sum())[:10], rtol=0.1)
 
 
+def truth(**changes: object) -> Truth:
+    config = SyntheticConfig(**{"cardinalities": [20_000, 20_000], "clusters": 3, **changes})
+    pilot = FeatureLaw(config).draw(np.random.default_rng(1), 1000)
+    return Truth(config, np.random.default_rng(0), pilot)
+
+
 def test_latent_vectors_have_the_stated_cluster_structure() -> None:
-    config = SyntheticConfig(cardinalities=[20_000], rank=4, clusters=3, noise=0.25)
-    source = SyntheticSource(config)
-    vectors = source._latent(0, np.arange(20_000))
-    centres = source._parameters[0][0] * np.sqrt(0.75)
+    law, ranks = truth(noise=0.25), np.arange(20_000)
+    vectors = law._latent(0, ranks)
+    centres = law._centres[0] * np.sqrt(0.75)
     distances = np.linalg.norm(vectors[:, None] - centres, axis=2).min(axis=1)
     # the noise part is √ν times a standard normal vector: E‖·‖² = ν r
     assert (distances**2).mean() == pytest.approx(0.25 * 4, rel=0.1)
-    assert np.array_equal(source._latent(0, np.array([5, 5, 9])), vectors[[5, 5, 9]])
+    assert np.array_equal(law._latent(0, np.array([5, 5, 9])), vectors[[5, 5, 9]])
+
+
+def test_a_category_s_own_part_is_its_field_s_and_its_seed_s() -> None:
+    ranks = np.arange(20_000)
+    own = truth(noise=1.0)._latent(0, ranks).ravel()
+    for other in (truth(noise=1.0)._latent(1, ranks), truth(noise=1.0, seed=7)._latent(0, ranks)):
+        assert abs(np.corrcoef(own, other.ravel())[0, 1]) < 0.02
+
+
+def test_rows_come_in_blocks_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_BLOCK_ROWS", 200)
+    config = SyntheticConfig(rows=500, cardinalities=[200, 20, 5])
+    first, second, last = SyntheticSource(config).frames()
+    assert (len(first), len(second), len(last)) == (200, 200, 100)
+    assert not first.equals(second)
 
 
 def test_same_config_same_rows_other_seed_other_rows() -> None:
@@ -68,22 +91,21 @@ def test_bayes_scores_are_those_of_the_truth(small_data: Path) -> None:
 
 
 def test_names_are_unique_within_a_field() -> None:
-    from mlet.data.synthetic import _names
-
     for place in range(3):
-        assert _names(np.arange(100_000), place).n_unique() == 100_000
+        assert source._names(np.arange(100_000), place).n_unique() == 100_000
 
 
 def test_criteo_preset_round_trips_through_the_reader(tmp_path: Path) -> None:
-    source = SyntheticSource(preset("criteo", rows=400))
-    path = tmp_path / "train.txt"
-    write_criteo_tsv(source, path, lambda what, done, total: None)
+    generated = SyntheticSource(preset("criteo", rows=400))
+    path, written = tmp_path / "train.txt", []
+    write_criteo_tsv(generated, path, written.append)
+    assert written == [400]
     read = pl.concat(list(CriteoSource([path]).frames()))
-    made = pl.concat(list(source.frames()))
+    made = pl.concat(list(generated.frames()))
     assert made.drop(PROBABILITY).equals(read.select(made.drop(PROBABILITY).columns))
     assert read[dense_column("I1")].null_count() > 0
     with pytest.raises(ConfigError, match="use preset criteo"):
-        write_criteo_tsv(SyntheticSource(SyntheticConfig()), path, lambda *_: None)
+        write_criteo_tsv(SyntheticSource(SyntheticConfig()), path, lambda done: None)
 
 
 def test_bad_settings_are_refused() -> None:

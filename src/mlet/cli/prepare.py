@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -40,7 +41,7 @@ class _Readers(TyperGroup):
             return own
         app = typer.Typer(context_settings=ctx.command.context_settings)
         app.command(name=cmd_name, help=f"Files of the reader {cmd_name}.")(
-            _command_of(READERS[cmd_name])
+            _command(_of_files(READERS[cmd_name]))
         )
         return typer.main.get_command(app)
 
@@ -72,15 +73,16 @@ MinCount: TypeAlias = Annotated[
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")]
 
 
-def _run(
+def _prepare(
     source: RawSource,
-    out: Path,
-    split: Literal["time", "order", "random"] | None,
-    valid: float,
-    test: float,
-    seed: int,
-    min_count: list[str] | None,
-    overwrite: bool,
+    *,
+    out: Out,
+    split: SplitBy = None,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    seed: Seed = 0,
+    min_count: MinCount = None,
+    overwrite: Overwrite = False,
 ) -> None:
     default, by_field = _parse_min_counts(min_count or [])
     rule = SplitRule(by=split, valid=valid, test=test, seed=seed)
@@ -134,87 +136,73 @@ def print_schema(schema: DatasetSchema, out: Path) -> None:
     )
 
 
-def _command_of(reader: Reader) -> Callable[..., None]:
-    """The command of a reader that takes nothing but files."""
+def _command(source: Callable[..., RawSource]) -> Callable[..., None]:
+    """Prepares what ``source`` reads: its own parameters, then those of all readers."""
+    own = list(inspect.signature(source, eval_str=True).parameters.values())
+    shared = list(inspect.signature(_prepare, eval_str=True).parameters.values())[1:]
 
-    def command(
-        files: Files,
-        out: Out,
-        split: SplitBy = None,
-        valid: Valid = 0.1,
-        test: Test = 0.1,
-        seed: Seed = 0,
-        min_count: MinCount = None,
-        overwrite: Overwrite = False,
-    ) -> None:
-        _run(reader(files), out, split, valid, test, seed, min_count, overwrite)
+    def command(**options: Any) -> None:
+        read = source(**{parameter.name: options.pop(parameter.name) for parameter in own})
+        _prepare(read, **options)
 
+    # What Typer makes options of.
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = source.__doc__
     return command
+
+
+def _of_files(reader: Reader) -> Callable[[list[Path]], RawSource]:
+    """A reader that takes nothing but files."""
+
+    def source(files: Files) -> RawSource:
+        return reader(files)
+
+    return source
 
 
 prepare_app.command(
     "criteo",
     help="Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories.",
-)(_command_of(READERS["criteo"]))
-prepare_app.command("avazu", help="Avazu's train.csv.")(_command_of(READERS["avazu"]))
+)(_command(_of_files(READERS["criteo"])))
+prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files(READERS["avazu"])))
 
 
-@prepare_app.command()
-def movielens(
+@prepare_app.command("movielens")
+@_command
+def _movielens(
     folder: Annotated[Path, typer.Argument(help="Folder with ratings and movies, .csv or .dat.")],
-    out: Out,
-    split: SplitBy = None,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
-    seed: Seed = 0,
-    min_count: MinCount = None,
-    overwrite: Overwrite = False,
-) -> None:
+) -> RawSource:
     """MovieLens (ml-latest, 20m, 25m, 32m, 1m); a click is a rating of 4 or more."""
-    _run(MovieLensSource(folder), out, split, valid, test, seed, min_count, overwrite)
+    return MovieLensSource(folder)
 
 
-@prepare_app.command()
-def libfm(
+@prepare_app.command("libfm")
+@_command
+def _libfm(
     files: Annotated[list[Path] | None, typer.Argument(help="Files to pool and split.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory to create.")] = None,
     train_file: Annotated[Path | None, typer.Option(help="Published training file.")] = None,
     valid_file: Annotated[Path | None, typer.Option(help="Published validation file.")] = None,
     test_file: Annotated[Path | None, typer.Option(help="Published test file.")] = None,
-    split: SplitBy = None,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
-    seed: Seed = 0,
-    min_count: MinCount = None,
-    overwrite: Overwrite = False,
-) -> None:
+) -> RawSource:
     """One-hot libFM text (Frappe, MovieLens-tag): FILES to split, or the three published files."""
-    if out is None:
-        raise ConfigError("missing --out DIR")
     given = {"train": train_file, "valid": valid_file, "test": test_file}
     named = {name: path for name, path in given.items() if path is not None}
     if bool(files) == bool(named) or len(named) not in (0, 3):
         raise ConfigError("give either FILES, or all of --train-file, --valid-file and --test-file")
-    source = LibFMSource(files or [], named)
-    _run(source, out, split, valid, test, seed, min_count, overwrite)
+    return LibFMSource(files or [], named)
 
 
-@prepare_app.command()
-def table(
+@prepare_app.command("table")
+@_command
+def _table(
     files: Files,
     schema: Annotated[Path, typer.Option(help="YAML: label, dense, categorical, …")],
-    out: Out,
-    split: SplitBy = None,
-    valid: Valid = 0.1,
-    test: Test = 0.1,
-    seed: Seed = 0,
-    min_count: MinCount = None,
-    overwrite: Overwrite = False,
-) -> None:
+) -> RawSource:
     """Any CSV or Parquet file, described by a YAML schema.
 
     The schema names columns: label, dense (list, or name: log|none), categorical (list),
     multi_valued (name: separator), time, and the CSV separator.
     """
-    source = TableSource(files, TableSchema.load(schema))
-    _run(source, out, split, valid, test, seed, min_count, overwrite)
+    return TableSource(files, TableSchema.load(schema))

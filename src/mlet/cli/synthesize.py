@@ -10,7 +10,8 @@ import typer
 from mlet.cli.console import counting, say
 from mlet.cli.prepare import print_schema
 from mlet.data import SplitRule, prepare
-from mlet.data.synthetic import SyntheticSource, preset, write_criteo_tsv
+from mlet.data.readers.criteo import write_criteo_tsv
+from mlet.data.synthetic import SyntheticSource, preset
 from mlet.errors import ConfigError
 from mlet.settings import parse_assignments
 
@@ -48,7 +49,7 @@ def synthesize(
         if criteo_tsv:
             if out.exists() and not overwrite:
                 raise ConfigError(f"{out} already exists: pass --overwrite or choose another file")
-            write_criteo_tsv(source, out, report)
+            write_criteo_tsv(source, out, lambda done: report("writing", done, source.config.rows))
             say(f"{source.config.rows:,} rows -> {out}")
             return
         rule = SplitRule(valid=valid, test=test, seed=seed)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
+from mlet.atomic import atomic_path
 from mlet.data import parse
 from mlet.data.delimited import read_delimited
 from mlet.data.readers.registry import READERS
-from mlet.data.source import LABEL, RawColumns, dense_column, field_column
+from mlet.data.source import LABEL, RawColumns, RawSource, dense_column, field_column
+from mlet.errors import ConfigError
 
 DENSE = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
@@ -44,3 +46,22 @@ class CriteoSource:
                     }
                     | {field_column(name): raw[name] for name in CATEGORICAL}
                 )
+
+
+def write_criteo_tsv(source: RawSource, path: Path, report: Callable[[int], None]) -> None:
+    """Write rows as Criteo publishes its own; ``report`` is told how many are written.
+
+    Raises:
+        ConfigError: the source has not Criteo's 13 dense features and 26 fields.
+    """
+    dense, fields = source.columns.dense, source.columns.categorical
+    if (len(dense), len(fields)) != (len(DENSE), len(CATEGORICAL)):
+        raise ConfigError("Criteo's format has 13 dense features and 26 fields: use preset criteo")
+    integers = [pl.col(dense_column(name)).cast(pl.Int64) for name in dense]
+    done = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for frame in source.frames():
+            columns = frame.select(LABEL, *integers, *map(field_column, fields))
+            columns.write_csv(file, include_header=False, separator="\t")
+            done += len(frame)
+            report(done)

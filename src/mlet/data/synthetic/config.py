@@ -1,0 +1,56 @@
+"""Shape and difficulty of synthetic click data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from mlet.settings import Settings
+
+#: Cardinalities of the 26 fields of Criteo-Kaggle, as published with DLRM (arXiv 1906.00091).
+CRITEO_CARDINALITIES = [
+    *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
+    *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
+]
+
+
+class SyntheticConfig(Settings):
+    """Shape and difficulty of the generated data.
+
+    Attributes:
+        rows: rows in all splits together.
+        cardinalities: number of possible categories of each field.
+        dense: number of dense features D.
+        zipf: exponent of the Zipf law; category i of a field has probability ∝ (i + 1)^−zipf.
+        clusters: cluster centres of a field.
+        rank: dimension r of the latent vectors.
+        noise: share ν of a category's own part in the variance of its latent vector, 0 to 1.
+        signal: standard deviation of the logits; larger means a higher attainable AUC.
+        click_rate: mean click probability.
+        seed: of everything.
+    """
+
+    rows: int = Field(120_000, ge=100)
+    cardinalities: list[int] = Field([20_000, 8_000, 3_000, 1_000, 400, 100, 30, 10], min_length=1)
+    dense: int = Field(4, ge=0)
+    zipf: float = Field(1.1, ge=0)
+    clusters: int = Field(16, ge=1)
+    rank: int = Field(4, ge=1)
+    noise: float = Field(0.3, ge=0, le=1)
+    signal: float = Field(2.0, gt=0)
+    click_rate: float = Field(0.25, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @field_validator("cardinalities")
+    @classmethod
+    def _positive(cls, value: list[int]) -> list[int]:
+        if min(value) < 1 or max(value) > 2**32:
+            raise ValueError("every cardinality must lie between 1 and 2^32")
+        return value
+
+
+def preset(name: Literal["default", "criteo"], **changes: object) -> SyntheticConfig:
+    """The embedded default, or Criteo-Kaggle's shape (26 fields, 13 dense) for speed work."""
+    shape = {"cardinalities": CRITEO_CARDINALITIES, "dense": 13} if name == "criteo" else {}
+    return SyntheticConfig.parse(shape | changes, "synthetic data")
