@@ -13,7 +13,7 @@ from mlet.cli.settings import Assignments
 from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.studies import StudyConfig, StudyResult, write_report
 from mlet.studies import sweep as run_study
-from mlet.studies.table import reduction_columns, reduction_rows
+from mlet.studies.arm_table import reduction_columns, reduction_rows
 from mlet.studies.verdict import counts
 
 

@@ -22,7 +22,7 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True)
-class CheckpointReport:
+class CollapsedCheckpoint:
     """What was collapsed.
 
     Attributes:
@@ -35,7 +35,7 @@ class CheckpointReport:
     after: int
 
 
-def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> CheckpointReport:
+def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> CollapsedCheckpoint:
     """Write the plain model's ``state_dict`` of a converted model's checkpoint.
 
     Args:
@@ -61,7 +61,7 @@ def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> Ch
             save_file(_separate(plain), temporary)
         else:
             torch.save(plain, temporary)
-    return CheckpointReport(len(state) - len(plain), _bytes(state), _bytes(plain))
+    return CollapsedCheckpoint(len(state) - len(plain), _bytes(state), _bytes(plain))
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from mlet.reporting.page import render
 from mlet.reporting.plots import embedded
 from mlet.reporting.text import as_markdown, without_nan
 from mlet.settings import Settings
+from mlet.studies.arm_table import arm_rows, compare_columns
 from mlet.studies.datasets import DatasetConfig
 from mlet.studies.figures import quality_curves
 from mlet.studies.reductions import mean_quality_reduction, reduction
@@ -26,7 +27,6 @@ from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import SLT, StudyConfig, one_thread
-from mlet.studies.table import arm_rows, compare_columns
 from mlet.studies.verdict import failed_settings, panel_verdict
 from mlet.training import RunConfig
 

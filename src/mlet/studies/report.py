@@ -13,11 +13,7 @@ from mlet.atomic import write_text
 from mlet.reporting.page import render
 from mlet.reporting.plots import embedded
 from mlet.reporting.text import without_nan
-from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_count, pareto
-from mlet.studies.reductions import reduction
-from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
-from mlet.studies.study import SLT
-from mlet.studies.table import (
+from mlet.studies.arm_table import (
     TUNING_COLUMNS,
     arm_columns,
     arm_rows,
@@ -27,6 +23,10 @@ from mlet.studies.table import (
     reduction_rows,
     tuning_row,
 )
+from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_count, pareto
+from mlet.studies.reductions import reduction
+from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
+from mlet.studies.study import SLT
 from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
 
 

@@ -19,7 +19,7 @@ _CHECKED_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class CollapseReport:
+class CollapsedRun:
     """What collapsing did.
 
     Attributes:
@@ -41,7 +41,7 @@ def collapse_run(
     precision: Precision | None = None,
     data: Path | None = None,
     overwrite: bool = False,
-) -> CollapseReport:
+) -> CollapsedRun:
     """Write the collapsed model of a run to ``out`` and compare its scores on real rows.
 
     Args:
@@ -64,7 +64,7 @@ def collapse_run(
     rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)
     after = predict(collapsed, rows, max_rows=_CHECKED_ROWS)
-    return CollapseReport(
+    return CollapsedRun(
         rows=len(before),
         largest_difference=float(np.abs(before - after).max()),
         trained_bytes=_bytes(trained.embedding),
