@@ -1,0 +1,248 @@
+"""What a run does at which step: validations, checkpoints, clocks, decay, chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mlet.data import BatchLoader, PreparedDataset
+from mlet.data.loader import Batch
+from mlet.errors import RunError
+from mlet.export import load_collapsed
+from mlet.models import DLRMConfig, build_model
+from mlet.training import RunConfig, RunDirectory, loop, resume, train
+from mlet.training.collapse import collapse_run
+from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.evaluate import evaluate
+from mlet.training.load import load_trained
+from mlet.training.loop import SilentObserver
+from mlet.training.optimizers import Optimizers
+from mlet.training.predict import predict
+
+#: Steps of an epoch: 1 800 training rows in batches of 64.
+EPOCH = 29
+
+
+def config(data: Path, rate: float | None = None, **training: object) -> RunConfig:
+    settings = {"batch_size": 64, "epochs": 2, "threads": 1, "patience": None, **training}
+    return RunConfig(
+        data=data,
+        model=DLRMConfig(dim=4, inner_dim=12, bottom_mlp=[8], top_mlp=[8]),
+        optimizer=OptimizersConfig.same("adagrad", rate),
+        training=TrainingConfig(**settings),
+    )
+
+
+class Watch(SilentObserver):
+    """Notes the losses and the records, and draws a random number at every step."""
+
+    def __init__(self, fail_at: int = 0, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.fail_at, self.error = fail_at, error
+        self.losses: list[float] = []
+        self.drawn: list[float] = []
+        self.records: list[dict[str, float]] = []
+
+    def step(self, loss: float, rows: int) -> None:
+        self.losses.append(loss)
+        self.drawn.append(torch.rand(()).item())
+        if len(self.losses) == self.fail_at:
+            raise self.error
+
+    def validation(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+
+
+def test_a_record_says_where_it_was_made_and_the_loss_since_the_one_before(
+    small_data: Path, tmp_path: Path
+) -> None:
+    seen = Watch()
+    summary = train(config(small_data, validate_every=11), tmp_path / "run", seen)
+    steps = [11, 22, 33, 44, 55, 58]
+    assert [record["step"] for record in seen.records] == steps
+    assert [record["epoch"] for record in seen.records] == [step / EPOCH for step in steps]
+    for low, record in zip([0, *steps], seen.records, strict=False):
+        since = seen.losses[low : int(record["step"])]
+        assert record["train_loss"] == pytest.approx(np.mean(since))
+    assert (summary.steps, summary.epochs, summary.stopped) == (58, 2, "epochs")
+
+
+def test_an_epoch_has_four_validations_by_default(small_data: Path, tmp_path: Path) -> None:
+    seen = Watch()
+    train(config(small_data, epochs=1), tmp_path / "run", seen)
+    assert [record["step"] for record in seen.records] == [8, 16, 24, 29]
+
+
+def test_what_does_not_improve_is_stale_and_its_epoch_counts(
+    small_data: Path, tmp_path: Path
+) -> None:
+    standing = config(small_data, rate=1e-30, patience=2)
+    summary = train(standing, tmp_path / "run")
+    assert (summary.steps, summary.best_step) == (24, 8)
+    assert (summary.epochs, summary.stopped) == (1, "early")
+
+
+def test_patience_starts_anew_at_a_better_validation(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aucs = iter([0.5, 0.4, 0.6, 0.5, 0.55, 0.7, 0.7, 0.7])
+    validation = PreparedDataset(small_data).split("valid").labels["label"]
+
+    def predictions(*_: object, **__: object) -> np.ndarray:
+        """With the next AUC, nearly: that share of the clicks lie above all other rows."""
+        clicks = np.flatnonzero(validation)
+        result = np.full(len(validation), 0.5)
+        share = 2 * next(aucs) - 1
+        result[clicks[: round(abs(share) * len(clicks))]] = 0.9 if share > 0 else 0.1
+        return result
+
+    monkeypatch.setattr(loop, "predict", predictions)
+    summary = train(config(small_data, patience=2), tmp_path / "run")
+    assert (summary.steps, summary.best_step) == (40, 24)
+
+
+def test_the_clock_runs_while_training_alone(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    class Clock(Watch):
+        def step(self, loss: float, rows: int) -> None:
+            nonlocal now
+            now += 1
+
+    def slow(*args: object, **kwargs: object) -> object:
+        nonlocal now
+        now += 1000
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(loop, "predict", slow)
+    summary = train(config(small_data), tmp_path / "run", Clock())
+    assert summary.seconds == 58
+    assert summary.rows_per_second == pytest.approx(1800 / EPOCH)
+
+
+def test_checkpoints_are_made_as_often_as_asked(small_data: Path, tmp_path: Path) -> None:
+    asked = config(small_data, checkpoint_every=3, validate_every=20)
+    with pytest.raises(RuntimeError):
+        train(asked, tmp_path / "run", Watch(8, RuntimeError))
+    state = RunDirectory(tmp_path / "run").load_last()
+    assert state is not None
+    assert state["progress"]["step"] == 6
+
+
+def test_chance_goes_on_where_it_was(small_data: Path, tmp_path: Path) -> None:
+    whole, first, rest = Watch(), Watch(10), Watch()
+    train(config(small_data, epochs=1), tmp_path / "whole", whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(small_data, epochs=1), tmp_path / "cut", first)
+    resume(tmp_path / "cut", rest)
+    assert [*first.drawn, *rest.drawn] == whole.drawn
+
+
+def test_the_seed_orders_the_rows(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: dict[int, list[list[float]]] = {}
+
+    class Recorded(BatchLoader):
+        def epoch(self, epoch: int = 0, start: int = 0) -> object:
+            for batch in super().epoch(epoch, start):
+                assert isinstance(batch, Batch)
+                orders[len(orders) - 1].append(batch.dense.flatten().tolist())
+                yield batch
+
+    monkeypatch.setattr(loop, "BatchLoader", Recorded)
+    for place, seed in enumerate((0, 0, 1)):
+        orders[place] = []
+        train(config(small_data, epochs=1, seed=seed), tmp_path / str(place))
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_threads_are_those_asked_for(small_data: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            train(config(small_data, epochs=1, threads=threads), tmp_path / str(threads))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+def test_weight_decay_moves_what_has_no_gradient(small_data: Path, name: str) -> None:
+    data = PreparedDataset(small_data)
+    batch = next(iter(BatchLoader(data.split("train"), 64).epoch()))
+    for decay in (0.0, 0.1):
+        both = OptimizersConfig.parse(
+            {part: {"name": "adagrad" if part == "dense" and name == "rowwise_adagrad" else name,
+                    "learning_rate": 0.1, "weight_decay": decay} for part in ("tables", "dense")},
+            "test",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = build_model(
+            DLRMConfig(dim=4, inner_dim=12, bottom_mlp=[8], top_mlp=[8]), data.schema
+        )
+        for parameter in model.parameters():
+            parameter.data.add_(0.01)  # biases begin at zero
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizers = Optimizers(both, model)
+        (0 * model(batch).sum()).backward()
+        optimizers.step()
+        moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
+        assert moved == [decay > 0] * len(moved)
+
+
+def test_predictions_leave_the_mode_and_stop_where_asked(small_data: Path) -> None:
+    data = PreparedDataset(small_data)
+    model = build_model(DLRMConfig(dim=4, bottom_mlp=[8], top_mlp=[8]), data.schema)
+    for training in (True, False):
+        model.train(training)
+        assert len(predict(model, data.split("valid"), max_rows=10)) == 10
+        assert model.training is training
+    assert len(predict(model, data.split("valid"), max_rows=10**6)) == 450
+
+
+def test_evaluation_is_of_the_split_and_the_resamples_asked_for(
+    small_data: Path, tmp_path: Path
+) -> None:
+    train(config(small_data, epochs=1), tmp_path / "run")
+    model, data = load_trained(RunDirectory(tmp_path / "run"))
+    assert not model.training
+    for split, rows in (("valid", 450), ("test", 750)):
+        everything = evaluate(model, data, split=split, samples=1)[0]
+        columns = data.split(split)
+        expected = model.task.score(columns.labels["label"], predict(model, columns))
+        assert (everything.rows, everything.scores) == (rows, expected)
+        assert everything.intervals["auc"].low == everything.intervals["auc"].high
+
+
+def test_collapse_reports_the_largest_difference_and_overwrites_when_asked(
+    small_data: Path, tmp_path: Path
+) -> None:
+    train(config(small_data, epochs=1, rate=0.2), tmp_path / "run")
+    out = tmp_path / "model.safetensors"
+    report = collapse_run(tmp_path / "run", out, precision="int4")
+    trained, data = load_trained(RunDirectory(tmp_path / "run"))
+    rows = data.split("valid")
+    differences = np.abs(predict(trained, rows) - predict(load_collapsed(out)[0], rows))
+    assert report.largest_difference == differences.max() > 2 * differences.mean()
+    with pytest.raises(RunError, match="already exists"):
+        collapse_run(tmp_path / "run", out)
+    collapse_run(tmp_path / "run", out, overwrite=True)
+    assert predict(load_collapsed(out)[0], rows) == pytest.approx(predict(trained, rows), abs=1e-6)
+
+
+def test_a_run_of_0_1_is_served_in_the_precision_it_says(small_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(small_data, epochs=1), run)
+    collapse_run(run, tmp_path / "asked", precision="int8")
+    settings = RunDirectory(run).config_file
+    text = settings.read_text()
+    settings.write_text(text.replace("  name: dlrm\n", "  name: dlrm\n  quantize: int8\n"))
+    assert settings.read_text() != text
+    collapse_run(run, tmp_path / "said")
+    assert (tmp_path / "said").read_bytes() == (tmp_path / "asked").read_bytes()
