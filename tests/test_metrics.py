@@ -62,3 +62,13 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         low, high = TASKS["binary"]().intervals(y, p, samples=100, seed=trial)["calibration"]
         covered += low <= 1.0 <= high
     assert 50 <= covered <= 60
+
+
+def test_an_interval_is_the_middle_of_what_is_known() -> None:
+    values = np.array([*np.arange(101.0), math.nan])
+    assert metrics.percentile_interval(values, 0.9) == pytest.approx((5, 95))
+    assert all(math.isnan(end) for end in metrics.percentile_interval(np.array([math.nan])))
+    y, p = sample()
+    task = TASKS["binary"]()
+    draws = task.resampled(y, p, samples=50)[:, 0]
+    assert task.intervals(y, p, samples=50)["auc"] == tuple(np.percentile(draws, [2.5, 97.5]))

@@ -18,7 +18,7 @@ from mlet.data.readers import (
     TableSource,
 )
 from mlet.data.readers.avazu import CATEGORICAL as AVAZU
-from mlet.data.source import LABEL, TIME, RawSource, dense_column, field_column
+from mlet.data.source import LABEL, SPLIT, TIME, RawSource, dense_column, field_column
 from mlet.errors import ConfigError, DataError
 
 
@@ -132,6 +132,16 @@ def test_libfm(tmp_path: Path) -> None:
     assert source.columns.categorical == ("field_1", "field_2")
     assert rows(source)[LABEL].to_list() == [0, 1]
     assert field(source, "field_2") == ["4798", "1572"]
+
+
+def test_libfm_published_splits_are_themselves_in_any_order(tmp_path: Path) -> None:
+    given = {}
+    for place, name in enumerate(("test", "train", "valid")):
+        given[name] = tmp_path / name
+        given[name].write_text(f"1 {place}:1\n")
+    frame = rows(LibFMSource([], given))
+    found = dict(zip(frame[field_column("field_1")], frame[SPLIT], strict=True))
+    assert found == {"0": 2, "1": 0, "2": 1}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlet
-from mlet.nn import Field, FieldEmbedding
+from mlet.nn import Field, FieldEmbedding, factored
 from mlet.theory import (
     Factors,
     Spectrum,
@@ -183,7 +183,7 @@ def test_gradient_flow_follows_the_closed_form() -> None:
     two = [two_layer_strength(float(a), start)(1.5) / float(a) for a in strengths]
     one = [one_layer_strength(float(a), 0.0)(1.5) / float(a) for a in strengths]
     assert two[0] > 0.95 > 0.3 > two[2]
-    assert one == pytest.approx([one[0]] * 3)
+    assert one == pytest.approx([1 - math.exp(-1.5)] * 3)
 
 
 def test_update_energy_is_that_of_sampled_gradients() -> None:
@@ -222,6 +222,10 @@ def test_advice_names_the_directions_in_use() -> None:
     )
     flat = energy([0.25] * 4)
     assert "uses what it has" in flat.sentence()
+    # k is never advised at d, however few directions are in use.
+    few = energy([1.0, 0, 0, 0, 0, 0, 0, 0], dim=2)
+    assert "k = 4 would keep 100.0 %" in few.sentence()
+    assert suggest_inner_dims({"few": few}).inner_dims == {"few": 4}
 
 
 def test_suggestion_spends_the_budget_where_it_keeps_most() -> None:
@@ -234,6 +238,7 @@ def test_suggestion_spends_the_budget_where_it_keeps_most() -> None:
     assert free.bytes == 4 * 10 * 1_001
     tight = suggest_inner_dims(tables, budget=4 * 7 * 1_001)
     assert tight.inner_dims == {"a": 2, "b": 4}
+    assert suggest_inner_dims(tables, choices=[3, 5]).inner_dims == {"a": 3, "b": 5}
     with pytest.raises(ValueError, match="too small: the smallest inner dimensions above d take"):
         suggest_inner_dims(tables, budget=100)
     assert (
@@ -273,3 +278,42 @@ def test_factors_are_found_in_any_model() -> None:
     torch.testing.assert_close(
         fields.table("c"), found["c"].inner @ found["c"].projection, rtol=1e-5, atol=1e-6
     )
+    # Two layers with a field of one name: the second by its layer's name too.
+    towers = torch.nn.ModuleDict(
+        {name: FieldEmbedding([Field("a", size, 2, 4)]) for name, size in (("x", 5), ("y", 9))}
+    )
+    found = factors_of(towers)
+    assert {name: factors.num_embeddings for name, factors in found.items()} == {"a": 5, "y.a": 9}
+
+
+def test_directions_beyond_the_rank_of_the_table_are_not_boosted() -> None:
+    factors = draw(30, 8)
+    factors.inner[:, 5:] = factors.inner[:, :3]
+    assert reweighting(factors).boosted == 5
+
+
+def test_tables_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, counts = draw(), torch.arange(30.0)
+    w2, product = factors.inner, factors.inner @ factors.projection
+    monkeypatch.setattr(factored, "_BLOCK_ROWS", 7)
+    torch.testing.assert_close(row_norms(factors), product.norm(dim=1))
+    weighted = w2.T @ (counts.double().unsqueeze(1) * w2)
+    torch.testing.assert_close(factors.inner_gram(counts), weighted)
+    flow = cross_category_flow(factors, torch.tensor([3, 20]))
+    flow[[3, 20], [0, 1]] = 0
+    expected = w2 @ w2[[3, 20]].T
+    expected[[3, 20], [0, 1]] = 0
+    torch.testing.assert_close(flow, expected)
+
+
+def test_flow_from_groups_and_receivers_of_one_s_own() -> None:
+    factors, counts = draw(40), torch.arange(40)
+    whole = flow_by_frequency(factors, counts, edges=[5, 30])
+    assert whole.categories == (5, 25, 10)
+    # From a few receivers it is an estimate, of which the draws depend on the seed alone.
+    some = [flow_by_frequency(factors, counts, edges=[5, 30], receivers=20, seed=s) for s in (0, 1)]
+    again = flow_by_frequency(factors, counts, edges=[5, 30], receivers=20, seed=1)
+    assert torch.equal(some[1].received, again.received)
+    assert not torch.equal(some[0].received[1], some[1].received[1])
+    for drawn in some:
+        torch.testing.assert_close(drawn.received[1], whole.received[1], rtol=0.3, atol=0)

@@ -13,8 +13,6 @@ from mlet.nn.factored import Factors
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.theory.factors import as_factors
 
-#: Training counts where a group of categories begins.
-
 
 def cross_category_flow(layer: TwoLayerTable | Factors, ids: Tensor) -> Tensor:
     """The movement of every category per unit of upstream gradient on some, to first order.
