@@ -56,6 +56,21 @@ def kind(method: Compression) -> str:
     return type(method).__name__
 
 
+@pytest.mark.parametrize("method", TWO_LAYER, ids=kind)
+def test_fields_of_different_k_collapse_to_the_same_outputs(method: Compression) -> None:
+    torch.manual_seed(0)
+    fields = [
+        Field("tags", 7, D, K, multi_valued=True, compression=method),
+        Field("user", N, D, None, compression=method),
+        Field("film", 11, D, K, compression=method),
+        Field("shop", N, D, 2 * K, compression=method),
+    ]
+    mixed = FieldEmbedding(fields).double()
+    ids, bags = batch()
+    ids = torch.column_stack([ids, ids[:, 0]])
+    torch.testing.assert_close(mixed.collapse()(ids, bags), mixed(ids, bags))
+
+
 @pytest.mark.parametrize("method", METHODS, ids=kind)
 @pytest.mark.parametrize("two_layer", [False, True])
 def test_forward_reads_the_rows_of_the_table_and_pools_them(

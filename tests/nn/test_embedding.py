@@ -107,6 +107,14 @@ def test_collapse_is_the_torch_layer_with_the_same_options_and_outputs() -> None
     assert error <= 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_collapse_rounds_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    two = mlet.Embedding(300, 4, inner_dim=512, dtype=dtype)
+    exact = two.inner.detach().double() @ two.projection.detach().double()
+    assert torch.equal(two.collapse().weight, exact.to(dtype))
+
+
 def test_collapse_of_a_table_larger_than_one_block() -> None:
     two = mlet.Embedding(70_001, 2, inner_dim=5)
     torch.testing.assert_close(two.collapse().weight, two.weight, rtol=1e-5, atol=1e-7)

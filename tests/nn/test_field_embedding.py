@@ -134,7 +134,8 @@ def test_collapse_gives_ordinary_tables_with_the_same_outputs(data: st.DataObjec
     plain = layer.collapse()
     assert {parameter.dtype for parameter in plain.parameters()} == {torch.float64}
     torch.testing.assert_close(plain(ids, bags), layer(ids, bags), rtol=1e-10, atol=1e-12)
-    plain = layer.float().collapse()
+    plain = layer.float().eval().collapse()
+    assert not plain.training
     assert all(field.inner_dim is None for field in plain.fields)
     torch.testing.assert_close(plain(ids, bags), layer(ids, bags), rtol=1e-5, atol=1e-7)
 
@@ -161,6 +162,10 @@ def test_errors_name_what_is_wrong() -> None:
         layer(torch.tensor([[1]]))
     with pytest.raises(ValueError, match="one column for each one-valued field: user"):
         layer(torch.tensor([[1, 2]]))
+    values = torch.tensor([0, 1, 2])
+    for offsets in ([0, 2, 1, 3], [0, 1, 2, 2], [1, 1, 2, 3]):
+        with pytest.raises(ValueError, match="'tags': offsets must rise from 0 to the number"):
+            layer(torch.zeros(3, 1, dtype=torch.int64), {"tags": (values, torch.tensor(offsets))})
     with pytest.raises(ValueError, match="repeated: a"):
         FieldEmbedding([Field("a", 5, 2), Field("a", 3, 2)])
     with pytest.raises(ValueError, match="at least one field"):

@@ -162,6 +162,29 @@ def test_from_pretrained(kind: type[mlet.Embedding | mlet.EmbeddingBag]) -> None
         kind.from_pretrained(table, inner_dim=2)
 
 
+OPTIONS = {
+    "padding_idx": 2, "max_norm": 1.5, "norm_type": 1.0, "scale_grad_by_freq": True, "sparse": True,
+    "mode": "sum", "include_last_offset": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [mlet.Embedding, mlet.EmbeddingBag])
+@pytest.mark.parametrize("option", [*OPTIONS, "none"])
+def test_every_option_passes_through_from_pretrained_and_collapse(
+    kind: type[mlet.Embedding | mlet.EmbeddingBag], option: str
+) -> None:
+    if kind is mlet.Embedding and option in ("mode", "include_last_offset"):
+        pytest.skip("an option of bags")
+    chosen = {} if option == "none" else {option: OPTIONS[option]}
+    plain_kind = nn.Embedding if kind is mlet.Embedding else nn.EmbeddingBag
+    expected = plain_kind.from_pretrained(torch.randn(9, 3), **chosen)
+    layer = kind.from_pretrained(torch.randn(9, 3), inner_dim=8, **chosen)
+    plain = layer.train(option != "sparse").collapse()
+    for name in OPTIONS.keys() & vars(expected).keys():
+        assert getattr(layer, name) == getattr(plain, name) == getattr(expected, name), name
+    assert plain.training is layer.training
+
+
 def model(converted: bool) -> nn.Module:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(9, 1))

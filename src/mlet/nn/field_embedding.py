@@ -127,10 +127,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 kind = type(compression).__name__
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with inner_dim")
             by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
-        # Within a stack, one-valued fields come first.
-        self._groups = [
-            tuple(sorted(group, key=lambda field: field.multi_valued)) for group in by_kind.values()
-        ]
+        self._groups = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
         order = [field.name for group in self._groups for field in group]
         self._order = [order.index(name) for name in names]
         self._in_order = order == names
@@ -145,7 +142,7 @@ class FieldEmbedding(FieldEntries, Factored):
         if self.precision != "float32" and compression is None:
             return QuantizedTables(sizes, dim, self.precision)
         build = StackedTables if compression is None else compression.build
-        return build(
+        tables = build(
             sizes,
             dim,
             inner_dim,
@@ -154,6 +151,11 @@ class FieldEmbedding(FieldEntries, Factored):
             train_projection=self.train_projection,
             table_dtype=self.table_dtype,
         )
+        # Whatever k they are trained with: a field must not be hashed otherwise once collapsed.
+        alike = [f for f in self.fields if (f.dim, f.compression) == (dim, compression)]
+        places = {f.name: place for place, f in enumerate(sorted(alike, key=_one_valued_first))}
+        tables.seeds = {name: places[name] for name in sizes}
+        return tables
 
     def extra_repr(self) -> str:
         """A line for each field."""
@@ -308,3 +310,8 @@ class FieldEmbedding(FieldEntries, Factored):
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
         self._tables_of(name).load_collapsed(name, parts)
+
+
+def _one_valued_first(field: Field) -> bool:
+    """The order of fields within a stack; else it is that of the fields."""
+    return field.multi_valued

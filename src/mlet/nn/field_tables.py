@@ -24,12 +24,14 @@ class FieldTables(nn.Module, ABC):
     Attributes:
         sizes: the same.
         stack: which ids are whose.
+        seeds: of each field's hash functions, where a method has some.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.sizes = dict(sizes)
         self.stack = TableStack(tuple(sizes), tuple(sizes.values()))
+        self.seeds = {name: place for place, name in enumerate(sizes)}
 
     @abstractmethod
     def forward(self, lookups: Lookups) -> Tensor:

@@ -57,11 +57,11 @@ class DeepHashTables(ComputedTables):
 
     def vectors(self, name: str, ids: Tensor) -> Tensor:
         """The decoded encodings, (U, d)."""
-        place = self.stack.names.index(name)
-        seeds = torch.arange(self.hashes, device=ids.device) + place * self.hashes
+        seeds = torch.arange(self.hashes, device=ids.device) + self.seeds[name] * self.hashes
         hashed = hash_ids(ids.unsqueeze(1), seeds, _BUCKETS)
         dtype = next(self.parameters()).dtype
-        decoded: Tensor = self.decoders[place](hashed.to(dtype) * (2 / (_BUCKETS - 1)) - 1)
+        decoder = self.decoders[self.stack.names.index(name)]
+        decoded: Tensor = decoder(hashed.to(dtype) * (2 / (_BUCKETS - 1)) - 1)
         return decoded
 
     def parts(self, name: str) -> dict[str, Tensor]:

@@ -55,8 +55,8 @@ class HashedTables(StackedTables):
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d)."""
         hashed = [
-            hash_ids(self.categories.ids_of(lookups, place), place, rows)
-            for place, rows in enumerate(self.stack.sizes)
+            hash_ids(self.categories.ids_of(lookups, place), self.seeds[name], rows)
+            for place, (name, rows) in enumerate(self.sizes.items())
         ]
         return super().forward(replace(lookups, ids=torch.cat(hashed)))
 
@@ -64,7 +64,7 @@ class HashedTables(StackedTables):
         """The n × d table that a field stands for."""
         place = self.stack.names.index(name)
         ids = torch.arange(self.categories.sizes[place], device=self.stacked.device)
-        return super().table(name)[hash_ids(ids, place, self.stack.sizes[place])]
+        return super().table(name)[hash_ids(ids, self.seeds[name], self.sizes[name])]
 
     def collapsed(self, name: str) -> dict[str, Tensor]:
         """The m × d table."""
