@@ -187,6 +187,8 @@ def test_quotient_and_remainder_tell_all_categories_apart(inner_dim: int | None)
     embedding = layer(QuotientRemainder(collisions=3), inner_dim)
     rows = math.ceil(N / 3)
     assert served_numbers(embedding, "user") == (rows + math.ceil(N / rows)) * D
+    # Training starts as with R alone.
+    assert torch.equal(embedding.collapsed("user")["quotient"], torch.ones(3, D).double())
     for parameter in embedding.parameters():
         torch.nn.init.normal_(parameter)
     table, parts = embedding.table("user"), embedding.collapsed("user")
@@ -212,7 +214,16 @@ def test_low_rank_keeps_its_factors() -> None:
 def test_mixed_dimensions_shrink_with_size() -> None:
     method = MixedDimension(alpha=0.5)
     # 16 · (n / 10)^−½, to the nearest power of two, at least 1
-    for size, expected in ((10, None), (40, 8), (160, 4), (200, 4), (2_560, 1), (10_000, 1)):
+    for size, expected in (
+        (10, None),
+        (40, 8),
+        (80, 4),
+        (90, 4),
+        (160, 4),
+        (200, 4),
+        (2_560, 1),
+        (10_000, 1),
+    ):
         found = method.of_field(size, 10, 16)
         assert found == (None if expected is None else LowRank(rank=expected))
     assert MixedDimension(alpha=0).of_field(10_000, 10, 16) is None
@@ -256,9 +267,10 @@ def test_tensor_train_is_the_product_of_its_cores() -> None:
             assert float(table[id_, column]) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_tensor_train_starts_with_the_variance_of_a_table() -> None:
+@pytest.mark.parametrize("method", [TensorTrain(rank=16), LowRank(rank=4)], ids=kind)
+def test_products_start_with_the_variance_of_a_table(method: Compression) -> None:
     torch.manual_seed(0)
-    sizes = [Field(f"f{place}", 1_000, 8, compression=TensorTrain(rank=16)) for place in range(20)]
+    sizes = [Field(f"f{place}", 1_000, 8, compression=method) for place in range(20)]
     embedding = FieldEmbedding(sizes)
     values = torch.cat([embedding.table(field.name) for field in sizes])
     assert float(values.var() * 3 * 1_000) == pytest.approx(1, rel=0.4)

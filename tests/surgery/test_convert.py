@@ -112,6 +112,14 @@ def test_options_mode_dtype_and_frozenness_come_along() -> None:
     torch.testing.assert_close(back.weight, plain.weight, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("by_frequency", [True, False])
+def test_gradients_scaled_by_frequency_stay_so(kind: type[nn.Module], by_frequency: bool) -> None:
+    layer = mlet.convert(kind(9, 2, scale_grad_by_freq=by_frequency), inner_dim=5)
+    assert layer.scale_grad_by_freq is by_frequency
+    assert mlet.collapse(layer).scale_grad_by_freq is by_frequency
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -162,6 +170,8 @@ def test_param_groups_hold_every_parameter_once() -> None:
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     torch.optim.SGD(groups, lr=0.01)
+    alone = mlet.param_groups(mlet.Embedding(9, 2, inner_dim=5), rest={"lr": 0.5})
+    assert [len(group["params"]) for group in alone] == [1, 1]  # torch refuses an empty group
     with pytest.raises(ConversionError, match="has no two-layer table; convert it first"):
         mlet.param_groups(towers())
 
