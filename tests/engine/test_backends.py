@@ -369,6 +369,62 @@ def test_second_derivatives_are_refused(name: BackendName) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+def test_bags_changed_before_backward_are_noticed(name: BackendName) -> None:
+    case = Case.draw(1, (3, 5), 4, 2, 6, (False, True), False, device_of(name))
+    table = case.table.clone().requires_grad_()
+    for how in ("torch", "numpy"):
+        with use_backend(name):
+            out = look_up(table, case.projection, case.lookups, case.stack)
+            expected = torch.autograd.grad(out.sum(), table, retain_graph=True)[0].to_dense()
+            offsets = next(o for o in case.lookups.offsets if o is not None)
+            if how == "torch":
+                offsets += 10**6
+                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                    out.sum().backward()
+                offsets -= 10**6
+            elif offsets.device.type == "cpu":  # autograd does not see this one
+                offsets.numpy()[:] += 10**6
+                found = torch.autograd.grad(out.sum(), table)[0].to_dense()
+                offsets.numpy()[:] -= 10**6
+                assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_matrices_of_other_shapes_are_refused(name: BackendName) -> None:
+    case = Case.draw(1, (3, 5), 4, 2, 6, (False, False), False, device_of(name))
+    assert case.projection is not None
+    for table, projection in (
+        (case.table[:-1], case.projection),
+        (case.table.flatten(), case.projection),
+        (case.table, case.projection[:1]),
+        (case.table, case.projection[:, :-1]),
+        (case.table, case.projection[0]),
+    ):
+        with use_backend(name), pytest.raises(ValueError, match="rows in all, but their matrices"):
+            look_up(table, projection, case.lookups, case.stack)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_torchs_defaults_do_not_matter(name: BackendName, dtype: torch.dtype) -> None:
+    case = Case.draw(1, (3, 5), 4, 2, 6, (False, True), False, device_of(name))
+    found = []
+    for default in (torch.float32, dtype):
+        table = case.table.float().clone().requires_grad_()
+        projection = case.projection.float().clone().requires_grad_()
+        torch.set_default_dtype(default)
+        try:
+            with use_backend(name), torch.device("meta" if default is dtype else "cpu"):
+                out = look_up(table, projection, case.lookups, case.stack)
+                out.sum().backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append((out, table.grad.to_dense(), projection.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 def test_a_table_changed_before_backward_is_noticed(name: BackendName) -> None:
     case = Case.draw(1, (3, 5), 4, 2, 6, (False, True), False, device_of(name))
     with use_backend(name):

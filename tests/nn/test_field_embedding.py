@@ -166,6 +166,15 @@ def test_errors_name_what_is_wrong() -> None:
     for offsets in ([0, 2, 1, 3], [0, 1, 2, 2], [1, 1, 2, 3]):
         with pytest.raises(ValueError, match="'tags': offsets must rise from 0 to the number"):
             layer(torch.zeros(3, 1, dtype=torch.int64), {"tags": (values, torch.tensor(offsets))})
+    for dtype in (torch.float32, torch.bfloat16, torch.bool, torch.int16, torch.uint8):
+        ids = torch.zeros(2, 1, dtype=torch.int64)
+        good = torch.tensor([0, 1, 2])
+        with pytest.raises(TypeError, match="ids must be int32 or int64, got"):
+            layer(ids.to(dtype), {"tags": (good[:2], good)})
+        with pytest.raises(TypeError, match="field 'tags': values must be int32 or int64"):
+            layer(ids, {"tags": (good[:2].to(dtype), good)})
+        with pytest.raises(TypeError, match="field 'tags': offsets must be int32 or int64"):
+            layer(ids, {"tags": (good[:2], good.to(dtype))})
     with pytest.raises(ValueError, match="repeated: a"):
         FieldEmbedding([Field("a", 5, 2), Field("a", 3, 2)])
     with pytest.raises(ValueError, match="at least one field"):

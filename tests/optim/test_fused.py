@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from mlet.nn import Bags, Field, FieldEmbedding
+from mlet.nn.stacked_tables import StackedTables
 from mlet.optim import (
     FusedAdagrad,
     FusedLazyAdam,
@@ -220,6 +222,76 @@ def test_a_copy_is_trained_by_torchs_optimizers_again() -> None:
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         loss(twin, 0).backward()
         assert all(p.grad is not None for p in twin.parameters())
+
+
+@pytest.mark.parametrize("fused", REFERENCES, ids=lambda cls: cls.__name__)
+def test_a_model_and_its_optimizer_are_copied_together(fused: Any, tmp_path: Path) -> None:
+    model = layer()
+    optimizer = fused(model, lr=0.03)
+    loss(model, 0).backward()
+    optimizer.step()
+    torch.save((model, optimizer), tmp_path / "both.pt")
+    twins = [
+        copy.deepcopy((model, optimizer)),
+        pickle.loads(pickle.dumps((model, optimizer))),
+        torch.load(tmp_path / "both.pt", weights_only=False),
+        (model, optimizer),
+    ]
+    for twin, own in twins:
+        loss(twin, 1).backward()
+        assert all(p.grad is None for p in twin.parameters())
+        own.step()
+        for name, value in twin.state_dict().items():
+            assert torch.equal(value, twins[0][0].state_dict()[name]), name
+    alone = copy.deepcopy(optimizer)
+    alone.step()
+
+
+def test_parameters_that_were_replaced_are_noticed() -> None:
+    model = layer()
+    optimizer = FusedSGD(model)
+    table = next(part for part in model.modules() if isinstance(part, StackedTables))
+    loss(model, 0).backward()
+    table.inner = torch.nn.Parameter(table.inner.detach().clone())
+    with pytest.raises(RuntimeError, match="parameters are others than when this optimizer"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [FusedAdagrad, FusedRowWiseAdagrad, FusedLazyAdam])
+def test_a_state_of_another_shape_or_dtype_is_refused(fused: Any) -> None:
+    model = layer()
+    optimizer = fused(model)
+    loss(model, 0).backward()
+    optimizer.step()
+    good = copy.deepcopy(optimizer.state_dict())
+    name = next(iter(good["state"][0]))
+    wrong = [
+        {**good["state"][0], name: torch.zeros(2, 1)},
+        {**good["state"][0], name: good["state"][0][name].double()},
+        {**good["state"][0], "more": torch.zeros(2)},
+        {"less": torch.zeros(2)},
+        {**good["state"][0], name: 3},
+    ]
+    for state in wrong:
+        with pytest.raises(ValueError, match="the state of a"):
+            optimizer.load_state_dict({**good, "state": {**good["state"], 0: state}})
+    # What is not laid out as kernels read it is taken, and laid out.
+    turned = good["state"][0][name].T.contiguous().T
+    optimizer.load_state_dict(
+        {**good, "state": {**good["state"], 0: {**good["state"][0], name: turned}}}
+    )
+    assert optimizer.state[optimizer.param_groups[0]["params"][0]][name].is_contiguous()
+
+
+def test_zero_grad_of_the_embedding_forgets_too() -> None:
+    model = layer()
+    optimizer = FusedSGD(model)
+    before = copy.deepcopy(model.state_dict())
+    loss(model, 0).backward()
+    model.zero_grad()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_detached_or_gone_it_leaves_the_tables_free() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -96,6 +96,13 @@ class Lookups:
             offsets=(None,) * singles + tuple(offsets.long() for _, offsets in bags),
             mean=(False,) * singles + tuple(mean),
         )
+
+    def with_own_offsets(self) -> Lookups:
+        """The same, with copies of the offsets: what they were, whoever changes the given ones."""
+        if not self.has_bags:
+            return self
+        own = tuple(None if offsets is None else offsets.clone() for offsets in self.offsets)
+        return replace(self, offsets=own)
 
     @property
     def has_bags(self) -> bool:

@@ -28,16 +28,17 @@ class _Lookup(torch.autograd.Function):
     ) -> Tensor:
         backend = choose_backend(table)
         distinct = backend.find_distinct(table, projection, lookups, stack)
-        # Saving them lets autograd notice if they are changed before the backward pass.
-        ctx.save_for_backward(table, projection)
-        ctx.backend, ctx.lookups, ctx.distinct = backend, lookups, distinct
+        # Saving them lets autograd notice if they are changed before the backward pass. Bags are
+        # read again there, as positions in memory: from a copy, which nobody else writes to.
+        ctx.save_for_backward(table, projection, *lookups.offsets)
+        ctx.backend, ctx.lookups, ctx.distinct = backend, lookups.with_own_offsets(), distinct
         ctx.sparse, ctx.sink = sparse, sink
         return backend.embed(table, projection, lookups, distinct)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, projection = ctx.saved_tensors
+        table, projection, *_ = ctx.saved_tensors
         distinct, backend = ctx.distinct, ctx.backend
         sums = backend.sum_gradients(grad, ctx.lookups, distinct)
         gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
@@ -89,7 +90,20 @@ def look_up(
 
     Raises:
         IndexError: an id outside its table.
-        RuntimeError: on a second derivative; the gradient is exact, but is not differentiable.
+        ValueError: the matrices have not the shapes of the stack, as after ``table.data = …``.
+        RuntimeError: on a second derivative; the gradient is exact, but is not differentiable. On a
+            backward pass after a factor or the offsets of bags were changed in place.
     """
+    rows, tables = stack.first_rows[-1], len(stack)
+    fits = table.dim() == 2 and len(table) == rows
+    if projection is not None:
+        fits = fits and projection.dim() == 3
+        fits = fits and projection.shape[:2] == (tables, table.shape[1])
+    if not fits:
+        shapes = [tuple(matrix.shape) for matrix in (table, projection) if matrix is not None]
+        raise ValueError(
+            f"tables {', '.join(stack.names)} have {rows} rows in all, but their matrices have "
+            f"the shapes {', '.join(map(str, shapes))}"
+        )
     out: Tensor = _Lookup.apply(table, projection, lookups, stack, sparse, sink)  # type: ignore[no-untyped-call]
     return out

@@ -20,6 +20,7 @@ float32 whatever the table's dtype (float64 for float64 tables).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -78,6 +79,28 @@ def new_state(name: RuleName, table: Tensor) -> dict[str, Tensor]:
     return {
         part: torch.zeros(shape, dtype=dtype, device=table.device) for part in STATE_NAMES[name]
     }
+
+
+def check_state(name: RuleName, table: Tensor, state: Mapping[str, Tensor] | None) -> None:
+    """Refuse a state that is not as `new_state` makes it; None or an empty one is a new start.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another shape or dtype.
+    """
+    if not state:
+        return
+    expected = {
+        part: (tuple(tensor.shape), tensor.dtype)
+        for part, tensor in new_state(name, table.detach().to("meta")).items()
+    }
+    found = {
+        part: (tuple(tensor.shape), tensor.dtype) if isinstance(tensor, Tensor) else type(tensor)
+        for part, tensor in state.items()
+    }
+    if found != expected:
+        raise ValueError(
+            f"the state of a {tuple(table.shape)} parameter is {found}, expected {expected}"
+        )
 
 
 def apply_rule(values: Tensor, grad: Tensor, rule: Rule, state: tuple[Tensor, ...]) -> None:

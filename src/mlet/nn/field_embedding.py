@@ -79,6 +79,7 @@ class FieldEmbedding(FieldEntries, Factored):
     Raises:
         ValueError: duplicate names or impossible shapes.
         IndexError: an id outside its field's table; names the field, the id and the table size.
+        TypeError: ids, values or offsets are no integers of 32 or 64 bits.
 
     Example:
         >>> layer = FieldEmbedding([Field("user", 671, 4, 64), Field("film", 9066, 4, 64)])
@@ -175,6 +176,7 @@ class FieldEmbedding(FieldEntries, Factored):
     def forward(self, ids: Tensor, bags: Mapping[str, Bags] | None = None) -> Tensor:
         """Embeddings of every field: (B, F, d), or (B, Σ d) where dimensions differ."""
         bags = bags or {}
+        _check_integers("ids", ids)
         if ids.dim() != 2 or ids.shape[1] != len(self._column):
             raise ValueError(
                 f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
@@ -213,10 +215,13 @@ class FieldEmbedding(FieldEntries, Factored):
     @staticmethod
     def _check_bags(name: str, bags: Bags, rows: int) -> None:
         values, offsets = bags
-        if offsets.shape != (rows + 1,):
+        _check_integers(f"field {name!r}: values", values)
+        _check_integers(f"field {name!r}: offsets", offsets)
+        if values.dim() != 1 or offsets.shape != (rows + 1,):
             raise ValueError(
-                f"field {name!r}: offsets have shape {tuple(offsets.shape)}; expected "
-                f"({rows + 1},), one more than the {rows} rows"
+                f"field {name!r}: values and offsets have shapes {tuple(values.shape)} and "
+                f"{tuple(offsets.shape)}; expected (V,) and ({rows + 1},), one more than the "
+                f"{rows} rows"
             )
         if offsets[0] != 0 or offsets[-1] != len(values) or bool((offsets.diff() < 0).any()):
             raise ValueError(
@@ -244,6 +249,13 @@ class FieldEmbedding(FieldEntries, Factored):
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""
         return [part for part in self.modules() if isinstance(part, StackedTables)]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget gradients, those too that are left for a fused optimizer."""
+        super().zero_grad(set_to_none)
+        for stack in self.stacks():
+            if stack.row_gradients:
+                stack.row_gradients.clear()
 
     def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Stacked inner tables and their projections, a pair for each kind of two-layer fields."""
@@ -310,6 +322,12 @@ class FieldEmbedding(FieldEntries, Factored):
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
         self._tables_of(name).load_collapsed(name, parts)
+
+
+def _check_integers(what: str, given: Tensor) -> None:
+    """Floats would be cut off, and lose ids above 2^24, or above 256 in bfloat16."""
+    if given.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{what} must be int32 or int64, got {given.dtype}")
 
 
 def _one_valued_first(field: Field) -> bool:

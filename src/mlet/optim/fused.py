@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state
-from mlet.engine.rules import STATE_NAMES, apply_rule
+from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
 
@@ -29,7 +29,13 @@ class FusedOptimizer(Optimizer):
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
     norm, `DistributedDataParallel`, gradient scaling) does not see them. Use torch's
     optimizers where you need it; they work too, more slowly. Several backward passes before one
-    step add up, `zero_grad` forgets them, learning rate schedulers work as usual.
+    step add up, `zero_grad` forgets them, learning rate schedulers work as usual. To skip a batch
+    whose backward pass was done, call the ``zero_grad`` of the optimizer or of the embedding: that
+    of a model around it does not reach what is left here.
+
+    A copy of a model together with its optimizer (``copy.deepcopy((model, optimizer))``,
+    ``torch.save``) goes on as the originals do; a copy of the optimizer alone trains tables of its
+    own.
 
     16-bit tables (``FieldEmbedding(table_dtype=…)``) are rounded stochastically, by a seed drawn
     from torch's generator when the optimizer is made; it is part of `state_dict`.
@@ -99,6 +105,12 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         (group,) = self.param_groups
+        held = [parameter for table in self._tables for parameter in table.parameters()]
+        if not {id(parameter) for parameter in group["params"]} <= {id(p) for p in held}:
+            raise RuntimeError(
+                "the tables' parameters are others than when this optimizer was made, as after "
+                "load_state_dict(assign=True): make it anew and load its state_dict"
+            )
         if not all(parameter.requires_grad for parameter in group["params"]):
             raise RuntimeError(
                 "a fused optimizer trains all that could be trained when it was made; to freeze "
@@ -127,12 +139,30 @@ class FusedOptimizer(Optimizer):
         """Restore what ``state_dict`` gave.
 
         torch would cast states to their parameter's dtype; those of 16-bit tables are float32.
+
+        Raises:
+            ValueError: a state has not the shape and dtype of its parameter's, or none belongs to
+                it: kernels write where it says.
         """
+        (group,) = self.param_groups
+        stacked = {id(table.stacked) for table in self._tables}
+        for place, parameter in enumerate(group["params"]):
+            check_state(
+                self._rule_of(id(parameter) in stacked), parameter, state_dict["state"].get(place)
+            )
         super().load_state_dict(state_dict)
         (group,) = self.param_groups
         for place, parameter in enumerate(group["params"]):
             for name, value in state_dict["state"].get(place, {}).items():
-                self.state[parameter][name] = value.to(parameter.device, copy=True)
+                self.state[parameter][name] = value.to(parameter.device, copy=True).contiguous()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self._tables, self.state_dict())
+
+    def _rule_of(self, stacked: bool) -> RuleName:
+        """The rule of the tables, or of the projections: dense."""
+        dense = RuleName.ADAGRAD if self.rule_name is RuleName.ROWWISE_ADAGRAD else self.rule_name
+        return self.rule_name if stacked else dense
 
     def _update(self, table: StackedTables, gradient: RowGradient, rule: Rule) -> None:
         projection = None if table.inner_dim is None else table.projection
@@ -142,9 +172,8 @@ class FusedOptimizer(Optimizer):
         if projection is None or not projection.requires_grad:
             return
         if projection_grad is not None:
-            dense = self.rule_name
-            if dense is RuleName.ROWWISE_ADAGRAD:
-                dense = RuleName.ADAGRAD
+            dense = self._rule_of(stacked=False)
+            if dense is not self.rule_name:
                 rule = Rule(dense, rule.lr, rule.weight_decay, rule.eps)
             rows = projection.detach().flatten(0, 1)
             states = self._state(projection, dense)
@@ -226,6 +255,17 @@ class FusedLazyAdam(FusedOptimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(module, _defaults(lr, weight_decay, eps, betas))
+
+
+def _rebuilt(
+    kind: Callable[[nn.Module], FusedOptimizer],
+    tables: list[StackedTables],
+    state: dict[str, Any],
+) -> FusedOptimizer:
+    """A copy, of the tables that were copied with it."""
+    optimizer = kind(nn.ModuleList(tables))
+    optimizer.load_state_dict(state)
+    return optimizer
 
 
 def _release(trained: list[tuple[StackedTables, list[RowGradient] | None]]) -> None:

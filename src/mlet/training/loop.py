@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
-from mlet.errors import ConfigError, DataError, MletError, TrainingError
+from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
 from mlet.models import CTRModel, build_model
@@ -120,10 +120,17 @@ class _Trainer:
         state = self.run.load_last()
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
-        torch.set_rng_state(state["random"])
-        self.progress = Progress.of_checkpoint(state["progress"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizers"])
+            torch.set_rng_state(state["random"])
+            self.progress = Progress.of_checkpoint(state["progress"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{self.run.root}: its last checkpoint does not fit its configuration ({reason}); "
+                f"train the run again"
+            ) from None
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""

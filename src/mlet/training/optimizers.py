@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mlet.models import CTRModel
@@ -74,6 +74,25 @@ class Optimizers:
         return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError, KeyError: it is that of other parameters, or of another optimizer.
+        """
         for name, optimizer in self._optimizers.items():
+            if name == "dense":
+                _check_shapes(optimizer, state[name])
             optimizer.load_state_dict(state[name])
+
+
+def _check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """torch would take tensors of any shape, and fail at a later step, or not at all."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, tensors in state["state"].items():
+        for name, value in tensors.items():
+            scalar = not isinstance(value, Tensor) or value.dim() == 0
+            if not scalar and value.shape != parameters[place].shape:
+                raise ValueError(
+                    f"state {name} of a {tuple(parameters[place].shape)} parameter has shape "
+                    f"{tuple(value.shape)}"
+                )

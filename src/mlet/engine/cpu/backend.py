@@ -38,7 +38,7 @@ class CPUBackend:
         starts = np.array(lookups.starts, dtype=np.int64)
         loose = np.empty(total, np.int64)
         loose_touched = np.empty(total, np.bool_)
-        slots = torch.empty(total, dtype=torch.int32)
+        slots = torch.empty(total, dtype=torch.int32, device="cpu")
         counts = np.zeros(len(stack), np.int64)
         sizes = np.array(stack.sizes, dtype=np.int64)
         bad = run(
@@ -58,8 +58,8 @@ class CPUBackend:
         if bad.max() >= 0:
             raise stack.out_of_range(lookups, int(bad[bad >= 0].min()))
         row_starts = tuple(accumulate(counts.tolist(), initial=0))
-        rows = torch.empty(row_starts[-1], dtype=torch.int64)
-        touched = torch.empty(row_starts[-1], dtype=torch.bool)
+        rows = torch.empty(row_starts[-1], dtype=torch.int64, device="cpu")
+        touched = torch.empty(row_starts[-1], dtype=torch.bool, device="cpu")
         kernels.compact(
             starts,
             np.array(row_starts, dtype=np.int64),
@@ -77,7 +77,7 @@ class CPUBackend:
     ) -> Tensor:
         """One pass: rows in blocks, projected, then handed to their lookups."""
         d = table.shape[1] if projection is None else projection.shape[2]
-        out = torch.empty(lookups.batch, len(lookups.offsets), d)
+        out = _floats(lookups.batch, len(lookups.offsets), d)
         vectors = np.empty((len(distinct.rows), d), np.float32)
         run(
             kernels.embed_of,
@@ -95,7 +95,7 @@ class CPUBackend:
 
     def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
         """Each lookup's upstream gradient, added to its row's."""
-        sums = torch.empty(len(distinct.rows), grad.shape[2])
+        sums = _floats(len(distinct.rows), grad.shape[2])
         run(
             kernels.sum_gradients_of,
             parallel.sum_gradients,
@@ -111,9 +111,9 @@ class CPUBackend:
         self, table: Tensor, projection: Tensor, gradient: RowGradient
     ) -> tuple[Tensor, Tensor]:
         """Both factors' gradients in one pass over the rows."""
-        rows_grad = torch.empty(len(gradient.rows), table.shape[1])
+        rows_grad = _floats(len(gradient.rows), table.shape[1])
         wide = _transposed(projection)
-        projection_grad = torch.empty(wide.shape)
+        projection_grad = _floats(*wide.shape)
         run(
             kernels.factor_gradients_of,
             parallel.factor_gradients,
@@ -138,10 +138,10 @@ class CPUBackend:
     ) -> Tensor | None:
         """Factor gradients and the rule in one pass over the rows."""
         wide = _transposed(projection)
-        projection_grad = torch.empty(wide.shape)
+        projection_grad = _floats(*wide.shape)
         touched = gradient.touched
         if touched is None:
-            touched = torch.ones(len(gradient.rows), dtype=torch.bool)
+            touched = torch.ones(len(gradient.rows), dtype=torch.bool, device="cpu")
         states = [tensor.numpy() for tensor in state]
         states += [np.empty((1, 1), np.float32)] * (2 - len(states))
         run(
@@ -167,6 +167,11 @@ class CPUBackend:
         # torch cannot see that its memory was written to; autograd relies on the count.
         torch.autograd.graph.increment_version([table, *state])
         return None if projection is None else projection_grad.transpose(1, 2).contiguous()
+
+
+def _floats(*shape: int) -> Tensor:
+    """To be filled by a kernel, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _lengths(starts: tuple[int, ...]) -> list[int]:

@@ -69,7 +69,7 @@ class CUDABackend(ReferenceBackend):
         if projection is None:
             return super()._project(table, projection, distinct)
         tables, k, d = projection.shape
-        vectors = torch.empty(len(distinct.rows), d, device=table.device)
+        vectors = torch.empty(len(distinct.rows), d, dtype=torch.float32, device=table.device)
         if len(vectors):
             kernels.project[tables, _programs(distinct.starts)](
                 table,
@@ -89,7 +89,7 @@ class CUDABackend(ReferenceBackend):
         """Each row's lookups added up in their order."""
         assert isinstance(distinct, _Sorted)
         d = grad.shape[2]
-        sums = torch.empty(len(distinct.rows), d, device=grad.device)
+        sums = torch.empty(len(distinct.rows), d, dtype=torch.float32, device=grad.device)
         weights = lookups.weights(sums.dtype)
         if len(sums):
             kernels.sum_gradients[(len(sums),)](
@@ -110,7 +110,9 @@ class CUDABackend(ReferenceBackend):
         self, table: Tensor, projection: Tensor, gradient: RowGradient
     ) -> tuple[Tensor, Tensor]:
         """Both factors' gradients in one pass over the rows."""
-        rows_grad = torch.empty(len(gradient.rows), table.shape[1], device=table.device)
+        rows_grad = torch.empty(
+            len(gradient.rows), table.shape[1], dtype=torch.float32, device=table.device
+        )
         projection_grad = self._pass(
             table,
             projection,
@@ -149,7 +151,9 @@ class CUDABackend(ReferenceBackend):
         programs = _programs(gradient.starts)
         partial = None
         if projection is not None:
-            partial = torch.zeros(tables, programs, width, d, device=table.device)
+            partial = torch.zeros(
+                tables, programs, width, d, dtype=torch.float32, device=table.device
+            )
         touched = gradient.touched
         if touched is None:
             touched = torch.ones(len(gradient.rows), dtype=torch.bool, device=table.device)
