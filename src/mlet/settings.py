@@ -19,6 +19,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from mlet.errors import ConfigError
+from mlet.reading import reading
 from mlet.registry import UnknownName
 
 
@@ -78,17 +79,17 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or unreadable, not YAML, or no mapping.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text; is it a YAML file?") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}{place}: {problem}") from None
+    path = Path(path)
+    with reading(path, ConfigError, "it should be a YAML file", missing="No such file"):
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: not UTF-8 text; is it a YAML file?") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            place = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or "not YAML"
+            raise ConfigError(f"{path}{place}: {problem}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines")
     return values

@@ -200,7 +200,10 @@ def test_bad_files_give_one_line_and_leave_nothing(
         (("train", "nowhere", "--out", "r"), "not a prepared data set"),
         (("train", "--out", "r"), "missing DATA"),
         (("train", "d"), "missing --out RUN"),
-        (("train", "d", "--resume", "r"), "--resume RUN takes everything from the run"),
+        (
+            ("train", "d", "--out", "o", "--resume", "r"),
+            "--resume RUN takes everything from the run",
+        ),
         (("train", "d", "--out", "r", "--set", "training.epoch=3"), "did you mean 'epochs'?"),
         (("train", "d", "--out", "r", "--preset", "kaggle"), "no preset 'kaggle'"),
         (("train", "d", "--out", "r", "--model", "dlmr"), "'model.name'"),

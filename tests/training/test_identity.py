@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from hypothesis import strategies as st
 
 from mlet.data import PreparedDataset
 from mlet.data.vocabulary import digest_categories
+from mlet.errors import DataError
+from mlet.reading import read_sealed, write_sealed
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.load import load_trained
 from mlet.training.loop import SilentObserver
@@ -160,8 +161,8 @@ def test_a_run_goes_on_with_the_same_data_under_another_name(
     )
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", Stop())
-    schema = json.loads((data / "schema.json").read_text())
-    (data / "schema.json").write_text(json.dumps({**schema, "source": "another name"}))
+    schema = read_sealed(data / "schema.json", DataError, "")
+    write_sealed(data / "schema.json", {**schema, "source": "another name"})
     summary = resume(tmp_path / "run")
     assert summary.best_step < 25
     load_trained(RunDirectory(tmp_path / "run"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from mlet.data import BatchLoader, PreparedDataset
 from mlet.data.loader import Batch
-from mlet.errors import RunError
+from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.models import DLRMConfig, build_model
 from mlet.training import RunConfig, RunDirectory, loop, resume, train
@@ -246,3 +248,124 @@ def test_a_run_of_0_1_is_served_in_the_precision_it_says(small_data: Path, tmp_p
     assert settings.read_text() != text
     collapse_run(run, tmp_path / "said")
     assert (tmp_path / "said").read_bytes() == (tmp_path / "asked").read_bytes()
+
+
+def edited(run: Path, out: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of a run whose configuration somebody has edited."""
+    shutil.copytree(run, out)
+    text = RunDirectory(out).config_file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    RunDirectory(out).config_file.write_text(text)
+    return out
+
+
+def test_an_edited_configuration_is_noticed_when_it_goes_on(
+    small_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(small_data, epochs=4), run, Watch(70))
+    for place, change in enumerate(
+        [
+            ("learning_rate: 0.02", "learning_rate: 0.2"),
+            ("batch_size: 64", "batch_size: 100"),
+            ("  dim: 4", "  dim: 8"),
+            ("name: adagrad", "name: adam"),
+            ("inner_dim: 12", "inner_dim: null"),
+            ("seed: 0", "seed: 1"),
+            ("validate_every: null", "validate_every: 3"),
+        ]
+    ):
+        key = change[0].partition(":")[0].strip()
+        with pytest.raises(RunError, match=rf"{key} \(.* then, .* now\) has changed"):
+            resume(edited(run, tmp_path / str(place), change))
+    shorter = resume(edited(run, tmp_path / "shorter", ("epochs: 4", "epochs: 2")))
+    assert (shorter.steps, shorter.stopped) == (70, "epochs")
+    longer = edited(
+        run, tmp_path / "longer", ("epochs: 4", "epochs: 3"), ("patience: null", "patience: 9")
+    )
+    assert resume(longer).steps == 3 * EPOCH
+
+
+def test_a_run_goes_on_with_its_data_elsewhere(small_data: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(small_data, data)
+    train(config(small_data, epochs=1), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config(data, epochs=1), run, Watch(20))
+    data.rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"if it has moved, name it: mlet train DATA --resume"):
+        resume(run)
+    with pytest.raises(RunError, match="say where to with --data"):
+        load_trained(RunDirectory(run))
+    resume(run, data=tmp_path / "moved")
+    files = [RunDirectory(tmp_path / name).model_file for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_divergence_that_shows_in_validation_ends_the_run(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverged(*args: object, **kwargs: object) -> np.ndarray:
+        found = predict(*args, **kwargs)
+        found[-1] = np.nan
+        return found
+
+    monkeypatch.setattr(loop, "predict", diverged)
+    with pytest.raises(TrainingError, match=r"validation split are NaN or infinite after step 8"):
+        train(config(small_data), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"lower optimizer\.tables\.learning_rate"):
+        resume(tmp_path / "run")
+
+
+def test_what_another_version_wrote_says_so(small_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(small_data, epochs=1), run, Watch(20))
+    last = run / "checkpoints" / "last.pt"
+    state = torch.load(last)
+    state["progress"]["added_later"] = 1
+    torch.save(state, last)
+    with pytest.raises(RunError, match=r"another version of mlet than .*added_later"):
+        resume(run)
+    del state["progress"]["added_later"]
+    torch.save(state, last)
+    resume(run)
+    summary = RunDirectory(run).summary_file
+    values = json.loads(summary.read_text())
+    del values["seal"]
+    for other in ({**values, "added_later": 1}, {k: values[k] for k in values if k != "steps"}):
+        summary.write_text(json.dumps(other))
+        with pytest.raises(RunError, match="another version of mlet than"):
+            RunDirectory(run).summary()
+    summary.write_text(json.dumps({**values, "steps": 30, "seal": 1}))
+    with pytest.raises(RunError, match="it is not what was written"):
+        RunDirectory(run).summary()
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(small_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(small_data, epochs=1), run, Watch(20))
+    last = run / "checkpoints" / "last.pt"
+    for part in ("embeddings", "dense"):
+        state = torch.load(last)
+        good = state["optimizers"][part]["state"][0]["sum"]
+        state["optimizers"][part]["state"][0]["sum"] = torch.zeros(2, 1)
+        torch.save(state, tmp_path / "crafted.pt")
+        shutil.copytree(run, tmp_path / part)
+        shutil.copy(tmp_path / "crafted.pt", tmp_path / part / "checkpoints" / "last.pt")
+        with pytest.raises(RunError, match=r"does not fit its configuration .*\(2, 1\)"):
+            resume(tmp_path / part)
+        assert good.shape != (2, 1)
+
+
+def test_a_folder_of_a_run_that_never_began_is_none(small_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.yaml.abcdefgh.tmp").write_text("")
+    with pytest.raises(RunError, match="not a run"):
+        resume(run)
+    train(config(small_data, epochs=1), run)

@@ -57,15 +57,16 @@ def train(
 
     Settings are put over one another: defaults, --preset, --config, options, --set. The run
     directory keeps the complete configuration, metrics.jsonl, checkpoints and model.safetensors
-    (collapsed). Interrupted runs continue with --resume RUN, to the same numbers.
+    (collapsed). Interrupted runs continue with --resume RUN, to the same numbers; with DATA
+    before it, if the data set has moved.
 
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
     """
     if resume is not None:
         given = (out, config, preset_name, model, dim, inner_dim, optimizer, learning_rate)
-        if any(value is not None for value in (data, *given, epochs, batch_size, seed, set_)):
+        if any(value is not None for value in (*given, epochs, batch_size, seed, set_)):
             raise ConfigError("--resume RUN takes everything from the run; give it alone")
-        _watch(resume)
+        _watch(resume, data=data)
         return
     if out is None:
         raise ConfigError("missing --out RUN (or --resume RUN)")
@@ -95,10 +96,13 @@ def train(
     _watch(out, RunConfig.parse(values, "configuration"))
 
 
-def _watch(path: Path, config: RunConfig | None = None) -> None:
+def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = None) -> None:
     try:
         with TrainingBar() as bar:
-            summary = train_run(config, path, bar) if config else resume_run(path, bar)
+            if config is not None:
+                summary = train_run(config, path, bar)
+            else:
+                summary = resume_run(path, bar, data=data)
     except KeyboardInterrupt:
         complain(f"stopped; continue with: mlet train --resume {path}")
         raise typer.Exit(130) from None

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from mlet.errors import DataError
+from mlet.reading import reading
 
 _BLOCK_BYTES = 1 << 20
 
@@ -30,13 +31,9 @@ def verify(root: Path, path: Path, expected: dict[str, int] | None) -> None:
     """
     if expected is None:
         return
-    try:
+    with reading(path, DataError, "prepare the data set again"):
         status = path.stat()
         found = _remembered(path, status.st_mtime_ns, status.st_size)
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; prepare the data set again") from None
-    except OSError as error:
-        raise DataError(f"{path}: unreadable ({error.strerror})") from None
     if found != expected.get(path.relative_to(root).as_posix()):
         raise DataError(
             f"{path}: damaged, or of another data set (its checksum is not the one in the schema); "

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from mlet.data import checksums, layout
-from mlet.data.schema import FORMAT_VERSION, DatasetSchema, SplitName
+from mlet.data.parquet import read_parquet
+from mlet.data.schema import FORMAT_VERSION, DatasetSchema, FieldSchema, SplitName
 from mlet.data.source import LABEL
 from mlet.data.vocabulary import digest_categories
 from mlet.errors import DataError
+from mlet.reading import read_sealed, reading
+
+_Number = TypeVar("_Number", bound=np.number)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+_REMEDY = "prepare the data set again"
+
+
+def _map(path: Path, shape: tuple[int, ...], dtype: type[_Number]) -> npt.NDArray[_Number]:
     """Memory-map a .npy file, checked to have the shape the schema promises."""
-    try:
+    with reading(path, DataError, _REMEDY):
         # An empty array has no bytes to map; it is loaded instead.
-        array: npt.NDArray[np.generic] = np.load(path, mmap_mode=None if 0 in shape else "r")
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; prepare the data set again") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: damaged ({error}); prepare the data set again") from None
-    if array.shape != shape:
+        array: npt.NDArray[_Number] = np.load(path, mmap_mode=None if 0 in shape else "r")
+    if array.shape != shape or array.dtype != dtype:
         raise DataError(
-            f"{path}: shape {array.shape} where the schema says {shape}; prepare the data set again"
+            f"{path}: {array.dtype} of shape {array.shape} where the schema says "
+            f"{np.dtype(dtype)} of shape {shape}; {_REMEDY}"
         )
     return array
+
+
+def _check_range(path: Path, ids: npt.NDArray[np.int32], size: int) -> None:
+    """Of data without checksums, where a damaged id would be another category, or none."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise DataError(f"{path}: damaged (an id outside 0 to {size - 1}); {_REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -63,21 +73,18 @@ class PreparedDataset:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        try:
-            text = (self.root / layout.SCHEMA).read_text(encoding="utf-8")
-            values = json.loads(text)
-        except OSError:
+        file = self.root / layout.SCHEMA
+        if not file.exists():
             raise DataError(
                 f"{root}: not a prepared data set (no {layout.SCHEMA}); make one with mlet prepare"
-            ) from None
-        except ValueError:
-            raise DataError(f"{self.root / layout.SCHEMA}: damaged; prepare again") from None
+            )
+        values = read_sealed(file, DataError, _REMEDY)
         if values.get("format_version") != FORMAT_VERSION:
             raise DataError(
                 f"{root}: format version {values.get('format_version')}, this mlet reads "
                 f"{FORMAT_VERSION}; prepare the data set again"
             )
-        self.schema = DatasetSchema.parse(values, str(self.root / layout.SCHEMA))
+        self.schema = DatasetSchema.parse(values, str(file))
         if any(field.digest is None for field in self.schema.fields):
             self.schema = self._with_digests()
 
@@ -89,28 +96,40 @@ class PreparedDataset:
         ]
         return self.schema.model_copy(update={"fields": fields})
 
-    def _column(self, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    def _column(
+        self, path: Path, shape: tuple[int, ...], dtype: type[_Number]
+    ) -> npt.NDArray[_Number]:
         checksums.verify(self.root, path, self.schema.checksums)
-        return _map(path, shape)
+        return _map(path, shape, dtype)
+
+    def _ids(self, path: Path, rows: int, field: FieldSchema) -> npt.NDArray[np.int32]:
+        ids = self._column(path, (rows,), np.int32)
+        if self.schema.checksums is None:
+            _check_range(path, ids, field.num_categories)
+        return ids
+
+    def _bags(
+        self, split: SplitName, rows: int, field: FieldSchema
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        path = layout.bag_offsets(self.root, split, field.name)
+        offsets = self._column(path, (rows + 1,), np.int64)
+        if offsets[0] != 0 or (self.schema.checksums is None and (np.diff(offsets) < 0).any()):
+            raise DataError(f"{path}: damaged (offsets that do not rise from 0); {_REMEDY}")
+        path = layout.bag_values(self.root, split, field.name)
+        return self._ids(path, int(offsets[-1]), field), offsets
 
     def split(self, name: SplitName) -> SplitColumns:
         """The columns of ``train``, ``valid`` or ``test``."""
         rows = self.schema.splits[name].rows
-        bags = {}
-        for field in self.schema.multi_valued:
-            offsets = self._column(layout.bag_offsets(self.root, name, field.name), (rows + 1,))
-            values = self._column(
-                layout.bag_values(self.root, name, field.name), (int(offsets[-1]),)
-            )
-            bags[field.name] = (values, offsets)
+        width = len(self.schema.dense)
         return SplitColumns(
-            labels={LABEL: self._column(layout.labels(self.root, name), (rows,))},  # type: ignore[dict-item]
-            dense=self._column(layout.dense(self.root, name), (rows, len(self.schema.dense))),  # type: ignore[arg-type]
+            labels={LABEL: self._column(layout.labels(self.root, name), (rows,), np.uint8)},
+            dense=self._column(layout.dense(self.root, name), (rows, width), np.float32),
             ids=tuple(
-                self._column(layout.ids(self.root, name, field.name), (rows,))  # type: ignore[misc]
+                self._ids(layout.ids(self.root, name, field.name), rows, field)
                 for field in self.schema.one_valued
             ),
-            bags=bags,  # type: ignore[arg-type]
+            bags={field.name: self._bags(name, rows, field) for field in self.schema.multi_valued},
         )
 
     @cached_property
@@ -131,10 +150,12 @@ class PreparedDataset:
         """``category`` and training ``count`` of a field's ids; row i is id i."""
         path = layout.vocabulary(self.root, field)
         checksums.verify(self.root, path, self.schema.checksums)
-        try:
-            return pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{path}: unreadable ({error}); prepare the data set again") from None
+        size = next(f.num_categories for f in self.schema.fields if f.name == field)
+        with reading(path, DataError, _REMEDY):
+            found = read_parquet(path)
+            if found.columns != ["category", "count"] or len(found) != size:
+                raise DataError(f"{path}: no vocabulary of {size} categories; {_REMEDY}")
+        return found
 
     def rarest_counts(self, split: SplitName, field: str | None = None) -> npt.NDArray[np.int64]:
         """For each row of a split, the training count of its rarest category (N,).

@@ -20,7 +20,7 @@ import polars as pl
 from mlet.atomic import atomic_directory
 from mlet.data import layout
 from mlet.data.checksums import checksums
-from mlet.data.parquet import write_parquet
+from mlet.data.parquet import read_parquet, write_parquet
 from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
 from mlet.data.source import (
     LABEL,
@@ -35,6 +35,7 @@ from mlet.data.source import (
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
 from mlet.errors import ConfigError, DataError
 from mlet.metrics import score
+from mlet.reading import write_sealed
 
 #: Called with what is being done and how many of how many steps (None: unknown) are behind.
 Report: TypeAlias = Callable[[str, int, int | None], None]
@@ -125,7 +126,7 @@ def prepare(
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
         schema = schema.model_copy(update={"checksums": checksums(building)})
-        (building / layout.SCHEMA).write_text(schema.model_dump_json(indent=2), encoding="utf-8")
+        write_sealed(building / layout.SCHEMA, schema.model_dump(mode="json"))
     return schema
 
 
@@ -165,7 +166,7 @@ class _Staged:
                 rows += self.lengths[stop]
                 stop += 1
             frames = [
-                pl.read_parquet(self.folder / f"{index}.parquet", columns=list(columns))
+                read_parquet(self.folder / f"{index}.parquet", list(columns))
                 for index in range(part, stop)
             ]
             yield slice(start, start + rows), pl.concat(frames)

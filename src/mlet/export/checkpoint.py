@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlet.atomic import atomic_path
 from mlet.errors import ConversionError, RunError
+from mlet.reading import reading
 from mlet.surgery import collapse_state_dict
 
 #: Where training frameworks keep the ``state_dict`` within a checkpoint.
@@ -71,21 +72,16 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
         RunError: the file cannot be read.
         ConversionError: there is no ``state_dict`` in it.
     """
-    try:
+    with reading(path, RunError, "save the model's state_dict() again", missing="no such file"):
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file") from None
-    except pickle.UnpicklingError:
-        raise RunError(
-            f"{path}: no checkpoint, or one with more than tensors and plain values; save the "
-            f"model's state_dict() alone and collapse that"
-        ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise RunError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})"
-        ) from None
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise RunError(
+                f"{path}: no checkpoint, or one with more than tensors and plain values; save the "
+                f"model's state_dict() alone and collapse that"
+            ) from None
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -9,8 +9,12 @@ same run should give the same bytes).
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +24,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
 from mlet.models import CTRModel, ModelConfig, build_model
 from mlet.nn.compression import PRECISIONS, Precision
+from mlet.reading import reading
 
 _TABLE = "embedding."
 _FORMAT = "mlet-collapsed-1"
@@ -47,15 +52,27 @@ def save_collapsed(
         for part, tensor in model.embedding.collapsed(field.name, precision).items():
             tensors[_key(field.name, part)] = tensor
     plain = config.single_layer()
-    metadata = {
+    metadata: dict[str, Any] = {
         "format": _FORMAT,
         "model": plain.model_dump(mode="json"),
         "precision": precision,
         "schema": schema.model_dump(mode="json", exclude={"checksums"}),
     }
+    metadata["seal"] = _seal(tensors, metadata)
     with atomic_path(path, failures=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
+    """CRC-32 of all that is in the file."""
+    total = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        total = zlib.crc32(content, total)
+    return total
 
 
 def _key(field: str, part: str) -> str:
@@ -78,16 +95,18 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     Raises:
         RunError: the file is missing, damaged or something else.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("mlet", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
+    remedy = "collapse the run again"
+    with (
+        reading(path, RunError, remedy, missing="no such file"),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata = json.loads((file.metadata() or {}).get("mlet", "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
+    seal = metadata.pop("seal", None)  # of what mlet 0.1 wrote there is none
+    if seal is not None and seal != _seal(tensors, metadata):
+        raise RunError(f"{path}: damaged (it is not what was written); {remedy}")
     # mlet 0.1 took the precision for a setting of the model.
     old_precision = metadata["model"].pop("quantize", None)
     precision: Precision = metadata.get("precision") or old_precision or "float32"

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.nn.compression import Precision
+from mlet.reading import reading
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
@@ -44,12 +46,14 @@ def train_and_score(
     run = RunDirectory(path)
     try:
         if run.config_file.exists():
-            # It goes on where it was begun, whichever device it is offered now.
-            if _on(run.config(), device) != _on(config, device):
+            # It goes on as it was begun, whichever device it is offered and wherever its data
+            # lies now, as on another machine: that it is the same data is checked.
+            if _settings(run.config()) != _settings(config):
                 raise RunError(f"{path} holds a run with other settings; choose another --out")
-            summary = resume(path)
+            summary = resume(path, data=config.data)
         else:
-            summary = train(_on(config, device), path)
+            training = config.training.model_copy(update={"device": device})
+            summary = train(config.model_copy(update={"training": training}), path)
     except TrainingError as error:
         return Outcome(None, str(error))
     finally:
@@ -60,9 +64,9 @@ def train_and_score(
     return Outcome(summary.valid[config.model.build_task().headline.name], None)
 
 
-def _on(config: RunConfig, device: str) -> RunConfig:
-    training = config.training.model_copy(update={"device": device})
-    return config.model_copy(update={"training": training})
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What determines the numbers of a run."""
+    return config.model_dump(mode="json", exclude={"data": True, "training": {"device"}})
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,12 @@ def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores
         RunError: the file is missing or damaged.
     """
     file = _scores_file(path, precision)
-    try:
-        with np.load(file) as arrays:
-            size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
-            return TestScores(arrays["probabilities"], arrays["resamples"], size)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RunError(f"{file}: missing or damaged ({error}); remove the run {path}") from None
+    with (
+        reading(file, RunError, "remove it and give the command again: it is made from the model"),
+        np.load(file) as arrays,
+    ):
+        size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
+        return TestScores(arrays["probabilities"], arrays["resamples"], size)
 
 
 def tidy(out: Path, arm: str, kept: set[Path]) -> None:

@@ -24,12 +24,17 @@ def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel,
         RunError: the directory is no run, has no validation yet, or does not belong to the data.
     """
     config = run.config()
+    if data is None and not config.data.exists():
+        raise RunError(
+            f"{run.root}: its data set {config.data} is not there any more; if it has moved, say "
+            f"where to with --data"
+        )
     dataset = PreparedDataset(config.data if data is None else data)
     run.check_data(dataset, same_rows=data is None)
     model = build_model(config.model, dataset.schema)
     try:
         model.load_state_dict(run.load_best()["model"])
-    except RuntimeError:
+    except (AttributeError, KeyError, RuntimeError, TypeError):
         raise RunError(
             f"{run.root}: the weights in its best checkpoint are not of the model in "
             f"{run.config_file.name}; train the run again"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,13 +67,25 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
     return trainer.fit()
 
 
-def resume(out: Path, observer: Observer | None = None) -> Summary:
+def resume(out: Path, observer: Observer | None = None, *, data: Path | None = None) -> Summary:
     """Continue a run from its last checkpoint, to the numbers of an uninterrupted one.
 
     A finished run is left as it is. Raises as `train`.
+
+    Args:
+        out: the run.
+        observer: told of progress.
+        data: where its data set lies now; by default where it lay when the run was begun.
     """
     run = RunDirectory(out)
     config = run.config()
+    if data is not None:
+        config = config.model_copy(update={"data": data})
+    elif not config.data.exists():
+        raise RunError(
+            f"{out}: its data set {config.data} is not there any more; if it has moved, name it: "
+            f"mlet train DATA --resume {out}"
+        )
     if run.finished:
         run.check_data(PreparedDataset(config.data), same_rows=True)
         return run.summary()
@@ -124,13 +137,13 @@ class _Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizers.load_state_dict(state["optimizers"])
             torch.set_rng_state(state["random"])
-            self.progress = Progress.of_checkpoint(state["progress"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(
                 f"{self.run.root}: its last checkpoint does not fit its configuration ({reason}); "
                 f"train the run again"
             ) from None
+        self.progress = self.run.progress(state)
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
@@ -145,6 +158,8 @@ class _Trainer:
             # Interrupted halfway, a step would leave some tables updated and others not, and the
             # checkpoint made then would not resume to the numbers of an uninterrupted run.
             with DeferredInterrupt() as interrupt:
+                if 0 < settings.epochs * len(self.loader) <= progress.step:
+                    self._end()  # of a run that is continued with fewer epochs
                 while progress.done is None:
                     self._epoch(interrupt)
         except KeyboardInterrupt:
@@ -154,6 +169,14 @@ class _Trainer:
             self.run.write_failure(str(error))
             raise
         return self._finish()
+
+    def _end(self) -> None:
+        """Come to the end at a step beyond the last one that is asked for."""
+        progress = self.progress
+        if progress.records and progress.records[-1]["step"] == progress.step:
+            progress.done = progress.done or "epochs"
+        else:
+            self._validate(last=True)
 
     def _epoch(self, interrupt: DeferredInterrupt) -> None:
         """Train from the current position to the end of its epoch, or to an early stop."""
@@ -196,6 +219,11 @@ class _Trainer:
         """Score the validation split; keep the weights if they are the best; decide to stop."""
         settings, progress = self.config.training, self.progress
         predictions = predict(self.model, self.validation, device=settings.device)
+        if not np.isfinite(predictions).all():
+            raise TrainingError(
+                f"{self.run.root}: predictions for the validation split are NaN or infinite after "
+                f"step {progress.step}; {self._lower_rates()}"
+            )
         scores = self.task.score(self.validation.labels[self.task.label], predictions)
         record = {
             "step": progress.step,
@@ -278,11 +306,14 @@ class _Trainer:
             if bad is None
             else f"the embedding vectors of field {fields[bad].name!r}"
         )
+        return TrainingError(f"{what} {place}; {self._lower_rates()}")
+
+    def _lower_rates(self) -> str:
+        """What to do about a run that diverged."""
         optimizer = self.config.optimizer
-        return TrainingError(
-            f"{what} {place}; lower optimizer.tables.learning_rate "
-            f"({optimizer.tables.learning_rate}) or optimizer.dense.learning_rate "
-            f"({optimizer.dense.learning_rate})"
+        return (
+            f"lower optimizer.tables.learning_rate ({optimizer.tables.learning_rate}) or "
+            f"optimizer.dense.learning_rate ({optimizer.dense.learning_rate})"
         )
 
 

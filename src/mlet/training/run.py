@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field as Setting
 
 from mlet.atomic import atomic_path, write_text
 from mlet.data import DatasetSchema, PreparedDataset
 from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.nn.compression import Precision
+from mlet.reading import read_sealed, reading, write_sealed
 from mlet.settings import load_yaml
 from mlet.training.config import RunConfig
+
+_Kept = TypeVar("_Kept", bound="Progress | Summary")
+
+_REMEDY = "train the run again"
+
+#: Settings of training that a run may be continued with other values of.
+_FREE = ("epochs", "patience", "checkpoint_every", "record_spectra", "threads", "device")
 
 
 @dataclass
@@ -36,22 +46,18 @@ class Progress:
         done: why training is over; None while it is not.
     """
 
-    step: int = 0
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    step: NonNegativeInt = 0
     loss_sum: float = 0.0
-    loss_steps: int = 0
-    best_step: int = 0
+    loss_steps: NonNegativeInt = 0
+    best_step: NonNegativeInt = 0
     best: float = float("-inf")
-    stale: int = 0
+    stale: NonNegativeInt = 0
     seconds: float = 0.0
     records: list[dict[str, float]] = field(default_factory=list)
     spectra: list[dict[str, Any]] = field(default_factory=list)
     done: str | None = None
-
-    @classmethod
-    def of_checkpoint(cls, values: Mapping[str, Any]) -> Progress:
-        """As it was kept; mlet 0.1 called the best headline metric ``best_auc``."""
-        names = {"best_auc": "best"}
-        return cls(**{names.get(name, name): value for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,10 @@ class Summary:
         training_bytes, model_bytes: size of all parameters while training and once collapsed.
     """
 
-    steps: int
-    epochs: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    steps: Annotated[int, Setting(ge=1)]
+    epochs: Annotated[int, Setting(ge=1)]
     stopped: str
     best_step: int
     valid: dict[str, float]
@@ -104,13 +112,18 @@ class RunDirectory:
             state = "finished" if self.finished else "unfinished"
             remedy = "" if self.finished else f" continue it with --resume {self.root} or"
             raise RunError(f"{self.root} holds a {state} run;{remedy} choose another directory")
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        # A process that was killed while it began leaves a configuration without its name.
+        begun = f".{self.config_file.name}."
+        if self.root.exists() and (
+            not self.root.is_dir()
+            or any(not path.name.startswith(begun) for path in self.root.iterdir())
+        ):
             raise RunError(f"{self.root} exists and is no run; choose another directory")
         write_text(self.config_file, config.to_yaml())
 
     def write_schema(self, schema: DatasetSchema) -> None:
         """Keep what the run's weights are weights of."""
-        write_text(self.schema_file, schema.model_dump_json(indent=2))
+        write_sealed(self.schema_file, schema.model_dump(mode="json"))
 
     def check_data(self, data: PreparedDataset, *, same_rows: bool) -> None:
         """Refuse a data set that the run's weights do not belong to; see `mlet.data.identity`.
@@ -130,10 +143,7 @@ class RunDirectory:
             )
 
     def _schema(self) -> DatasetSchema:
-        try:
-            values = json.loads(self.schema_file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise RunError(f"{self.schema_file}: damaged; train the run again") from None
+        values = read_sealed(self.schema_file, RunError, _REMEDY)
         return DatasetSchema.parse(values, str(self.schema_file))
 
     @property
@@ -146,7 +156,8 @@ class RunDirectory:
         """Why training cannot go on, if it diverged."""
         if not self._failure_file.exists():
             return None
-        return self._failure_file.read_text(encoding="utf-8")
+        with reading(self._failure_file, RunError, _REMEDY):
+            return self._failure_file.read_text(encoding="utf-8")
 
     def write_failure(self, reason: str) -> None:
         """Mark the run as diverged: resuming it would only diverge again."""
@@ -190,11 +201,12 @@ class RunDirectory:
                 f"{self.root}: the run is unfinished; continue it with mlet train --resume "
                 f"{self.root}"
             )
-        return Summary(**json.loads(self.summary_file.read_text(encoding="utf-8")))
+        values = read_sealed(self.summary_file, RunError, _REMEDY)
+        return _kept(Summary, values, self.summary_file)
 
     def write_summary(self, summary: Summary) -> None:
         """Mark the run as finished."""
-        write_text(self.summary_file, json.dumps(asdict(summary), indent=2) + "\n")
+        write_sealed(self.summary_file, asdict(summary))
 
     def write_metrics(self, records: list[dict[str, float]]) -> None:
         """Write all validation records so far, one JSON object a line."""
@@ -208,8 +220,9 @@ class RunDirectory:
         """The records of the tables' spectra; none unless ``training.record_spectra`` was set."""
         if not self.spectra_file.exists():
             return []
-        lines = self.spectra_file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        with reading(self.spectra_file, RunError, "remove it, or train the run again"):
+            lines = self.spectra_file.read_text(encoding="utf-8").splitlines()
+            return [json.loads(line) for line in lines]
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Keep the state to resume from."""
@@ -220,8 +233,40 @@ class RunDirectory:
         self._save(state, self._best)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The state to resume from; None if training was stopped before the first one."""
-        return self._load(self._last) if self._last.exists() else None
+        """The state to resume from; None if training was stopped before the first one.
+
+        Raises:
+            RunError: it is damaged, or is not of the configuration there is now; names the setting.
+        """
+        if not self._last.exists():
+            return None
+        state = self._load(self._last)
+        self._check_settings(state.get("config"))
+        return state
+
+    def progress(self, state: Mapping[str, Any]) -> Progress:
+        """Where training stood; mlet 0.1 called the best headline metric ``best_auc``."""
+        values = state.get("progress")
+        if isinstance(values, Mapping) and "best_auc" in values:
+            values = {**values, "best": values["best_auc"]}
+            del values["best_auc"]
+        return _kept(Progress, values, self._last)
+
+    def _check_settings(self, kept: Any) -> None:
+        """Refuse to go on with a configuration that was edited since the checkpoint."""
+        if not isinstance(kept, Mapping):  # of mlet 0.1
+            return
+        now = self.config().model_dump(mode="json", exclude={"data"})
+        kept, now = (
+            {**tree, "training": {k: v for k, v in tree["training"].items() if k not in _FREE}}
+            for tree in (kept, now)
+        )
+        place = _first_difference(kept, now)
+        if place is not None:
+            raise RunError(
+                f"{self.config_file}: {place} has changed since the run was begun; put it back, or "
+                f"train with it in another directory (of training, {', '.join(_FREE)} may change)"
+            )
 
     def load_best(self) -> dict[str, Any]:
         """The weights of the best validation."""
@@ -230,15 +275,17 @@ class RunDirectory:
     def _save(self, state: dict[str, Any], path: Path) -> None:
         # torch reports a failed write as a RuntimeError
         with atomic_path(path, failures=(RuntimeError,)) as temporary:
-            torch.save({**state, "data": fingerprint(self._schema())}, temporary)
+            settings = self.config().model_dump(mode="json", exclude={"data"})
+            known = {"data": fingerprint(self._schema()), "config": settings}
+            torch.save({**state, **known}, temporary)
 
     def _load(self, path: Path) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise RunError(f"{path}: missing; the run has no validation yet") from None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
-            raise RunError(f"{path}: damaged checkpoint; train the run again") from None
+        with reading(path, RunError, _REMEDY, missing="missing; the run has no validation yet"):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch itself does not compare the checksums
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if damaged is not None or not isinstance(state, dict):
+            raise RunError(f"{path}: damaged checkpoint; {_REMEDY}")
         if self.schema_file.exists():
             schema = self._schema()
             # The last two: a run of mlet 0.1 that is being continued, whose best.pt had none.
@@ -249,3 +296,32 @@ class RunDirectory:
                     f"{self.schema_file} says; train the run again"
                 )
         return state
+
+
+def _kept(kind: type[_Kept], values: Any, place: Path) -> _Kept:
+    """What a file keeps, as its class.
+
+    Raises:
+        RunError: it is of another version of mlet, or damaged.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"])) or kind.__name__.lower()
+        raise RunError(
+            f"{place}: damaged, or of another version of mlet than {version('mlet')} "
+            f"({name}: {problem['msg'].lower()}); use that version, or {_REMEDY}"
+        ) from None
+
+
+def _first_difference(one: Any, other: Any, place: str = "") -> str | None:
+    """Where two trees of settings begin to differ, with both values; None if they do not."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            inner = f"{place}.{key}" if place else str(key)
+            found = _first_difference(one.get(key), other.get(key), inner)
+            if found is not None:
+                return found
+        return None
+    return None if one == other else f"{place} ({one} then, {other} now)"

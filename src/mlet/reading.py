@@ -1,0 +1,94 @@
+"""Opening files that anybody may have changed: whatever is wrong with one is one line of error.
+
+Parsers of file formats fail in as many ways as there are damaged files, most of which their
+documentation does not list. Everything that mlet opens is opened within `reading`, so that no
+command has a way of its own to fail.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlet.atomic import write_text
+from mlet.errors import MletError
+
+#: The key under which a sealed file keeps the checksum of the rest.
+_SEAL = "seal"
+
+
+@contextmanager
+def reading(
+    path: Path, error: type[MletError], remedy: str, *, missing: str = ""
+) -> Iterator[None]:
+    """Turn all that goes wrong while a file is read into an error that names it.
+
+    Args:
+        path: the file.
+        error: what to raise.
+        remedy: what the user can do about a damaged file.
+        missing: what to say of one that is not there; else that it is missing, and the remedy.
+
+    Raises:
+        MletError: of the kind ``error``, for a file that is missing, no regular file, not to be
+            read or damaged. Those of the work within pass as they are.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise error(f"{path}: is {kind}; {remedy}")
+        yield
+    except MletError:
+        raise
+    except FileNotFoundError:
+        raise error(f"{path}: {missing or f'missing; {remedy}'}") from None
+    except MemoryError:
+        raise error(f"{path}: damaged, or larger than memory; {remedy}") from None
+    except OSError as problem:
+        reason = problem.strerror or _first_line(problem)
+        raise error(f"{path}: cannot be read ({reason}); {remedy}") from None
+    except Exception as problem:
+        raise error(f"{path}: damaged ({_first_line(problem)}); {remedy}") from None
+    except BaseException as problem:
+        # What Polars raises where its own code fails on a file; it is no Exception.
+        if type(problem).__name__ != "PanicException":
+            raise
+        raise error(f"{path}: damaged; {remedy}") from None
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0][:200] if lines else type(problem).__name__
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON that `read_sealed` will know to be the one that was written."""
+    write_text(path, json.dumps({**values, _SEAL: _checksum(values)}, indent=2) + "\n")
+
+
+def read_sealed(
+    path: Path, error: type[MletError], remedy: str, *, missing: str = ""
+) -> dict[str, Any]:
+    """The values that `write_sealed` wrote; of mlet 0.1, which had no seal, as they are.
+
+    Raises:
+        MletError: of the kind ``error``, as `reading`.
+    """
+    with reading(path, error, remedy, missing=missing):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise error(f"{path}: damaged (no JSON object); {remedy}")
+        seal = values.pop(_SEAL, None)
+        if seal is not None and seal != _checksum(values):
+            raise error(f"{path}: damaged (it is not what was written); {remedy}")
+        return values
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    """CRC-32 of the values, however they are spaced."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
