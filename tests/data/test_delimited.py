@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlet.data import delimited
 from mlet.data.delimited import LINE, read_delimited
 from mlet.errors import DataError
 
@@ -125,3 +127,55 @@ def test_separators_of_several_characters_and_latin_1(tmp_path: Path) -> None:
         path, separator="::", columns=["id", "title", "genres"], quoted=False, encoding="latin-1"
     )
     assert frame.row(0) == ("1", "Amélie (2001)", "Comedy", 1)
+
+
+def table(cell: str, separator: str = ",") -> str:
+    lines = [f"1{separator}{cell if row in (2, 3) else 'plain'}{separator}u" for row in range(5)]
+    return "\n".join([f"click{separator}title{separator}user", *lines, ""])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '"size 12" tv"',
+        '"size 12\\""',
+        '12" vinyl',
+        '"The" film',
+        ' "a b"',
+        '"a" ',
+        'a"',
+        '"a""',
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [7, 1 << 20])
+def test_a_stray_quote_merges_no_rows(tmp_path: Path, cell: str, block_bytes: int) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(table(cell))
+    with pytest.raises(DataError, match=r"rows\.csv, line [45]: a quote in the middle of a cell"):
+        list(read_delimited(path, ",", None, quoted=True, block_bytes=block_bytes))
+    frames = read_delimited(path, ",", None, quoted=False, block_bytes=block_bytes)
+    assert pl.concat(list(frames))["title"].to_list() == ["plain"] * 2 + [cell] * 2 + ["plain"]
+
+
+def test_names_of_columns_may_be_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('click,"title, all","the ""user"""\n1,a,b\n')
+    assert read(path).columns == ["click", "title, all", 'the "user"', LINE]
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("filling", [b"a", b'"', b",", b" ", b"\r"])
+def test_a_record_without_end_is_refused_early(
+    tmp_path: Path, filling: bytes, quoted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "_RECORD_BYTES", 10_000)
+    path = tmp_path / "bomb.csv.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(b'click,title,user\n1,a,b\n1,"' if quoted else b"click,title,user\n1,a,b\n1,a")
+        for _ in range(100):
+            file.write(filling * 100_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.csv\.gz, line [34]: "):
+        list(read_delimited(path, ",", None, quoted=quoted, block_bytes=1_000))
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    tracemalloc.stop()

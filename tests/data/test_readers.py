@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.readers import (
     AvazuSource,
     CriteoSource,
@@ -214,8 +215,99 @@ def test_table_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: column 'price' holds 'nan', expected a finite"):
         rows(TableSource([path], TableSchema.parse(SCHEMA, "test")))
     path.write_text(CSV.replace("2023-12-31", "soon"))
-    with pytest.raises(DataError, match="line 3: 'when' holds 'soon', expected a date"):
+    with pytest.raises(DataError, match="line 3: column 'when' holds 'soon', expected a date"):
         rows(TableSource([path], TableSchema.parse(SCHEMA, "test")))
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         rows(TableSource([tmp_path / "bad.parquet"], TableSchema.parse(SCHEMA, "test")))
+
+
+def parquet(tmp_path: Path, schema: dict[str, object], **columns: object) -> pl.DataFrame:
+    """What is read of a Parquet file with these columns, a label and a field beside them."""
+    path = tmp_path / "t.parquet"
+    size = len(next(iter(columns.values())))
+    frame = {"click": [0, 1] * (size // 2), "u": ["a"] * size, **columns}
+    pl.DataFrame(frame).write_parquet(path)
+    schema = {"label": "click", "categorical": ["u"], **schema}
+    return rows(TableSource([path], TableSchema.parse(schema, "test")))
+
+
+@pytest.mark.parametrize(
+    ("schema", "values", "message"),
+    [
+        ({"time": "c"}, [dt.timedelta(hours=1)] * 2, "column 'c' of type Duration"),
+        ({"time": "c"}, [dt.time(1)] * 2, "'c' holds '01:00:00', expected a 64-bit integer"),
+        ({"time": "c"}, [dt.datetime(2024, 1, 1), None], "line 2: column 'c' holds nothing"),
+        ({"time": "c"}, [dt.date(2024, 1, 1), None], "line 2: column 'c' holds nothing"),
+        ({"time": "c"}, [1, None], "line 2: column 'c' holds nothing"),
+        ({"categorical": ["c"]}, [["x"]] * 2, "name it under multi_valued"),
+        ({"dense": ["c"]}, [[1.0]] * 2, r"column 'c' of type List\(Float64\)"),
+        ({"label": "c"}, [[1]] * 2, r"column 'c' of type List\(Int64\)"),
+        ({"multi_valued": {"c": "|"}}, [[[1]]] * 2, r"holds no lists of numbers or texts"),
+        ({"multi_valued": {"c": "|"}}, [{"a": 1}] * 2, r"holds no lists of numbers or texts"),
+        ({"categorical": ["c"]}, [{"a": 1}] * 2, r"column 'c' of type Struct"),
+        ({"categorical": ["c"]}, [b"\xff\x00"] * 2, "column 'c' of type Binary"),
+    ],
+)
+def test_columns_that_cannot_be_read_are_named(
+    tmp_path: Path, schema: dict[str, object], values: list[object], message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"t\.parquet.*{message}"):
+        parquet(tmp_path, schema, c=values)
+
+
+def test_a_category_is_the_same_whatever_type_it_is_kept_in(tmp_path: Path) -> None:
+    found = {}
+    for values in ([7, 8], [7.0, 8.0], ["7", "8"], pl.Series([7, 8], dtype=pl.UInt8)):
+        read = parquet(tmp_path, {"categorical": ["c"]}, c=values)
+        found[tuple(read[field_column("c")])] = True
+    assert list(found) == [("7", "8")]
+    read = parquet(tmp_path, {"categorical": ["c"]}, c=[7.0, None, float("nan"), 7.5])
+    assert read[field_column("c")].to_list() == ["7", None, None, "7.5"]
+
+
+def test_bags_are_the_same_whatever_list_they_are_kept_in(tmp_path: Path) -> None:
+    schema = {"multi_valued": {"c": "|"}}
+    for values in (
+        [[1, 2], [3]], [[1.0, 2.0], [3.0, None]], [["1", "2"], ["3", None]], ["1|2", "3|"],
+    ):  # fmt: skip
+        read = parquet(tmp_path, schema, c=values)
+        assert read[field_column("c")].to_list() == [["1", "2"], ["3"]]
+    fixed = pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2))
+    read = parquet(tmp_path, schema, c=fixed)
+    assert read[field_column("c")].to_list() == [["1", "2"], ["3", "4"]]
+    assert parquet(tmp_path, schema, c=[None, ["1"]])[field_column("c")].to_list() == [[], ["1"]]
+
+
+def test_labels_may_be_booleans(tmp_path: Path) -> None:
+    assert parquet(tmp_path, {"label": "c"}, c=[True, False])[LABEL].to_list() == [1, 0]
+    path = tmp_path / "t.csv"
+    path.write_text("click,u\nTrue,a\nfalse,b\n")
+    schema = TableSchema.parse({"label": "click", "categorical": ["u"]}, "test")
+    assert rows(TableSource([path], schema))[LABEL].to_list() == [1, 0]
+
+
+def test_times_of_several_files_are_of_one_kind(tmp_path: Path) -> None:
+    for name, stamp in (("a", "2024-01-01"), ("b", "2024-01-02T10:00:00"), ("c", "1704067200")):
+        (tmp_path / f"{name}.csv").write_text(f"click,u,ts\n1,x,{stamp}\n")
+    schema = TableSchema.parse({"label": "click", "categorical": ["u"], "time": "ts"}, "test")
+    assert len(rows(TableSource([tmp_path / "a.csv", tmp_path / "b.csv"], schema))) == 2
+    with pytest.raises(DataError, match=r"c\.csv, line 2: column 'ts' holds integers, .* dates"):
+        rows(TableSource([tmp_path / "a.csv", tmp_path / "c.csv"], schema))
+
+
+def test_brackets_and_stars_in_names_are_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "data [v1]"
+    folder.mkdir()
+    schema = TableSchema.parse({"label": "click", "categorical": ["t", "t[0]", "t*"]}, "test")
+    for name, value in (("clicks1", "WRONG"), ("clicks[1]", "right"), ("day2", "WRONG")):
+        frame = {"click": [0, 1] * 50, "t": [value] * 100}
+        frame |= {"t[0]": [f"{value} 0"] * 100, "t*": [f"{value} *"] * 100}
+        pl.DataFrame(frame).write_parquet(folder / f"{name}.parquet")
+    (folder / "clicks[1].parquet").rename(folder / "[cd]*[1].parquet")
+    source = TableSource([folder / "[cd]*[1].parquet"], schema)
+    prepare(source, folder / "o[u]t", split=SplitRule(by="order", valid=0.25, test=0.25))
+    data = PreparedDataset(folder / "o[u]t")
+    assert sum(split.rows for split in data.schema.splits.values()) == 100
+    for name, value in (("t", "right"), ("t[0]", "right 0"), ("t*", "right *")):
+        assert data.vocabulary(name)["category"].to_list() == [None, value]

@@ -7,6 +7,7 @@ line instead of being padded with missing values.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import zlib
@@ -24,7 +25,10 @@ from mlet.errors import DataError
 LINE = "__line__"
 
 _BLOCK_BYTES = 32 * 1024 * 1024
-_NEWLINE, _QUOTE = ord("\n"), ord('"')
+#: No record of click data is as long; what is has lost a newline or a quote.
+_RECORD_BYTES = 16 * 1024 * 1024
+_NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
@@ -89,26 +93,55 @@ def _check_text(path: Path, block: bytes, line: int) -> None:
 def _positions(block: bytes, byte: int, quoted: bool) -> np.ndarray:
     """Where a byte stands, outside quotes, in a block that begins outside quotes."""
     data = np.frombuffer(block, np.uint8)
-    found = data == byte
+    found = np.flatnonzero(data == byte)
     if quoted and b'"' in block:
-        found &= (np.cumsum(data == _QUOTE, dtype=np.int64) & 1) == 0
-    return np.flatnonzero(found)
+        before = np.searchsorted(np.flatnonzero(data == _QUOTE), found)
+        found = found[before % 2 == 0]
+    return found
 
 
-def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[tuple[int, bytes]]:
+def _check_quotes(path: Path, block: bytes, separator: str, line: int) -> None:
+    """Refuse a quote that RFC 4180 does not know, naming the line; the block begins a record.
+
+    Quotes open a cell at its very beginning and close it at its very end; within it they are
+    doubled. One that does neither would merge the rows up to the next.
+    """
+    data = np.frombuffer(block, np.uint8)
+    quotes = np.flatnonzero(data == _QUOTE)
+    if not len(quotes):
+        return
+    opening, closing = quotes[::2], quotes[1::2]
+    padded = np.concatenate([[_NEWLINE], data, [_NEWLINE]])
+    edges = (ord(separator), _NEWLINE, _QUOTE)
+    wrong = opening[~np.isin(padded[opening], edges)]
+    after = padded[closing + 2]
+    wrong = np.concatenate([wrong, closing[~np.isin(after, (*edges, _RETURN))]])
+    if len(wrong):
+        line += block.count(b"\n", 0, int(wrong.min()))
+        raise DataError(
+            f"{path}, line {line}: a quote in the middle of a cell; quote the whole cell and "
+            f"double the quotes in it, or read the file without quoting (schema: quote: none)"
+        )
+
+
+def _blocks(
+    path: Path, separator: str, *, quoted: bool, encoding: str, size: int
+) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole records, each ended by a newline, with the line each begins on.
 
     Raises:
-        DataError: as `_chunks`, or the file is empty, is not text, or ends inside a quote.
+        DataError: as `_chunks`, or the file is empty, is not text, has a quote within a cell or one
+            that is never closed, or a record that is far too long.
     """
     line, rest = 1, b""
-    for chunk in _chunks(path, size):
+    for number, chunk in enumerate(_chunks(path, size)):
         text = chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
-        rest += text
+        rest += text if number else text.removeprefix(_BYTE_ORDER_MARK)
         if b"\0" in text:  # binary: a newline may never come
             _check_text(path, rest, line)
         cut = rest.rfind(b"\n") + 1
         if quoted and b'"' in rest:
+            _check_quotes(path, rest, separator, line)
             ends = _positions(rest, _NEWLINE, quoted)
             cut = int(ends[-1]) + 1 if len(ends) else 0
         # Blank lines are held back until it is known whether anything follows them.
@@ -119,6 +152,12 @@ def _blocks(path: Path, *, quoted: bool, encoding: str, size: int) -> Iterator[t
             _check_text(path, block, line)
             yield line, block
             line += block.count(b"\n")
+        if len(rest) > _RECORD_BYTES and rest.strip():
+            end = "closing quote" if quoted and rest.count(b'"') % 2 else "end"
+            raise DataError(
+                f"{path}, line {line}: no {end} of the row within {_RECORD_BYTES >> 20} MB; is a "
+                f"newline or a quote missing?"
+            )
     if rest.strip():
         _check_text(path, rest, line)
         if quoted and rest.count(b'"') % 2:
@@ -151,7 +190,8 @@ def read_delimited(
         DataError: the file is missing, empty, damaged or not text, or a record has another
             number of columns than expected; names the file and the line.
     """
-    for line, raw in _blocks(path, quoted=quoted, encoding=encoding, size=block_bytes):
+    blocks = _blocks(path, separator, quoted=quoted, encoding=encoding, size=block_bytes)
+    for line, raw in blocks:
         block = raw.replace(b"\r\n", b"\n")
         single = separator
         if len(separator) > 1:
@@ -159,24 +199,32 @@ def read_delimited(
             block = block.replace(separator.encode(), single.encode())
         if columns is None:
             header, _, block = block.partition(b"\n")
-            columns = _header(path, header, single)
+            columns = _header(path, header, single, quoted)
             line += 1
             if not block:
                 continue
         lines = _check_columns(path, block, single, columns, quoted, line)
-        frame = pl.read_csv(
-            io.BytesIO(block),
-            has_header=False,
-            separator=single,
-            schema=dict.fromkeys(columns, pl.String),
-            quote_char='"' if quoted else None,
-            low_memory=True,
-        )
+        try:
+            frame = pl.read_csv(
+                io.BytesIO(block),
+                has_header=False,
+                separator=single,
+                schema=dict.fromkeys(columns, pl.String),
+                quote_char='"' if quoted else None,
+                low_memory=True,
+            )
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"{path}, lines {lines[0]} to {lines[-1]}: not to be parsed "
+                f"({str(error).splitlines()[0]})"
+            ) from None
         yield frame.with_columns(pl.Series(LINE, lines))
 
 
-def _header(path: Path, header: bytes, separator: str) -> list[str]:
-    names = [name.strip().strip('"') for name in header.decode("utf-8-sig").split(separator)]
+def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str]:
+    text = header.decode()
+    cells = next(csv.reader([text], delimiter=separator)) if quoted else text.split(separator)
+    names = [name.strip() for name in cells]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}, line 1: repeated column names: {', '.join(repeated)}")

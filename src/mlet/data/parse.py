@@ -10,9 +10,14 @@ from mlet.data.delimited import LINE
 from mlet.errors import DataError
 
 
-def _refuse_first(
+def refuse_first(
     frame: pl.DataFrame, bad: pl.Series, column: str, path: Path, expected: str
 ) -> None:
+    """Name the first row of a frame whose value is bad, if there is one.
+
+    Raises:
+        DataError: there is; says what was expected.
+    """
     if bad.any():
         row = frame.filter(bad).row(0, named=True)
         value = row[column]
@@ -31,7 +36,7 @@ def integers(frame: pl.DataFrame, column: str, path: Path, *, required: bool = F
     text = frame[column].str.strip_chars()
     values: pl.Series = text.cast(pl.Int64, strict=False)
     bad = values.is_null() if required else values.is_null() & text.is_not_null()
-    _refuse_first(frame, bad, column, path, "a 64-bit integer")
+    refuse_first(frame, bad, column, path, "a 64-bit integer")
     return values
 
 
@@ -44,7 +49,7 @@ def numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
     text = frame[column].str.strip_chars()
     values: pl.Series = text.cast(pl.Float64, strict=False)
     bad = (values.is_null() & text.is_not_null()) | (~values.is_finite()).fill_null(False)
-    _refuse_first(frame, bad, column, path, "a finite number")
+    refuse_first(frame, bad, column, path, "a finite number")
     return values
 
 
@@ -52,10 +57,12 @@ def labels(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
     """The column as 0/1 (UInt8).
 
     Raises:
-        DataError: a value is neither 0 nor 1 (also written 0.0 and 1.0), or is missing.
+        DataError: a value is neither 0 nor 1 (also written 0.0 and 1.0, or false and true), or is
+            missing.
     """
-    values = frame[column].str.strip_chars().cast(pl.Float64, strict=False)
+    text = frame[column].str.strip_chars().str.to_lowercase()
+    values = text.replace({"false": "0", "true": "1"}).cast(pl.Float64, strict=False)
     bad = ~values.is_in([0.0, 1.0]).fill_null(False)
-    _refuse_first(frame, bad, column, path, "a label, 0 or 1")
+    refuse_first(frame, bad, column, path, "a label, 0 or 1")
     zero_or_one: pl.Series = values.cast(pl.UInt8)
     return zero_or_one

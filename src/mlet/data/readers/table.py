@@ -30,6 +30,8 @@ class TableSchema(Settings):
             CSV cell (ignored for Parquet list columns).
         time: column to split by: integers, or dates in ISO form.
         separator: between the columns of a CSV file.
+        quote: ``double``, where cells of a CSV file may be enclosed in double quotes (RFC 4180), or
+            ``none``, where quotes are characters like others, as in many logs.
     """
 
     label: str
@@ -38,6 +40,7 @@ class TableSchema(Settings):
     multi_valued: dict[str, str] = Field(default_factory=dict)
     time: str | None = None
     separator: str = ","
+    quote: Literal["double", "none"] = "double"
 
     def names(self) -> list[str]:
         """Every column the schema refers to."""
@@ -75,6 +78,7 @@ class TableSource:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
+        unit: str | None = None
         for path in self.paths:
             for raw in self._read(path):
                 missing = [name for name in self.schema.names() if name not in raw.columns]
@@ -83,16 +87,24 @@ class TableSource:
                     raise DataError(
                         f"{path}: no column {missing[0]!r}; the file has {', '.join(found)}"
                     )
-                yield self._typed(raw, path)
+                typed, found_unit = self._typed(raw, path)
+                if unit not in (None, found_unit):
+                    raise DataError(
+                        f"{path}, line {raw[LINE][0]}: column {self.schema.time!r} holds "
+                        f"{found_unit}, further up or in earlier files {unit}"
+                    )
+                unit = found_unit
+                yield typed
 
     def _read(self, path: Path) -> Iterator[pl.DataFrame]:
         if path.suffix != ".parquet":
-            yield from read_delimited(path, self.schema.separator, None, quoted=True)
+            quoted = self.schema.quote == "double"
+            yield from read_delimited(path, self.schema.separator, None, quoted=quoted)
             return
         if not path.exists():
             raise DataError(f"{path}: no such file")
         try:
-            lazy = pl.scan_parquet(path)
+            lazy = pl.scan_parquet(path, glob=False)
             total = lazy.select(pl.len()).collect().item()
             for start in range(0, total, _PARQUET_ROWS):
                 frame = lazy.slice(start, _PARQUET_ROWS).collect()
@@ -103,41 +115,96 @@ class TableSource:
         if total == 0:
             raise DataError(f"{path}: the file is empty")
 
-    def _typed(self, raw: pl.DataFrame, path: Path) -> pl.DataFrame:
-        schema = self.schema
-        scalars = [name for name in schema.names() if not isinstance(raw.schema[name], pl.List)]
-        stamp = raw[schema.time] if schema.time else None
-        raw = raw.with_columns(pl.col(name).cast(pl.String) for name in scalars)
-        columns = {LABEL: parse.labels(raw, schema.label, path)}
-        if stamp is not None and schema.time is not None:
-            columns[TIME] = _time(raw, stamp, schema.time, path)
+    def _typed(self, raw: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, str | None]:
+        """The columns of a raw frame, and what its times are."""
+        schema, unit = self.schema, None
+        text = raw.select(LINE, *(_as_text(raw[name], path) for name in self._scalars(raw)))
+        columns = {LABEL: parse.labels(text, schema.label, path)}
+        if schema.time is not None:
+            columns[TIME], unit = _time(raw[schema.time], text, path)
         for name in self.columns.dense:
-            columns[dense_column(name)] = parse.numbers(raw, name, path)
+            columns[dense_column(name)] = parse.numbers(text, name, path)
         for name in schema.categorical:
-            columns[field_column(name)] = raw[name]
+            columns[field_column(name)] = text[name]
         for name, separator in schema.multi_valued.items():
-            bag = raw[name]
-            if bag.dtype == pl.String:
-                bag = bag.fill_null("").str.split(separator)
+            if name in text.columns:
+                bag = text[name].fill_null("").str.split(separator)
                 bag = bag.list.eval(pl.element().filter(pl.element() != ""))
-            columns[field_column(name)] = bag.cast(pl.List(pl.String)).fill_null([])
-        return pl.DataFrame(columns)
+            else:
+                bag = _as_bags(raw[name], path)
+            columns[field_column(name)] = bag
+        return pl.DataFrame(columns), unit
+
+    def _scalars(self, raw: pl.DataFrame) -> list[str]:
+        """The columns the schema names, but for lists where there may be some."""
+        bags = [name for name in self.schema.multi_valued if raw.schema[name].is_nested()]
+        return [name for name in dict.fromkeys(self.schema.names()) if name not in bags]
 
 
-def _time(raw: pl.DataFrame, stamp: pl.Series, name: str, path: Path) -> pl.Series:
-    """Time as Int64: dates as microseconds, integers as they are."""
-    if stamp.dtype.is_temporal():
-        instants: pl.Series = stamp.cast(pl.Datetime("us")).cast(pl.Int64)
-        return instants
-    text = raw[name].str.strip_chars()
-    dates = text.str.to_datetime(time_unit="us", strict=False) if _looks_dated(text) else None
-    if dates is None:
-        return parse.integers(raw, name, path, required=True)
-    if dates.null_count():
-        row = raw.filter(dates.is_null()).row(0, named=True)
-        raise DataError(f"{path}, line {row[LINE]}: {name!r} holds {row[name]!r}, expected a date")
-    microseconds: pl.Series = dates.cast(pl.Int64)
-    return microseconds
+def _as_text(values: pl.Series, path: Path) -> pl.Series:
+    """A column as strings.
+
+    Raises:
+        DataError: it holds lists, or what is no text.
+    """
+    try:
+        if values.dtype.is_nested():  # structures would become texts of a kind
+            raise pl.exceptions.InvalidOperationError
+        return values.to_frame().select(_text(pl.col(values.name), values.dtype)).to_series()
+    except pl.exceptions.PolarsError:
+        hint = "; name it under multi_valued" if values.dtype.is_nested() else ""
+        raise DataError(
+            f"{path}: column {values.name!r} of type {values.dtype} holds no numbers or texts{hint}"
+        ) from None
+
+
+def _as_bags(bags: pl.Series, path: Path) -> pl.Series:
+    """A column of lists as lists of strings; what is missing in one is no category.
+
+    Raises:
+        DataError: the lists hold lists, or what is no text.
+    """
+    try:
+        lists = bags.arr.to_list() if isinstance(bags.dtype, pl.Array) else bags
+        texts = lists.list.eval(_text(pl.element(), lists.dtype.inner))  # type: ignore[attr-defined]
+        return texts.list.drop_nulls().fill_null([])
+    except (AttributeError, pl.exceptions.PolarsError):
+        raise DataError(
+            f"{path}: column {bags.name!r} of type {bags.dtype} holds no lists of numbers or texts"
+        ) from None
+
+
+def _text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A value as a string, the same whatever type a Parquet file keeps it in: 7.0 is the 7 of a
+    file in which no value was missing, NaN is a missing one."""
+    if dtype == pl.Boolean:
+        return value.cast(pl.UInt8).cast(pl.String)
+    if dtype.is_float():
+        value = value.fill_nan(None)
+        whole = value.cast(pl.Int64, strict=False)
+        return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
+    return value.cast(pl.String)
+
+
+def _time(stamp: pl.Series, text: pl.DataFrame, path: Path) -> tuple[pl.Series, str]:
+    """Time as Int64, dates as microseconds, integers as they are; and which they were.
+
+    Raises:
+        DataError: a time is missing, or neither.
+    """
+    name = stamp.name
+    if stamp.dtype in (pl.Date, pl.Datetime):
+        parse.refuse_first(text, stamp.is_null(), name, path, "a date")
+        return stamp.cast(pl.Datetime("us")).cast(pl.Int64), "dates"
+    strings = text[name].str.strip_chars()
+    if not _looks_dated(strings):
+        return parse.integers(text, name, path, required=True), "integers"
+    try:
+        dates = strings.str.to_datetime(time_unit="us", strict=False)
+    except pl.exceptions.PolarsError:  # it knows none of the formats
+        dates = pl.Series([None] * len(strings), dtype=pl.Datetime("us"))
+    parse.refuse_first(text, dates.is_null(), name, path, "a date in ISO form")
+    return dates.cast(pl.Int64), "dates"
 
 
 def _looks_dated(text: pl.Series) -> bool:
