@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -237,3 +238,44 @@ def test_distributed_training_equals_one_process_and_collapses(kind: str, tmp_pa
     model(converted=False).load_state_dict(state, strict=True)
     for name, value in expected.items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["padding_idx", "scale_grad_by_freq", "none"])
+def test_vmap_and_forward_mode_are_those_of_the_torch_layer(option: str) -> None:
+    torch.manual_seed(0)
+    options = {} if option == "none" else {option: {"padding_idx": 0}.get(option, True)}
+    layer = mlet.Embedding(10, 4, inner_dim=8, dtype=torch.float64, **options)
+    plain = layer.collapse()
+    ids = torch.tensor([[1, 2, 2], [3, 0, 3]])
+
+    def per_sample(module: nn.Module) -> dict[str, Tensor]:
+        def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+            return (torch.func.functional_call(module, parameters, (row,)) ** 2).sum()
+
+        parameters = dict(module.named_parameters())
+        return torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, ids)
+
+    mine, theirs = per_sample(layer), per_sample(plain)["weight"]
+    torch.testing.assert_close(mine["inner"], theirs @ layer.projection.T)
+    torch.testing.assert_close(mine["projection"], layer.inner.T @ theirs)
+
+    def forward(inner: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"inner": inner}, (ids,))
+
+    tangent = torch.randn_like(layer.inner)
+    _, moved = torch.func.jvp(forward, (layer.inner,), (tangent,))
+    torch.testing.assert_close(moved, (tangent @ layer.projection)[ids])
+
+
+def test_the_meta_device_gives_shapes() -> None:
+    ids = torch.zeros(3, dtype=torch.long, device="meta")
+    assert mlet.Embedding(10, 4, inner_dim=8, device="meta")(ids).shape == (3, 4)
+    bags = mlet.EmbeddingBag(10, 4, inner_dim=8, device="meta")
+    assert bags(ids, torch.zeros(2, dtype=torch.long, device="meta")).shape == (2, 4)
+
+
+@pytest.mark.parametrize("options", [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}])
+@pytest.mark.parametrize("shape", [(), (2, 3, 4)])
+def test_bags_are_rows_or_lists(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="has to be 1-D or 2-D"):
+        mlet.EmbeddingBag(10, 4, inner_dim=8, **options)(torch.ones(shape, dtype=torch.long))

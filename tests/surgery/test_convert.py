@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 import mlet
 from mlet.errors import ConversionError
+from mlet.nn import Field, FieldEmbedding
 from mlet.nn.init import balanced_factors
 
 
@@ -308,3 +311,86 @@ def test_state_dicts_that_cannot_be_collapsed() -> None:
         mlet.collapse_state_dict(bad)
     root = mlet.Embedding(5, 2, inner_dim=8)
     assert list(mlet.collapse_state_dict(root.state_dict())) == ["weight"]
+
+
+def hooked(module: nn.Module) -> tuple[list[str], list[Any]]:
+    """Register one hook of each kind; what they write to, and their handles."""
+    calls: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_: calls.append("forward")),
+        module.register_forward_pre_hook(lambda *_: calls.append("before")),
+        module.register_forward_hook(lambda *_, **__: calls.append("with"), with_kwargs=True),
+        module.register_full_backward_hook(lambda *_: calls.append("backward")),
+        module.register_full_backward_pre_hook(lambda *_: calls.append("before back")),
+    ]
+    return calls, handles
+
+
+@pytest.mark.parametrize("change", ["convert", "collapse", "collapse fields"])
+def test_hooks_are_carried_over_with_their_handles(change: str) -> None:
+    table: nn.Module = nn.Embedding(10, 4)
+    if change != "convert":
+        table = mlet.Embedding(10, 4, inner_dim=8)
+    ids = torch.tensor([[1]])
+    if change == "collapse fields":
+        table = FieldEmbedding([Field("a", 10, 4, 8)])
+    model = nn.ModuleDict({"e": table})
+    calls, handles = hooked(model["e"])
+    if change == "convert":
+        mlet.convert(model, 8)
+    else:
+        mlet.collapse(model)
+    assert model["e"] is not table
+    model["e"](ids).sum().backward()
+    assert sorted(calls) == ["backward", "before", "before back", "forward", "with"]
+    for handle in handles:
+        handle.remove()
+    model["e"](ids)
+    assert len(calls) == 5
+
+
+def test_hooks_on_a_state_dict_are_carried_over_or_refused() -> None:
+    calls: list[str] = []
+    model = nn.ModuleDict({"e": nn.Embedding(10, 4)})
+    model["e"].register_load_state_dict_post_hook(lambda *_: calls.append("loaded"))
+    mlet.convert(model, 8)
+    model.load_state_dict(model.state_dict())
+    assert calls == ["loaded"]
+    fields = nn.ModuleDict({"e": FieldEmbedding([Field("a", 10, 4, 8)]), "f": nn.Identity()})
+    # One that has such a hook itself cannot take another's for it.
+    fields["e"].register_state_dict_post_hook(lambda *_: calls.append("saved"))
+    before = fields["e"]
+    with pytest.raises(ConversionError, match="table 'e' has hooks of its own"):
+        mlet.collapse(fields)
+    assert fields["e"] is before
+
+
+def test_tables_in_wrappers_that_would_keep_the_old_one_are_refused() -> None:
+    def compiled(table: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({"e": torch.compile(table, backend="eager")})
+
+    message = "'e._orig_mod' is compiled by itself"
+    with pytest.raises(ConversionError, match=message):
+        mlet.convert(compiled(nn.Embedding(10, 4)), 8)
+    with pytest.raises(ConversionError, match=message):
+        mlet.collapse(compiled(mlet.Embedding(10, 4, inner_dim=8)))
+    with pytest.raises(ConversionError, match="'_orig_mod' is compiled by itself"):
+        mlet.convert(torch.compile(nn.Embedding(10, 4), backend="eager"), 8)
+    # Inside a compiled model it is looked up anew at every call.
+    model = torch.compile(nn.Sequential(nn.Embedding(10, 4)), backend="eager")
+    mlet.convert(model, 8)
+    model(torch.tensor([1])).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_model_inside_ddp_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Embedding(10, 4)))
+        for model in (wrapped, nn.Sequential(wrapped)):
+            with pytest.raises(ConversionError, match="convert it first, then wrap it"):
+                mlet.convert(model, 8)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -95,6 +95,8 @@ class EmbeddingBag(TwoLayerTable):
                     f"per_sample_weights has shape {tuple(per_sample_weights.shape)}, the input "
                     f"{tuple(input.shape)}; they must be the same"
                 )
+        if input.dim() not in (1, 2):
+            raise ValueError(f"the input has to be 1-D or 2-D, got {input.dim()} dimensions")
         if input.dim() == 2 and offsets is not None:
             raise ValueError("offsets goes with a 1-D input only; each row of a 2-D one is a bag")
         if input.dim() == 1 and offsets is None:

@@ -57,6 +57,20 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * scale.unsqueeze(-1).to(grad.dtype), None
 
 
+class _ScaleGradientEagerly(_ScaleGradient):
+    """With transforms, which ``torch.compile`` does not take.
+
+    The forward-mode derivative is that of the identity: as in torch, the options act on what
+    ``backward`` gives.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Tensor | None) -> Tensor:
+        return tangent.view_as(tangent)
+
+
 class TwoLayerTable(Factored):
     """An n × d table held as ``inner`` (n × k) times ``projection`` (k × d).
 
@@ -178,7 +192,10 @@ class TwoLayerTable(Factored):
 
         torch's lookups stay out of autocast; a product would be rounded to its lower precision.
         """
-        with torch.autocast(rows.device.type, enabled=False):
+        device = rows.device.type
+        if not torch.amp.is_autocast_available(device):  # as for the meta device
+            return rows @ self.projection
+        with torch.autocast(device, enabled=False):
             return rows @ self.projection
 
     def _project(self, rows: Tensor, ids: Tensor) -> Tensor:
@@ -186,8 +203,11 @@ class TwoLayerTable(Factored):
         embeddings = self._multiply(rows)
         scale = None
         if self.scale_grad_by_freq:
-            _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-            scale = counts.to(embeddings.dtype).reciprocal()[inverse]
+            # As long as the table, as its dense gradient is anyway; of a shape that vmap knows.
+            places = ids.reshape(-1).long()
+            ones = torch.ones_like(places, dtype=embeddings.dtype)
+            counts = ones.new_zeros(self.num_embeddings).index_add(0, places, ones)
+            scale = counts.reciprocal()[ids.long()]
         if self.padding_idx is not None:
             # The padding row's own factor gets no gradient from the lookup; this keeps its
             # gradient out of the projection too, should the user have made the row non-zero.
@@ -195,7 +215,8 @@ class TwoLayerTable(Factored):
             scale = trained if scale is None else scale * trained
         if scale is None:
             return embeddings
-        scaled: Tensor = _ScaleGradient.apply(embeddings, scale)  # type: ignore[no-untyped-call]
+        kind = _ScaleGradient if torch.compiler.is_compiling() else _ScaleGradientEagerly
+        scaled: Tensor = kind.apply(embeddings, scale)  # type: ignore[no-untyped-call]
         return scaled
 
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ from mlet.nn.factored import (
     factored_modules,
     qualified,
 )
-from mlet.surgery.modules import replace
+from mlet.surgery.modules import check_replaceable, replace
 
 #: Prefixes that wrappers of whole models put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -49,7 +49,7 @@ def collapse(model: nn.Module) -> nn.Module:
         The model without wrappers; or the plain layer, if it was itself a two-layer table.
 
     Raises:
-        ConversionError: there is no two-layer table in it.
+        ConversionError: there is no two-layer table in it, or one that cannot be replaced.
     """
     model = unwrap(model)
     tables = factored_modules(model)
@@ -57,8 +57,11 @@ def collapse(model: nn.Module) -> nn.Module:
         raise ConversionError(
             f"nothing to collapse in {type(model).__name__}: it has no two-layer table"
         )
-    for table in tables.values():
-        plain = table.collapse()
+    collapsed = {name: table.collapse() for name, table in tables.items()}
+    for name, table in tables.items():
+        check_replaceable(model, name, table, collapsed[name])
+    for name, table in tables.items():
+        plain = collapsed[name]
         plain.requires_grad_(any(inner.requires_grad for inner, _ in table.factor_parameters()))
         model = replace(model, table, plain)
     return model

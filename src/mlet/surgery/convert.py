@@ -15,7 +15,7 @@ from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.modules import find, replace
+from mlet.surgery.modules import check_replaceable, find, replace
 
 #: A glob on the qualified name, or a compiled regular expression searched in it.
 Pattern: TypeAlias = str | re.Pattern[str]
@@ -67,9 +67,15 @@ def convert(
 
     Raises:
         ConversionError: there is nothing to convert, a pattern matches no table, a weight is
-            shared with another module or parametrized, or a table cannot be converted.
+            shared with another module or parametrized, a table cannot be converted, or it or the
+            model is inside a wrapper that would go on with the old one.
         UserWarning: (warning) an inner dimension is not above its embedding dimension.
     """
+    if any(isinstance(part, nn.parallel.DistributedDataParallel) for part in model.modules()):
+        raise ConversionError(
+            "a model inside DistributedDataParallel cannot be converted, which would go on "
+            "averaging the gradients of its old parameters: convert it first, then wrap it"
+        )
     tables = find(model, (nn.Embedding, nn.EmbeddingBag), exact=True)
     if not tables:
         already = factored_modules(model)
@@ -90,6 +96,8 @@ def convert(
         _check_weight(model, name, chosen[name])
     # All new layers are made before the first is put in place: an error leaves the model alone.
     layers = {name: _two_layer(name, chosen[name], k, init) for name, k in sizes.items()}
+    for name, layer in layers.items():
+        check_replaceable(model, name, chosen[name], layer)
     for name, layer in layers.items():
         model = replace(model, chosen[name], layer)
     return model
