@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from mlet.atomic import write_text
-from mlet.cli.console import complain, counting, output, say
+from mlet.cli.console import complain, counting, say, show_table
 from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
 from mlet.cli.train import parse_integers
 from mlet.errors import ConfigError
@@ -111,16 +110,13 @@ def _rates(text: str | None, single: float | None) -> list[float] | None:
 
 
 def _print(comparison: Comparison, page: Path) -> None:
-    table = Table(title="SLT and MLET, means over seeds ± 95 % t-intervals", title_justify="left")
-    for column in comparison.columns:
-        table.add_column(column, justify="left" if column == "method" else "right")
-    dim = None
-    for row in comparison.rows():
-        if dim is not None and row[1] != dim:
-            table.add_section()
-        dim = row[1]
-        table.add_row(*row, style="bold" if row[0] == "MLET" else None)
-    output.print(table)
+    show_table(
+        "SLT and MLET, means over seeds ± 95 % t-intervals",
+        comparison.columns,
+        comparison.rows(),
+        bold=lambda row: row[0] == "MLET",
+        by=1,
+    )
     for sentence in comparison.verdict():
         say(sentence)
     headline = comparison.panel.task.headline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 from mlet.task import Task
 
@@ -35,6 +37,35 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line for stderr, as it is."""
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    bold: Callable[[Sequence[str]], bool] = lambda row: False,
+    by: int | None = None,
+) -> None:
+    """A table of results. Names of fields, files and arms are shown as they are.
+
+    Args:
+        title, columns, rows: what is shown.
+        left: columns aligned to the left; the others are numbers.
+        bold: the rows to stand out.
+        by: the column at whose changes a section begins.
+    """
+    table = Table(title=Text(title, style="italic"), title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if place < left else "right")
+    before: Sequence[str] | None = None
+    for row in rows:
+        if before is not None and by is not None and row[by] != before[by]:
+            table.add_section()
+        before = row
+        table.add_row(*map(Text, row), style="bold" if bold(row) else None)
+    output.print(table)
 
 
 @contextmanager

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+import yaml
 
 from mlet.atomic import write_text
-from mlet.cli.console import output, say
+from mlet.cli.console import say, show_table
 from mlet.cli.settings import RunData
 from mlet.errors import ConfigError, RunError
 from mlet.inspection import (
@@ -59,12 +61,8 @@ def inspect(
     else:
         inspection = inspect_checkpoint(path)
     write_page(inspection, out, figures)
-    table = Table(title=f"two-layer tables of {inspection.source}", title_justify="left")
-    for column in SUMMARY_COLUMNS:
-        table.add_column(column, justify="left" if column == "table" else "right")
-    for entry in inspection.tables:
-        table.add_row(*summary_row(entry))
-    output.print(table)
+    rows = map(summary_row, inspection.tables)
+    show_table(f"two-layer tables of {inspection.source}", SUMMARY_COLUMNS, rows)
     for entry in inspection.tables:
         say(f"{entry.name}: {entry.energy.sentence()}")
     say(f"page: {out}")
@@ -99,21 +97,15 @@ def suggest_k(
         )
     except ValueError as error:
         raise ConfigError(f"--memory-budget {memory_budget}: {error}") from None
-    table = Table(title="inner dimension by table", title_justify="left")
-    for column in ("table", "n", "d", "k of the run", "in use", "suggested k", "keeps"):
-        table.add_column(column, justify="left" if column == "table" else "right")
+    rows = []
     for name, energy in energies.items():
         chosen = suggestion.inner_dims[name]
-        table.add_row(
-            name,
-            f"{energy.rows:,}",
-            str(energy.dim),
-            str(energy.inner_dim),
-            str(energy.in_use),
-            str(chosen),
-            f"{100 * energy.kept(chosen):.1f} %",
+        sizes = (energy.dim, energy.inner_dim, energy.in_use, chosen)
+        rows.append(
+            (name, f"{energy.rows:,}", *map(str, sizes), f"{100 * energy.kept(chosen):.1f} %")
         )
-    output.print(table)
+    columns = ("table", "n", "d", "k of the run", "in use", "suggested k", "keeps")
+    show_table("inner dimension by table", columns, rows)
     largest = max(energy.inner_dim for energy in energies.values())
     powers = [2**p for p in range(12) if 2**p < largest] + [largest]
     uniform = {k: predicted_quality(energies, k) for k in powers}
@@ -125,8 +117,10 @@ def suggest_k(
         f"the suggestion keeps {100 * suggestion.kept:.1f} % in {human_bytes(suggestion.bytes)} "
         f"of factors; use it with"
     )
-    setting = ", ".join(f"{name}: {k}" for name, k in suggestion.inner_dims.items())
-    say(f"  --set 'model.inner_dims={{{setting}}}'")
+    setting = yaml.safe_dump(
+        suggestion.inner_dims, default_flow_style=True, sort_keys=False, width=math.inf
+    )
+    say(f"  --set {shlex.quote('model.inner_dims=' + setting.strip())}")
     if json is not None:
         content = {
             "inner_dims": suggestion.inner_dims,

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
-from mlet.cli.console import counting, output, say
+from mlet.cli.console import counting, say, show_table
 from mlet.data import DatasetSchema, SplitRule
 from mlet.data import prepare as prepare_source
 from mlet.data.readers import (
@@ -115,20 +113,14 @@ def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
 
 def print_schema(schema: DatasetSchema, out: Path) -> None:
     """What was prepared, for a person."""
-    table = Table(
-        title=escape(f"{schema.source}, split by {schema.split_by}"), title_justify="left"
-    )
-    table.add_column("split")
-    table.add_column("rows", justify="right")
-    table.add_column("clicks", justify="right")
     task = TASKS["binary"]()
     known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
-    for metric in known:
-        table.add_column(f"best possible {metric.label}", justify="right")
+    columns = ("split", "rows", "clicks", *(f"best possible {m.label}" for m in known))
+    rows = []
     for name, split in schema.splits.items():
         best = [f"{split.best[metric.name]:.4f}" for metric in known]
-        table.add_row(name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best)
-    output.print(table)
+        rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best))
+    show_table(f"{schema.source}, split by {schema.split_by}", columns, rows)
     categories = sum(field.num_categories for field in schema.fields)
     say(
         f"{len(schema.fields)} categorical fields with {categories:,} categories, "

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mlet.cli.console import complain, counting, output, say
+from mlet.cli.console import complain, counting, say, show_table
 from mlet.cli.settings import Assignments
 from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.studies import StudyConfig, StudyResult, write_report
@@ -71,13 +70,11 @@ def sweep(
 
 
 def _print(result: StudyResult) -> None:
-    table = Table(title="Against SLT of the same dimension", title_justify="left")
-    for place, column in enumerate(reduction_columns(result.study.task)):
-        table.add_column(column, justify="left" if place < 4 else "right")
-    for row in reduction_rows(result):
-        table.add_row(*row, style="bold" if row[2] == "all" else None)
-    if table.row_count:
-        output.print(table)
+    rows = reduction_rows(result)
+    if rows:
+        columns = reduction_columns(result.study.task)
+        title = "Against SLT of the same dimension"
+        show_table(title, columns, rows, left=4, bold=lambda row: row[2] == "all")
         found = counts(result)
         say(
             f"MLET arms: {found['better']} better, {found['worse']} worse than SLT, "

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from mlet.cli.console import TrainingBar, complain, output, print_json, say
+from mlet.cli.console import TrainingBar, complain, print_json, say, show_table
 from mlet.cli.settings import Assignments, Optimizer, Rate, RunData, overrides
 from mlet.data import PreparedDataset
 from mlet.data.frequency import DEFAULT_EDGES
@@ -200,17 +198,16 @@ def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
 def _print_slices(
     slices: list[SliceScores], data: PreparedDataset, split: SplitName, task: Task
 ) -> None:
-    table = Table(title=escape(f"{split} split of {data.root}"), title_justify="left")
-    for column in ("rarest count", "rows", *(metric.label for metric in task.metrics)):
-        table.add_column(column, justify="left" if column == "rarest count" else "right")
+    rows = []
     for entry in slices:
         cells = []
         for metric in task.metrics:
             value, (low, high) = entry.scores[metric.name], entry.intervals[metric.name]
             shown = f"{value:.4f}  [{low:.4f}, {high:.4f}]"
-            cells.append("–" if math.isnan(value) else escape(shown))
-        table.add_row(entry.name, f"{entry.rows:,}", *cells)
-    output.print(table)
+            cells.append("–" if math.isnan(value) else shown)
+        rows.append((entry.name, f"{entry.rows:,}", *cells))
+    columns = ("rarest count", "rows", *(metric.label for metric in task.metrics))
+    show_table(f"{split} split of {data.root}", columns, rows)
     best = data.schema.splits[split].best
     known = [f"{m.label} {best[m.name]:.4f}" for m in task.metrics if m.name in best]
     if known:

@@ -11,14 +11,14 @@ SCHEMA = "schema.json"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
 
 
-def _file_name(field: str) -> str:
+def file_name(field: str) -> str:
     """A field's name as part of a file name: unusual characters are percent-encoded."""
     return quote(field, safe=" ()[]+,=@")
 
 
 def vocabulary(root: Path, field: str) -> Path:
     """Parquet: ``category`` and training ``count``; row i is id i, row 0 "unknown or rare"."""
-    return root / "vocabularies" / f"{_file_name(field)}.parquet"
+    return root / "vocabularies" / f"{file_name(field)}.parquet"
 
 
 def create_folders(root: Path) -> None:
@@ -46,14 +46,14 @@ def probabilities(root: Path, split: SplitName) -> Path:
 
 def ids(root: Path, split: SplitName, field: str) -> Path:
     """(N,) int32 of a one-valued field."""
-    return root / split / "fields" / f"{_file_name(field)}.npy"
+    return root / split / "fields" / f"{file_name(field)}.npy"
 
 
 def bag_values(root: Path, split: SplitName, field: str) -> Path:
     """(V,) int32: the categories of all rows' bags, end to end."""
-    return root / split / "bags" / f"{_file_name(field)}.values.npy"
+    return root / split / "bags" / f"{file_name(field)}.values.npy"
 
 
 def bag_offsets(root: Path, split: SplitName, field: str) -> Path:
     """(N + 1,) int64: where each row's bag starts in the values; the last entry is V."""
-    return root / split / "bags" / f"{_file_name(field)}.offsets.npy"
+    return root / split / "bags" / f"{file_name(field)}.offsets.npy"

@@ -7,6 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mlet.atomic import write_text
+from mlet.data.layout import file_name
 from mlet.inspection.figures import flow_map, gains_plot, reweighting_map, spectra_over_time
 from mlet.inspection.inspect import Inspection, TableInspection
 from mlet.reporting.page import render
@@ -22,7 +23,7 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
         inspection: what to show.
         path: of the page.
         figures: put each figure here too, as ``TABLE-reweighting.svg``, ``-flow``, ``-spectra``,
-            ``-gains``.
+            ``-gains``; unusual characters of the table's name are percent-encoded.
     """
     shown = sorted(inspection.tables, key=lambda table: -table.n)[:_SHOWN]
     sections = {table.name: _section(inspection, table) for table in shown}
@@ -30,7 +31,7 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
         for name, section in sections.items():
             for kind, svg in section.items():
                 if isinstance(svg, Markup):
-                    write_text(figures / f"{name}-{kind}.svg", str(svg) + "\n")
+                    write_text(figures / f"{file_name(name)}-{kind}.svg", str(svg) + "\n")
     write_text(
         path,
         render(

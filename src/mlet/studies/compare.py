@@ -26,7 +26,7 @@ from mlet.studies.reductions import mean_quality_reduction, reduction
 from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
-from mlet.studies.study import SLT, StudyConfig, one_thread
+from mlet.studies.study import SLT, StudyConfig, each_once, one_thread
 from mlet.studies.verdict import failed_settings, panel_verdict
 from mlet.training import RunConfig
 
@@ -58,6 +58,11 @@ class CompareConfig(Settings):
     seeds: PositiveInt = 3
     learning_rates: list[PositiveFloat] | None = None
     rare_below: PositiveInt = 10
+
+    @field_validator("dims", "inner_dims")
+    @classmethod
+    def _once(cls, value: list[int]) -> list[int]:
+        return each_once(value)
 
     @field_validator("base", mode="before")
     @classmethod

@@ -62,6 +62,18 @@ class TuningConfig(Settings):
         return value
 
 
+def each_once(values: list[int]) -> list[int]:
+    """Refuse a repeated dimension, whose arms would be the same ones.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{value} is listed twice")
+    return values
+
+
 def one_thread(training: Any) -> Any:
     """Settings of training with one thread, unless they say otherwise: runs share the cores."""
     return {"threads": 1, **training} if isinstance(training, Mapping) else training
@@ -97,6 +109,11 @@ class StudyConfig(Settings):
     training: TrainingConfig = TrainingConfig(threads=1)
     resamples: PositiveInt = 200
     rare_below: PositiveInt = 10
+
+    @field_validator("dims", "inner_dims")
+    @classmethod
+    def _once(cls, value: list[int]) -> list[int]:
+        return each_once(value)
 
     @field_validator("models", mode="before")
     @classmethod
