@@ -7,8 +7,11 @@ nothing that was there before.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +37,50 @@ def _naming(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[None]
         if not isinstance(error, (OSError, *failures)):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        # What a library reports without a number is most often this.
+        full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT)
+        question = "is the disk full? " if full else ""
         raise WriteError(
-            f"{path}: cannot be written ({reason}); is the disk full? Earlier files are intact"
+            f"{path}: cannot be written ({reason}); {question}Earlier files are intact"
         ) from None
+
+
+def _mark(path: Path) -> str:
+    """How the temporary neighbours of a path begin: with the process that they belong to."""
+    return f".{path.name}.{os.getpid()}@{socket.gethostname()}."
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what processes of this machine left beside a path when they were killed.
+
+    Killed between putting the old directory aside and the new one in its place, a process leaves
+    neither: then the old one is put back.
+    """
+    pattern = re.compile(
+        rf"\.{re.escape(path.name)}\.(\d+)@{re.escape(socket.gethostname())}\..*\.(tmp|old)"
+    )
+    for neighbour in path.parent.iterdir():
+        found = pattern.fullmatch(neighbour.name)
+        if found is None or _is_running(int(found[1])):
+            continue
+        if found[2] == "old" and not path.exists() and (neighbour / path.name).exists():
+            (neighbour / path.name).replace(path)
+        if neighbour.is_dir():
+            shutil.rmtree(neighbour, ignore_errors=True)
+        else:
+            neighbour.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where there is no harmless signal to ask with
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager
@@ -58,7 +102,8 @@ def atomic_path(path: Path, *, failures: tuple[type[Exception], ...] = ()) -> It
 @contextmanager
 def _replacement(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    _remove_stale(path)
+    descriptor, name = tempfile.mkstemp(prefix=_mark(path), suffix=".tmp", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -85,21 +130,23 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory to fill; on success it is renamed to ``path``.
 
     Raises:
-        RunError: ``path`` exists and ``overwrite`` is false, or is not a directory, or something in
-            it cannot be written.
+        RunError: ``path`` exists and ``overwrite`` is false, be it that it appeared meanwhile, or
+            is not a directory, or something in it cannot be written.
     """
     path = Path(path)
+    if path.parent.is_dir():
+        _remove_stale(path)
     if path.exists() and (not overwrite or not path.is_dir()):
         remedy = "pass --overwrite or choose another directory" if path.is_dir() else "it is a file"
         raise RunError(f"{path} already exists: {remedy}")
-    with _naming(path, ()), _replacement_directory(path) as temporary:
+    with _naming(path, ()), _replacement_directory(path, overwrite) as temporary:
         yield temporary
 
 
 @contextmanager
-def _replacement_directory(path: Path) -> Iterator[Path]:
+def _replacement_directory(path: Path, overwrite: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_mark(path), suffix=".tmp", dir=path.parent))
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -108,15 +155,21 @@ def _replacement_directory(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        if path.exists():
-            discarded = Path(
-                tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)
-            )
+        if path.exists() and overwrite:
+            discarded = Path(tempfile.mkdtemp(prefix=_mark(path), suffix=".old", dir=path.parent))
             path.replace(discarded / path.name)
             temporary.replace(path)
             shutil.rmtree(discarded)
         else:
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError:
+                if not path.exists():
+                    raise
+                raise RunError(
+                    f"{path} appeared meanwhile, made by another process; pass --overwrite or "
+                    f"choose another directory"
+                ) from None
         _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,13 +1,29 @@
-"""Ctrl-C where it does no harm."""
+"""Ctrl-C, and what else ends a process politely, where it does no harm."""
 
 from __future__ import annotations
 
 import signal
 import threading
 
+#: SIGTERM is what batch systems and containers send, SIGHUP a terminal that closes.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+def stop_politely() -> None:
+    """Let other signals that end a process clean up as Ctrl-C does, unless they are ignored."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in _SIGNALS[1:]:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
 
 class DeferredInterrupt:
-    """Holds Ctrl-C back until the work within reaches a point where it may stop.
+    """Holds Ctrl-C and its like back until the work within reaches a point where it may stop.
 
     Only Python's main thread is told of signals; in any other nothing is held back.
     """
@@ -18,12 +34,15 @@ class DeferredInterrupt:
 
     def __enter__(self) -> DeferredInterrupt:
         if self._handles:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            # One that is ignored, as SIGHUP under nohup, stays so.
+            heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._ask) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGINT, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _ask(self, *_: object) -> None:
         self._asked = True

@@ -68,7 +68,8 @@ def _first_line(problem: BaseException) -> str:
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON that `read_sealed` will know to be the one that was written."""
-    write_text(path, json.dumps({**values, _SEAL: _checksum(values)}, indent=2) + "\n")
+    rest = {key: value for key, value in values.items() if key != _SEAL}
+    write_text(path, json.dumps({**rest, _SEAL: _checksum(rest)}, indent=2) + "\n")
 
 
 def read_sealed(

@@ -7,12 +7,14 @@ import sys
 from mlet.cli.app import app
 from mlet.cli.console import complain
 from mlet.errors import MletError
+from mlet.interrupts import stop_politely
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run ``mlet``; a problem the user can act on is one line on stderr and exit code 2."""
+    stop_politely()
     try:
         app()
     except MletError as error:

@@ -15,7 +15,7 @@ _BLOCK_BYTES = 1 << 20
 def checksums(root: Path) -> dict[str, int]:
     """CRC-32 of every file below ``root``, by its path from there with forward slashes."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): _crc32(path) for path in files}
+    return {path.relative_to(root).as_posix(): crc32(path) for path in files}
 
 
 def verify(root: Path, path: Path, expected: dict[str, int] | None) -> None:
@@ -43,10 +43,11 @@ def verify(root: Path, path: Path, expected: dict[str, int] | None) -> None:
 
 @cache
 def _remembered(path: Path, modified: int, size: int) -> int:
-    return _crc32(path)
+    return crc32(path)
 
 
-def _crc32(path: Path) -> int:
+def crc32(path: Path) -> int:
+    """CRC-32 of a file's bytes, read a block at a time."""
     total = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,13 @@ def _key(field: str, part: str) -> str:
     return _TABLE + field if part == "weight" else f"{_TABLE}{field}/{part}"
 
 
-def _take_parts(field: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A field's tensors by part, taken out of a file's."""
+def _parts(field: str, fields: Collection[str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of a field's tensors by part; fields' own names may hold slashes too."""
     if _TABLE + field in tensors:
-        return {"weight": tensors.pop(_TABLE + field)}
-    prefix = _key(field, "")
-    found = [name for name in tensors if name.startswith(prefix)]
-    return {name.removeprefix(prefix): tensors.pop(name) for name in found}
+        return {"weight": _TABLE + field}
+    tables = {_TABLE + other for other in fields}
+    split = {name: name.rpartition("/") for name in tensors if name not in tables}
+    return {part: name for name, (of, _, part) in split.items() if of == _TABLE + field}
 
 
 def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
@@ -117,12 +117,17 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     model = build_model(config, schema)
     if precision != "float32":
         model.embedding = model.embedding.like_collapsed(precision)
+    taken: set[str] = set()
     try:
         for field in schema.fields:
-            model.embedding.load_collapsed(field.name, _take_parts(field.name, tensors))
+            names = _parts(field.name, [other.name for other in schema.fields], tensors)
+            parts = {part: tensors[name] for part, name in names.items()}
+            model.embedding.load_collapsed(field.name, parts)
+            taken.update(names.values())
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    others = {name: tensor for name, tensor in tensors.items() if name not in taken}
+    missing, unexpected = model.load_state_dict(others, strict=False)
     lost = [name for name in missing if not name.startswith(_TABLE)]
     if lost or unexpected:
         raise RunError(f"{path}: tensors missing {lost} or unknown {unexpected}")

@@ -11,11 +11,13 @@ from typing_extensions import Self
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset, SplitRule, prepare
+from mlet.data.checksums import crc32
 from mlet.data.prepare import Report
 from mlet.data.readers import READERS, TableSchema, TableSource
 from mlet.data.source import RawSource
 from mlet.data.synthetic import SyntheticConfig, SyntheticSource
 from mlet.errors import ConfigError
+from mlet.reading import read_sealed, write_sealed
 from mlet.settings import Settings
 
 
@@ -75,11 +77,42 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
             raise ConfigError(
                 f"{folder}: holds data made with other settings; choose another --out, or remove it"
             )
+        _check_sources(config, folder)
         return folder.resolve()
     write_text(note, config.to_yaml())
+    write_sealed(_sources_note(folder), {str(path): crc32(path) for path in _sources(config)})
     rule = SplitRule(by=config.split, valid=config.valid, test=config.test, seed=config.seed)
     prepare(_source(config), folder, split=rule, min_count=config.min_count, report=report)
     return folder.resolve()
+
+
+def _sources(config: DatasetConfig) -> list[Path]:
+    """The raw files, and what describes them; those that are there."""
+    named = [*config.files, *([config.schema_file] if config.schema_file else [])]
+    inner = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]
+    return [path for path in (*named, *inner) if path.is_file()]
+
+
+def _sources_note(folder: Path) -> Path:
+    return folder.with_suffix(".sources.json")
+
+
+def _check_sources(config: DatasetConfig, folder: Path) -> None:
+    """Refuse to go on with data whose raw files are others now; they may have been put away.
+
+    Raises:
+        ConfigError: one has changed.
+    """
+    note = _sources_note(folder)
+    if not note.exists():  # of mlet 0.1
+        return
+    known = read_sealed(note, ConfigError, f"remove {folder} and it, to prepare again")
+    for path in _sources(config):
+        if known.get(str(path)) != crc32(path):
+            raise ConfigError(
+                f"{path}: has changed since {folder} was made from it; choose another --out, or "
+                f"put it back"
+            )
 
 
 def _source(config: DatasetConfig) -> RawSource:

@@ -16,6 +16,8 @@ from mlet.training.predict import predict
 from mlet.training.run import RunDirectory
 
 _CHECKED_ROWS = 10_000
+#: How files that ``torch.save`` wrote are named.
+_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,14 @@ def collapse_run(
         overwrite: replace ``out``.
 
     Raises:
-        RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false.
+        RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false, or is
+            named as a file of torch's.
     """
+    if out.suffix in _TORCH:
+        raise RunError(
+            f"{out}: the model of a run is written as safetensors; name it .safetensors (only "
+            f"checkpoints are collapsed to {out.suffix})"
+        )
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
     directory = RunDirectory(run)

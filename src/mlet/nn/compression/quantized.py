@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from mlet.errors import ConversionError
 from mlet.nn.field_tables import ComputedTables
 
 #: What served tables are kept in: float32, or codes.
@@ -33,11 +34,22 @@ def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
 
     Returns:
         ``codes`` (n × d, or n × ⌈d / 2⌉ for int4; uint8), ``scale`` and ``bias`` (n).
+
+    Raises:
+        ConversionError: scale or bias of a row is beyond the range of its dtype, or no number.
     """
     levels = _LEVELS[precision]
     low, high = table.aminmax(dim=1)
     scale = ((high - low) / levels).to(_SCALES[precision])
     bias = low.to(_SCALES[precision])
+    wrong = torch.nonzero(~(torch.isfinite(scale) & torch.isfinite(bias))).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ConversionError(
+            f"row {row} of a table holds values from {float(low[row]):.3g} to "
+            f"{float(high[row]):.3g}, beyond what {precision} rows are scaled by ({scale.dtype}); "
+            f"choose another precision"
+        )
     step = torch.where(scale > 0, scale, torch.ones_like(scale)).to(table.dtype)
     codes = ((table - bias.to(table.dtype)[:, None]) / step[:, None]).round().clamp(0, levels)
     codes = codes.to(torch.uint8)
