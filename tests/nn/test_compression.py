@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mlet.errors import ConversionError
 from mlet.nn import Bags, Field, FieldEmbedding
 from mlet.nn.compression import (
     Compression,
@@ -346,3 +347,14 @@ def test_a_fixed_projection_stays_and_the_tables_learn() -> None:
     vector = inner[5] @ projection[0]
     expected = inner[5] - 0.5 * (2 * vector) @ projection[0].t()
     torch.testing.assert_close(embedding.factors("user").inner[5], expected)
+
+
+@pytest.mark.parametrize("values", [[1e5, -1e5], [0.0, 1e6], [70_000.0, 70_000.0], [math.nan, 0.0]])
+def test_rows_beyond_the_range_of_their_scale_are_refused(values: list[float]) -> None:
+    table = torch.zeros(3, 2)
+    table[1] = torch.tensor(values)
+    with pytest.raises(ConversionError, match="row 1 of a table holds values from"):
+        quantize(table, "int4")
+    if not math.isnan(values[0]):
+        codes = quantize(table, "int8")
+        assert codes["scale"].isfinite().all()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlet.data import BatchLoader, PreparedDataset
+from mlet.data import BatchLoader, PreparedDataset, prepare
 from mlet.data.loader import Batch
+from mlet.data.readers import TableSchema, TableSource
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.models import DLRMConfig, build_model
@@ -369,3 +370,27 @@ def test_a_folder_of_a_run_that_never_began_is_none(small_data: Path, tmp_path: 
     with pytest.raises(RunError, match="not a run"):
         resume(run)
     train(config(small_data, epochs=1), run)
+
+
+def test_the_model_of_a_run_is_no_torch_file(small_data: Path, tmp_path: Path) -> None:
+    train(config(small_data, epochs=1), tmp_path / "run")
+    with pytest.raises(RunError, match=r"x\.pt: the model of a run is written as safetensors"):
+        collapse_run(tmp_path / "run", tmp_path / "x.pt")
+    assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_fields_whose_names_begin_alike_are_told_apart(tmp_path: Path, precision: str) -> None:
+    path = tmp_path / "clicks.csv"
+    names = ["url", "url/path", "url/codes", "url/codes/scale"]
+    rows = [[row * 7919 >> 3 & 1, *(row % size for size in (9, 7, 5, 4))] for row in range(600)]
+    lines = [",".join(map(str, row)) for row in rows]
+    path.write_text("\n".join([",".join(["click", *names]), *lines]))
+    schema = TableSchema.parse({"label": "click", "categorical": names}, "test")
+    prepare(TableSource([path], schema), tmp_path / "data")
+    train(config(tmp_path / "data", epochs=1), tmp_path / "run")
+    out = tmp_path / "model.safetensors"
+    collapse_run(tmp_path / "run", out, precision=precision)
+    trained, data = load_trained(RunDirectory(tmp_path / "run"))
+    expected = predict(trained.collapse(precision), data.split("test"))
+    assert predict(load_collapsed(out)[0], data.split("test")) == pytest.approx(expected)

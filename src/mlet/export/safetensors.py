@@ -43,6 +43,9 @@ def save_collapsed(
 
     Returns:
         Bytes of the tensors that are served.
+
+    Raises:
+        RunError: the file cannot be written, or names of fields cannot be told apart in it.
     """
     tensors = {
         name: tensor.contiguous()
@@ -50,7 +53,12 @@ def save_collapsed(
     }
     for field in schema.fields:
         for part, tensor in model.embedding.collapsed(field.name, precision).items():
-            tensors[_key(field.name, part)] = tensor
+            name = _key(field.name, part)
+            if name in tensors:
+                raise RunError(
+                    f"{path}: two fields have a tensor {name!r}; rename field {field.name!r}"
+                )
+            tensors[name] = tensor
     plain = config.single_layer()
     metadata: dict[str, Any] = {
         "format": _FORMAT,
@@ -80,13 +88,14 @@ def _key(field: str, part: str) -> str:
     return _TABLE + field if part == "weight" else f"{_TABLE}{field}/{part}"
 
 
-def _parts(field: str, fields: Collection[str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The names of a field's tensors by part; fields' own names may hold slashes too."""
-    if _TABLE + field in tensors:
-        return {"weight": _TABLE + field}
-    tables = {_TABLE + other for other in fields}
-    split = {name: name.rpartition("/") for name in tensors if name not in tables}
-    return {part: name for name, (of, _, part) in split.items() if of == _TABLE + field}
+def _parts(field: str, own: Collection[str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of a field's tensors by part, of which it has its ``own``."""
+    named = {part: _key(field, part) for part in own}
+    if any(name in tensors for name in named.values()):
+        return {part: name for part, name in named.items() if name in tensors}
+    # mlet 0.1 had other names for some.
+    prefix = _key(field, "")
+    return {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
 
 
 def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
@@ -120,7 +129,7 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     taken: set[str] = set()
     try:
         for field in schema.fields:
-            names = _parts(field.name, [other.name for other in schema.fields], tensors)
+            names = _parts(field.name, model.embedding.parts(field.name), tensors)
             parts = {part: tensors[name] for part, name in names.items()}
             model.embedding.load_collapsed(field.name, parts)
             taken.update(names.values())
