@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import stat
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mlet.atomic import write_text
 from mlet.errors import MletError
@@ -59,6 +62,19 @@ def reading(
         if type(problem).__name__ != "PanicException":
             raise
         raise error(f"{path}: damaged; {remedy}") from None
+
+
+def load_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain values, never code. To be called in `reading`.
+
+    torch itself does not compare the checksums that its files carry.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is another")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _first_line(problem: BaseException) -> str:

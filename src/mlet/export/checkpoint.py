@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlet.atomic import atomic_path
 from mlet.errors import ConversionError, RunError
-from mlet.reading import reading
+from mlet.reading import load_torch, reading
 from mlet.surgery import collapse_state_dict
 
 #: Where training frameworks keep the ``state_dict`` within a checkpoint.
@@ -76,7 +76,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_torch(path)
         except pickle.UnpicklingError:
             raise RunError(
                 f"{path}: no checkpoint, or one with more than tensors and plain values; save the "

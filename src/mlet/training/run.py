@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from mlet.data import DatasetSchema, PreparedDataset
 from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.nn.compression import Precision
-from mlet.reading import read_sealed, reading, write_sealed
+from mlet.reading import load_torch, read_sealed, reading, write_sealed
 from mlet.settings import load_yaml
 from mlet.training.config import RunConfig
 
@@ -281,10 +280,8 @@ class RunDirectory:
 
     def _load(self, path: Path) -> dict[str, Any]:
         with reading(path, RunError, _REMEDY, missing="missing; the run has no validation yet"):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself does not compare the checksums
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        if damaged is not None or not isinstance(state, dict):
+            state = load_torch(path)
+        if not isinstance(state, dict):
             raise RunError(f"{path}: damaged checkpoint; {_REMEDY}")
         if self.schema_file.exists():
             schema = self._schema()
