@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # For the tests of other libraries' models; the demo does without.
 CLIENTS := $(VENV)/.clients
 
-.PHONY: help demo test lint style bench clean
+.PHONY: help demo test lint style bench campaign clean
 
 help:
 	@echo "make demo   compare single- and multi-layer training on embedded data (about 3 minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint   check style and types"
 	@echo "make style  repair what style checks can repair"
 	@echo "make bench  measure the engine against its targets and peers (JSON=file.json keeps the rows)"
+	@echo "make campaign  damage files in every way for hours (CASES=2000 SEED=1)"
 	@echo "make clean  remove the environment and everything that was built"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -50,6 +51,9 @@ style: $(INSTALLED)
 
 bench: $(INSTALLED) $(CLIENTS)
 	$(BIN)/python benchmarks/targets.py $(if $(JSON),--json $(JSON))
+
+campaign: $(INSTALLED)
+	$(BIN)/python tests/campaign/campaign.py --cases $(or $(CASES),2000) --seed $(or $(SEED),1)
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
