@@ -17,6 +17,7 @@ from mlet.data.readers import (
     MovieLensSource,
     TableSchema,
     TableSource,
+    table,
 )
 from mlet.data.readers.avazu import CATEGORICAL as AVAZU
 from mlet.data.source import LABEL, SPLIT, TIME, RawSource, dense_column, field_column
@@ -311,3 +312,17 @@ def test_brackets_and_stars_in_names_are_themselves(tmp_path: Path) -> None:
     assert sum(split.rows for split in data.schema.splits.values()) == 100
     for name, value in (("t", "right"), ("t[0]", "right 0"), ("t*", "right *")):
         assert data.vocabulary(name)["category"].to_list() == [None, value]
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 11, 20, 21])
+def test_parquet_is_read_in_pieces_to_the_last_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(table, "_PARQUET_ROWS", 10)
+    path = tmp_path / "t.parquet"
+    values = [str(row) for row in range(size)]
+    pl.DataFrame({"click": [1] * size, "c": values}).write_parquet(path)
+    schema = TableSchema.parse({"label": "click", "categorical": ["c"]}, "test")
+    frames = list(TableSource([path], schema).frames())
+    assert pl.concat(frames)[field_column("c")].to_list() == values
+    assert len(frames) == -(-size // 10)

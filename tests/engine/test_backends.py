@@ -552,3 +552,23 @@ def test_the_cpu_backend_works_in_a_forked_process() -> None:
     finally:
         process.kill()
         process.join()
+
+
+def test_the_choice_of_a_backend() -> None:
+    kinds = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        kinds[dtype] = type(choose_backend(torch.zeros(2, 2, dtype=dtype))).__name__
+    assert list(kinds.values()) == ["CPUBackend"] * 3 + ["ReferenceBackend"]
+    with use_backend("torch"):
+        assert type(choose_backend(torch.zeros(2, 2))).__name__ == "ReferenceBackend"
+    assert type(choose_backend(torch.zeros(2, 2))).__name__ == "CPUBackend"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_states_are_float32_but_for_float64_tables(dtype: torch.dtype) -> None:
+    table = torch.zeros(3, 2, dtype=dtype)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    for name in RuleName:
+        for tensor in new_state(name, table).values():
+            assert tensor.dtype == expected
+            assert tensor.shape == ((3, 1) if name is RuleName.ROWWISE_ADAGRAD else (3, 2))

@@ -15,10 +15,15 @@ import torch
 import mlet
 from mlet.data import PreparedDataset
 from mlet.inspection import category_gains, inspect_checkpoint, inspect_run
+from mlet.inspection.gains import _gains
+from mlet.inspection.page import _rare_share, write_page
 from mlet.metrics import row_losses
 from mlet.models import DLRMConfig
-from mlet.training import RunConfig, train
+from mlet.theory import update_energy
+from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.load import load_trained
+from mlet.training.predict import predict
 from mlet.training.run import Progress
 from mlet.training.spectra import SpectraRecorder
 
@@ -201,3 +206,45 @@ def test_an_unknown_field_in_inner_dims_is_named(small_data: Path, tmp_path: Pat
         code=2,
     )  # fmt: skip
     assert "inner_dims: no field 'nobody'; the fields are" in " ".join(text.split())
+
+
+def test_a_baseline_s_history_and_gains_are_its_own(runs: tuple[Path, Path]) -> None:
+    mine, theirs = runs
+    inspection = inspect_run(mine, theirs)
+    assert inspection.history == RunDirectory(mine).spectra()
+    assert inspection.baseline_history == RunDirectory(theirs).spectra()
+    model, data = load_trained(RunDirectory(mine))
+    baseline, _ = load_trained(RunDirectory(theirs))
+    columns = data.split("test")
+    labels = columns.labels["label"]
+    losses = [model.task.row_losses(labels, predict(m, columns)) for m in (baseline, model)]
+    for name, gains in inspection.gains.items():
+        mean = (gains.gains * gains.rows).sum() / gains.rows.sum()
+        assert mean == pytest.approx((losses[0] - losses[1]).mean()), name
+    for table in inspection.tables:
+        counts = torch.from_numpy(data.training_counts[table.name])
+        expected = update_energy(model.embedding.factors(table.name), counts)
+        torch.testing.assert_close(table.energy.shares, expected.shares)
+
+
+def test_one_category_has_no_interval() -> None:
+    gains = _gains(np.array([0, 5, 7]), np.array([4, 2, 2]), np.array([1.0, 0.5, 0.1]))
+    margins = dict(zip(gains.groups, gains.group_margins, strict=True))
+    assert np.isnan(margins["0"])
+    assert [np.isfinite(margin) for name, margin in margins.items() if name != "0"] == [True]
+
+
+def test_the_largest_tables_are_shown(tmp_path: Path) -> None:
+    sizes = {f"t{n}": n for n in range(20, 28)}
+    model = torch.nn.ModuleDict(
+        {name: mlet.Embedding(n, 2, inner_dim=4) for name, n in sizes.items()}
+    )
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    write_page(inspect_checkpoint(tmp_path / "m.pt"), tmp_path / "page.html", tmp_path / "figures")
+    shown = {path.name.partition("-")[0] for path in (tmp_path / "figures").iterdir()}
+    assert shown == {f"t{n}" for n in range(22, 28)}
+
+
+def test_the_rarest_are_those_that_occur(runs: tuple[Path, Path]) -> None:
+    table = next(t for t in inspect_run(runs[0]).tables if t.flow and t.flow.names[0] == "0")
+    assert _rare_share(table) == float(table.flow.shared[1])

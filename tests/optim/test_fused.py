@@ -354,3 +354,34 @@ def test_table_dtype_is_checked() -> None:
         ValueError, match=r"table_dtype must be bfloat16 or float16, got torch\.int8"
     ):
         layer(table_dtype=torch.int8)
+
+
+@pytest.mark.parametrize("fused", [FusedAdagrad, FusedRowWiseAdagrad, FusedLazyAdam])
+def test_settings_arrive(fused: Any) -> None:
+    (group,) = fused(layer(), lr=0.3, weight_decay=0.2, eps=0.5).param_groups
+    assert (group["lr"], group["weight_decay"], group["eps"]) == (0.3, 0.2, 0.5)
+    (group,) = FusedLazyAdam(layer(), betas=(0.5, 0.6)).param_groups
+    assert group["betas"] == (0.5, 0.6)
+
+
+def test_row_wise_adagrad_gives_projections_its_epsilon() -> None:
+    model = layer()
+    twin = copy.deepcopy(model)
+    optimizer = FusedRowWiseAdagrad(model, lr=0.1, eps=2.0)
+    loss(model, 0).backward()
+    optimizer.step()
+    loss(twin, 0).backward()
+    stack = next(part for part in model.modules() if isinstance(part, StackedTables))
+    other = next(part for part in twin.modules() if isinstance(part, StackedTables))
+    grad = other.projection.grad
+    expected = other.projection - 0.1 * grad / (grad.abs() + 2.0)
+    torch.testing.assert_close(stack.projection, expected)
+
+
+def test_the_seed_of_rounding_is_drawn_from_torch() -> None:
+    seeds = []
+    for seed in (1, 1, 2):
+        model = layer()
+        torch.manual_seed(seed)
+        seeds.append(FusedSGD(model).param_groups[0]["seed"])
+    assert seeds[0] == seeds[1] != seeds[2]

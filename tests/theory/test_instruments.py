@@ -317,3 +317,8 @@ def test_flow_from_groups_and_receivers_of_one_s_own() -> None:
     assert not torch.equal(some[0].received[1], some[1].received[1])
     for drawn in some:
         torch.testing.assert_close(drawn.received[1], whole.received[1], rtol=0.3, atol=0)
+    # Where all receivers are alike, any few of them give what all do.
+    factors.inner[5:30] = factors.inner[5]
+    counts[5:30] = 7
+    whole, few = (flow_by_frequency(factors, counts, edges=[5, 30], receivers=n) for n in (100, 2))
+    torch.testing.assert_close(few.received[1], whole.received[1])

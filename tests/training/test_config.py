@@ -97,5 +97,7 @@ def test_presets_hold_the_authors_settings(name: str) -> None:
 
 def test_each_method_has_its_own_default_step_size() -> None:
     assert OptimizersConfig.same("sgd").tables.learning_rate == 0.1
+    assert OptimizersConfig.same("adagrad").tables.learning_rate == 0.02
+    assert OptimizersConfig().tables == OptimizersConfig.same("adagrad").tables
     assert OptimizersConfig.same("rowwise_adagrad").dense.name == "adagrad"
     assert OptimizersConfig.same("adam", 0.5).dense.learning_rate == 0.5

@@ -231,7 +231,9 @@ def test_collapse_reports_the_largest_difference_and_overwrites_when_asked(
     report = collapse_run(tmp_path / "run", out, precision="int4")
     trained, data = load_trained(RunDirectory(tmp_path / "run"))
     rows = data.split("valid")
-    differences = np.abs(predict(trained, rows) - predict(load_collapsed(out)[0], rows))
+    collapsed, _, _ = load_collapsed(out)
+    assert not collapsed.training
+    differences = np.abs(predict(trained, rows) - predict(collapsed, rows))
     assert report.largest_difference == differences.max() > 2 * differences.mean()
     with pytest.raises(RunError, match="already exists"):
         collapse_run(tmp_path / "run", out)
