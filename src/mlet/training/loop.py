@@ -261,7 +261,8 @@ class _Trainer:
                 "optimizers": self.optimizers.state_dict(),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
-            }
+            },
+            self.config,
         )
 
     def _finish(self) -> Summary:

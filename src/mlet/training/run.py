@@ -223,9 +223,10 @@ class RunDirectory:
             lines = self.spectra_file.read_text(encoding="utf-8").splitlines()
             return [json.loads(line) for line in lines]
 
-    def save_last(self, state: dict[str, Any]) -> None:
-        """Keep the state to resume from."""
-        self._save(state, self._last)
+    def save_last(self, state: dict[str, Any], config: RunConfig) -> None:
+        """Keep the state to resume from, and the configuration that it is of."""
+        settings = config.model_dump(mode="json", exclude={"data"})
+        self._save({**state, "config": settings}, self._last)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Keep the weights of the best validation."""
@@ -274,9 +275,7 @@ class RunDirectory:
     def _save(self, state: dict[str, Any], path: Path) -> None:
         # torch reports a failed write as a RuntimeError
         with atomic_path(path, failures=(RuntimeError,)) as temporary:
-            settings = self.config().model_dump(mode="json", exclude={"data"})
-            known = {"data": fingerprint(self._schema()), "config": settings}
-            torch.save({**state, **known}, temporary)
+            torch.save({**state, "data": fingerprint(self._schema())}, temporary)
 
     def _load(self, path: Path) -> dict[str, Any]:
         with reading(path, RunError, _REMEDY, missing="missing; the run has no validation yet"):
