@@ -57,6 +57,8 @@ def collapse_run(
         RunError: the run has no weights yet, or ``out`` exists and ``overwrite`` is false, or is
             named as a file of torch's.
     """
+    directory = RunDirectory(run)
+    config = directory.config()
     if out.suffix in _TORCH:
         raise RunError(
             f"{out}: the model of a run is written as safetensors; name it .safetensors (only "
@@ -64,10 +66,9 @@ def collapse_run(
         )
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
-    directory = RunDirectory(run)
     precision = precision or directory.precision()
     trained, dataset = load_trained(directory, data)
-    save_collapsed(trained, directory.config().model, dataset.schema, out, precision)
+    save_collapsed(trained, config.model, dataset.schema, out, precision)
     collapsed, _, _ = load_collapsed(out)
     rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)
