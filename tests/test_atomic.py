@@ -98,7 +98,12 @@ def test_a_stopped_prepare_leaves_nothing_behind(
         mlet_command, "prepare", "table", "clicks.csv", "--schema", "schema.yaml", "--out", "out",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # As in a terminal, even where the tests run under nohup.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else 0,
     )
     end = time.monotonic() + 120
     while not list(tmp_path.glob(".out.*/.staging")) and time.monotonic() < end:
