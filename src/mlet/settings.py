@@ -80,7 +80,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or unreadable, not YAML, or no mapping.
     """
     path = Path(path)
-    with reading(path, ConfigError, "it should be a YAML file", missing="No such file or directory"):
+    absent = "No such file or directory"
+    with reading(path, ConfigError, "it should be a YAML file", missing=absent):
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
