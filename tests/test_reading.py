@@ -36,6 +36,12 @@ def test_failures_of_parsers_are_errors_of_ours(
         raise failure
 
 
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with reading(str(tmp_path / "file"), DataError, "mend it"):  # type: ignore[arg-type]
+        pass
+
+
 def test_what_is_no_problem_of_the_file_passes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("")

@@ -41,6 +41,7 @@ def reading(
         MletError: of the kind ``error``, for a file that is missing, no regular file, not to be
             read or damaged. Those of the work within pass as they are.
     """
+    path = Path(path)  # callers of public functions may well give a string
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"

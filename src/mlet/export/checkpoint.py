@@ -72,6 +72,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
         RunError: the file cannot be read.
         ConversionError: there is no ``state_dict`` in it.
     """
+    path = Path(path)
     with reading(path, RunError, "save the model's state_dict() again", missing="no such file"):
         if path.suffix == ".safetensors":
             return load_file(path)
