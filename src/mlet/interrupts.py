@@ -34,8 +34,10 @@ class DeferredInterrupt:
 
     def __enter__(self) -> DeferredInterrupt:
         if self._handles:
-            # One that is ignored, as SIGHUP under nohup, stays so.
-            heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            # One that is ignored, as SIGHUP under nohup, stays so; and one that simply ends this
+            # process, as SIGTERM a worker of a pool, which waits for it to be gone.
+            plain = (signal.SIG_IGN, signal.SIG_DFL, None)
+            heeded = [number for number in _SIGNALS if signal.getsignal(number) not in plain]
             self._before = {number: signal.signal(number, self._ask) for number in heeded}
         return self
 
