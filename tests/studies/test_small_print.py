@@ -21,7 +21,7 @@ from mlet.studies.ledger import Claim, Ledger
 from mlet.studies.reductions import reduction, resampled_reductions
 from mlet.studies.results import StudyResult, _at_edge
 from mlet.studies.study import SLT
-from mlet.studies.verdict import panel_verdict
+from mlet.studies.verdict import _range, panel_verdict
 
 
 def claims(tmp_path: Path) -> tuple[Ledger, StudyConfig]:
@@ -174,6 +174,10 @@ def test_sentences_are_of_their_own_k(small_data: Path) -> None:
     assert "MLET with k=16 beat SLT" in sentences
     assert "MLET with k=32 was worse than SLT" in sentences
     assert "k=32 beat" not in sentences
+    arms = [panel.mlet[place] for place in (0, 1, 2)]
+    gains = sorted(panel.gain(arm).mean for arm in arms)
+    for order in (arms, arms[::-1], arms[1:] + arms[:1]):
+        assert _range(panel, order) == f"{gains[0]:+.4f} to {gains[-1]:+.4f} AUC"
 
 
 def result(config: StudyConfig, *panels: object) -> StudyResult:
