@@ -54,10 +54,10 @@ def reading(
     except MemoryError:
         raise error(f"{path}: damaged, or larger than memory; {remedy}") from None
     except OSError as problem:
-        reason = problem.strerror or _first_line(problem)
+        reason = problem.strerror or first_line(problem)
         raise error(f"{path}: cannot be read ({reason}); {remedy}") from None
     except Exception as problem:
-        raise error(f"{path}: damaged ({_first_line(problem)}); {remedy}") from None
+        raise error(f"{path}: damaged ({first_line(problem)}); {remedy}") from None
     except BaseException as problem:
         # What Polars raises where its own code fails on a file; it is no Exception.
         if type(problem).__name__ != "PanicException":
@@ -78,7 +78,8 @@ def load_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
     lines = str(problem).strip().splitlines()
     return lines[0][:200] if lines else type(problem).__name__
 

@@ -17,6 +17,7 @@ from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingErr
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
 from mlet.models import CTRModel, build_model
+from mlet.reading import first_line
 from mlet.task import Task
 from mlet.training.config import RunConfig
 from mlet.training.optimizers import Optimizers
@@ -138,10 +139,9 @@ class _Trainer:
             self.optimizers.load_state_dict(state["optimizers"])
             torch.set_rng_state(state["random"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise RunError(
-                f"{self.run.root}: its last checkpoint does not fit its configuration ({reason}); "
-                f"train the run again"
+                f"{self.run.root}: its last checkpoint does not fit its configuration "
+                f"({first_line(error)}); train the run again"
             ) from None
         self.progress = self.run.progress(state)
 
