@@ -80,7 +80,8 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
         _check_sources(config, folder)
         return folder.resolve()
     write_text(note, config.to_yaml())
-    write_sealed(_sources_note(folder), {str(path): crc32(path) for path in _sources(config)})
+    known = {str(path): [*_stamp(path), crc32(path)] for path in _sources(config)}
+    write_sealed(_sources_note(folder), known)
     rule = SplitRule(by=config.split, valid=config.valid, test=config.test, seed=config.seed)
     prepare(_source(config), folder, split=rule, min_count=config.min_count, report=report)
     return folder.resolve()
@@ -97,6 +98,12 @@ def _sources_note(folder: Path) -> Path:
     return folder.with_suffix(".sources.json")
 
 
+def _stamp(path: Path) -> list[int]:
+    """Size and time of the last change."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
 def _check_sources(config: DatasetConfig, folder: Path) -> None:
     """Refuse to go on with data whose raw files are others now; they may have been put away.
 
@@ -108,7 +115,9 @@ def _check_sources(config: DatasetConfig, folder: Path) -> None:
         return
     known = read_sealed(note, ConfigError, f"remove {folder} and it, to prepare again")
     for path in _sources(config):
-        if known.get(str(path)) != crc32(path):
+        before = known.get(str(path), [])
+        # Raw files are large: one that nobody has touched is not read again.
+        if before[:2] != _stamp(path) and before[2:] != [crc32(path)]:
             raise ConfigError(
                 f"{path}: has changed since {folder} was made from it; choose another --out, or "
                 f"put it back"
