@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors
+from mlet.nn.product import product
 
 
 def check_dimensions(num_embeddings: int, embedding_dim: int, inner_dim: int, name: str) -> None:
@@ -160,9 +161,10 @@ class TwoLayerTable(Factored):
     def weight(self) -> Tensor:
         """The table the layer stands for, ``inner @ projection`` (n × d), differentiable.
 
-        Computed afresh at each access, at the cost of one n × k × d product.
+        Computed afresh at each access, at the cost of one n × k × d product: what would write to
+        it in place raises a RuntimeError; see `set_table` and `reset_parameters`.
         """
-        return self.inner @ self.projection
+        return product(self.inner, self.projection)
 
     def named_factors(self) -> dict[str, Factors]:
         """The one table, under the name ""."""
