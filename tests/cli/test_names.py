@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -109,3 +110,21 @@ def test_raw_files_of_a_study_that_changed_are_noticed(mlet: Mlet, tmp_path: Pat
     (tmp_path / "s.yaml").unlink()
     (tmp_path / "x.csv").unlink()  # put away: what was made of them is there
     mlet("sweep", "st.yaml", "-o", "st", "--jobs", 1)
+
+
+def test_an_encoding_without_bars_and_names_is_no_error(
+    mlet: Mlet, mlet_command: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Γούτσα"
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    mlet("synthesize", "--out", folder / "d", "--rows", 2000)
+    words = ("--model", "fm", "--dim", "2", "--inner-dim", "4", "--epochs", "1")
+    for command in (
+        ["train", folder / "d", "--out", folder / "run", *words],
+        ["inspect", folder / "run", "--out", folder / "page.html"],
+        ["compare", "--help"],
+    ):
+        done = subprocess.run([mlet_command, *command], env=ascii_only, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+    assert (folder / "run" / "summary.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 from mlet.cli.app import app
 from mlet.cli.console import complain
@@ -15,6 +16,9 @@ __all__ = ["main"]
 def main() -> None:
     """Run ``mlet``; a problem the user can act on is one line on stderr and exit code 2."""
     stop_politely()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Signs that a terminal's encoding lacks, as of bars and of names, are shown as "?".
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except MletError as error:
