@@ -17,13 +17,17 @@ import pytest
 
 from mlet.atomic import atomic_directory, atomic_path, write_text
 from mlet.errors import RunError, WriteError
+from mlet.liveness import started
 
 HOST = socket.gethostname()
 
 
-def dead_process() -> int:
-    """The number of a process that is no more."""
-    return int(subprocess.check_output([sys.executable, "-c", "import os; print(os.getpid())"]))
+def dead_process() -> str:
+    """The number and the start of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = started(process.pid)
+    process.communicate(b"\n")
+    return f"{process.pid}-{began:.0f}"
 
 
 def names(folder: Path) -> set[str]:
@@ -51,8 +55,10 @@ def test_a_directory_that_appeared_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_use_is_not(tmp_path: Path) -> None:
-    dead, alive = dead_process(), os.getppid()
-    stale = [f".out.{dead}@{HOST}.x1.tmp", f".out.{dead}@{HOST}.x2.tmp"]
+    dead, alive = dead_process(), f"{os.getppid()}-{started(os.getppid()):.0f}"
+    # As in a container that was started again, whose command has the number that it had before.
+    earlier = f"{os.getpid()}-{started() - 60:.0f}"
+    stale = [f".out.{dead}@{HOST}.x1.tmp", f".out.{earlier}@{HOST}.x2.tmp"]
     kept = [f".out.{alive}@{HOST}.x.tmp", f".out.{dead}@elsewhere.x.tmp", f".o.{dead}@{HOST}.x.tmp"]
     for name in (*stale, *kept):
         (tmp_path / name).mkdir()
@@ -113,7 +119,7 @@ def test_a_stopped_prepare_leaves_nothing_behind(
     assert process.wait(timeout=60) != 0
     left = set(names(tmp_path)) - {"clicks.csv", "schema.yaml"}
     if number == signal.SIGKILL:
-        assert all(name.startswith(f".out.{process.pid}@") for name in left)
+        assert all(name.startswith(f".out.{process.pid}-") for name in left)
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
         assert set(names(tmp_path)) == {"clicks.csv", "schema.yaml", "out"}
     else:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlet.errors import RunError, WriteError
+from mlet.liveness import is_alive, started
 
 
 def _fsync(path: Path) -> None:
@@ -47,7 +48,7 @@ def _naming(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[None]
 
 def _mark(path: Path) -> str:
     """How the temporary neighbours of a path begin: with the process that they belong to."""
-    return f".{path.name}.{os.getpid()}@{socket.gethostname()}."
+    return f".{path.name}.{os.getpid()}-{started():.0f}@{socket.gethostname()}."
 
 
 def _remove_stale(path: Path) -> None:
@@ -57,30 +58,18 @@ def _remove_stale(path: Path) -> None:
     neither: then the old one is put back.
     """
     pattern = re.compile(
-        rf"\.{re.escape(path.name)}\.(\d+)@{re.escape(socket.gethostname())}\..*\.(tmp|old)"
+        rf"\.{re.escape(path.name)}\.(\d+)-(\d+)@{re.escape(socket.gethostname())}\..*\.(tmp|old)"
     )
     for neighbour in path.parent.iterdir():
         found = pattern.fullmatch(neighbour.name)
-        if found is None or _is_running(int(found[1])):
+        if found is None or is_alive(int(found[1]), float(found[2])):
             continue
-        if found[2] == "old" and not path.exists() and (neighbour / path.name).exists():
+        if found[3] == "old" and not path.exists() and (neighbour / path.name).exists():
             (neighbour / path.name).replace(path)
         if neighbour.is_dir():
             shutil.rmtree(neighbour, ignore_errors=True)
         else:
             neighbour.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where there is no harmless signal to ask with
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlet.errors import RunError
+from mlet.liveness import is_alive, started
 from mlet.studies import StudyConfig
 from mlet.studies.ledger import Claim, Ledger, is_final
-from mlet.studies.processes import is_alive, started
 
 TRIALS, SEEDS = 4, 2
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlet.errors import RunError, WriteError
-from mlet.studies.processes import is_alive, started
+from mlet.liveness import is_alive, started
 from mlet.studies.study import Arm, StudyConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Processes that train runs beside one another, and whether those of others still run."""
+"""Processes that train runs beside one another."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 
-import psutil
-
 from mlet.errors import RunError
 
 #: What a worker imports sooner or later; torch.optim imports torch._dynamo when it is first used.
 #: Not the CPU kernels: they use no threads in a fork of the process that imported them.
 _NEEDED = ("mlet.training", "numba", "sklearn.metrics", "torch._dynamo")
-
-#: Seconds within which two readings of one process's start agree.
-_SAME = 2.0
 
 
 def worker_pool(jobs: int) -> ProcessPoolExecutor:
@@ -68,29 +63,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def started(process: int | None = None) -> float:
-    """When a process began, this one by default: in seconds from the start of the machine.
-
-    Both are read from the same clock, so that setting it changes nothing.
-
-    Raises:
-        psutil.NoSuchProcess, psutil.AccessDenied: it cannot be said.
-    """
-    return psutil.Process(process).create_time() - psutil.boot_time()
-
-
-def is_alive(process: int, began: float) -> bool:
-    """Whether a process of this machine runs.
-
-    Neither one that ended and was not waited for does, nor a later one with the same number, as in
-    a container that was started again.
-    """
-    try:
-        ended = psutil.Process(process).status() == psutil.STATUS_ZOMBIE
-        return not ended and abs(started(process) - began) < _SAME
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
