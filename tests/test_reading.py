@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from mlet.errors import DataError, RunError
-from mlet.reading import read_sealed, reading, write_sealed
+from mlet.reading import (
+    read_sealed,
+    read_sealed_lines,
+    reading,
+    write_sealed,
+    write_sealed_lines,
+)
 
 
 class PanicException(BaseException):
@@ -87,3 +93,27 @@ def test_a_seal_is_of_the_values(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(DataError, match="no JSON object"):
         read_sealed(path, DataError, "mend it")
+
+
+def test_every_line_is_sealed_with_those_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.jsonl"
+    records = [{"step": step, "value": step / 3} for step in range(3)]
+    write_sealed_lines(path, records)
+    assert read_sealed_lines(path, DataError, "mend it") == records
+    lines = path.read_text().splitlines(keepends=True)
+    for damaged in (
+        [lines[0].replace(" 0", " 7", 1), *lines[1:]],
+        [lines[0], lines[1].replace("0.33", "0.34"), lines[2]],
+        [lines[1], lines[0], lines[2]],
+        [lines[0], lines[2]],
+        lines[1:],
+        [lines[0], lines[1].replace("seal", "seam"), lines[2]],
+        [lines[0], "[]\n"],
+        [*lines, lines[2]],
+        [*lines, "{"],
+    ):
+        path.write_text("".join(damaged))
+        with pytest.raises(DataError, match=r"sealed\.jsonl: .*damaged.*mend it"):
+            read_sealed_lines(path, DataError, "mend it")
+    path.write_text('{"a": 1}\n{"a": 2}\n')  # of mlet 0.1
+    assert read_sealed_lines(path, DataError, "mend it") == [{"a": 1}, {"a": 2}]

@@ -11,7 +11,7 @@ import json
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def first_line(problem: BaseException) -> str:
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON that `read_sealed` will know to be the one that was written."""
     rest = {key: value for key, value in values.items() if key != _SEAL}
-    write_text(path, json.dumps({**rest, _SEAL: _checksum(rest)}, indent=2) + "\n")
+    write_text(path, json.dumps({**rest, _SEAL: checksum(rest)}, indent=2) + "\n")
 
 
 def read_sealed(
@@ -103,11 +103,37 @@ def read_sealed(
         if not isinstance(values, dict):
             raise error(f"{path}: damaged (no JSON object); {remedy}")
         seal = values.pop(_SEAL, None)
-        if seal is not None and seal != _checksum(values):
+        if seal is not None and seal != checksum(values):
             raise error(f"{path}: damaged (it is not what was written); {remedy}")
         return values
 
 
-def _checksum(values: Mapping[str, Any]) -> int:
-    """CRC-32 of the values, however they are spaced."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+def write_sealed_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON, a record a line, each sealed together with those before it."""
+    seal, lines = 0, []
+    for record in records:
+        seal = checksum(record, seal)
+        lines.append(json.dumps({**record, _SEAL: seal}) + "\n")
+    write_text(path, "".join(lines))
+
+
+def read_sealed_lines(path: Path, error: type[MletError], remedy: str) -> list[dict[str, Any]]:
+    """The records that `write_sealed_lines` wrote; of mlet 0.1, which had no seals, as they are.
+
+    Raises:
+        MletError: of the kind ``error``, as `reading`.
+    """
+    with reading(path, error, remedy):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        seals = [record.pop(_SEAL, None) for record in records]
+        seal = 0
+        for place, (record, known) in enumerate(zip(records, seals, strict=True), start=1):
+            seal = checksum(record, seal)
+            if any(seals) and known != seal:
+                raise error(f"{path}: line {place}: damaged (it is not what was written); {remedy}")
+        return records
+
+
+def checksum(values: Mapping[str, Any], before: int = 0) -> int:
+    """CRC-32 of the values, however they are spaced, and of what went ``before`` them."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode(), before)

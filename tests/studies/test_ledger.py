@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,78 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
         Ledger(study(), f"sqlite:///{tmp_path / 'nowhere' / 'study.db'}")
     with pytest.raises(RunError, match="cannot be opened"):
         Ledger(study(), "no url at all")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_values SET value = value - 0.3 WHERE trial_id = 1",
+        "UPDATE trial_params SET param_value = param_value * 1.5 WHERE trial_id = 2",
+        "UPDATE trials SET state = 'FAIL' WHERE trial_id = 1",
+        "UPDATE trial_user_attributes SET value_json = '1' WHERE key = 'seed' AND trial_id = 3",
+        "UPDATE trial_user_attributes SET value_json = 'true' WHERE key = 'final' AND trial_id = 1",
+        "UPDATE trial_user_attributes SET value_json = '\"\"' WHERE key = 'reason'",
+        "UPDATE trial_user_attributes SET key = 'voix' WHERE key = 'void'",
+        "UPDATE trial_user_attributes SET key = 'seam' WHERE key = 'seal' AND trial_id = 3",
+        "UPDATE trial_user_attributes SET value_json = '{' WHERE trial_id = 2",
+        "UPDATE trial_params SET distribution_json = 'no'",
+        "DELETE FROM trial_values WHERE trial_id = 1",
+        "UPDATE trials SET state = 'NONE' WHERE trial_id = 2",
+    ],
+)
+def test_a_changed_database_is_refused(tmp_path: Path, change: str) -> None:
+    config = study()
+    ledger = Ledger(config, url(tmp_path))
+    arm = config.arms()[0]
+    for outcome in (0.7, 0.6, None, "lost"):
+        claim = ledger.claim(arm)
+        assert claim is not None
+        if outcome is None:
+            ledger.fail(claim, "diverged")
+        elif outcome == "lost":
+            ledger.give_back(claim)
+        else:
+            ledger.complete(claim, float(outcome))
+    assert len(Ledger(config, url(tmp_path)).trials(arm)) == 3
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        assert database.execute(change).rowcount > 0
+    ledger = Ledger(config, url(tmp_path))
+    with (
+        pytest.raises(RunError, match=r"study\.db: damaged .*give the command again"),
+        ledger.named_failures(),
+    ):
+        ledger.trials(arm)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+def test_a_truncated_database_is_refused(tmp_path: Path, keep: float) -> None:
+    config = study()
+    work(Ledger(config, url(tmp_path)), config)
+    file = tmp_path / "study.db"
+    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
+
+    def read() -> None:
+        ledger = Ledger(config, url(tmp_path))
+        with ledger.named_failures():
+            for arm in config.arms():
+                ledger.trials(arm)
+
+    with pytest.raises(RunError, match=r"study\.db: (damaged|cannot be opened)"):
+        read()
+
+
+def test_a_study_begun_by_mlet_0_1_goes_on(tmp_path: Path) -> None:
+    """Its trials carry no seals; those that are added do."""
+    config = study()
+    ledger = Ledger(config, url(tmp_path))
+    arm = config.arms()[0]
+    claim = ledger.claim(arm)
+    assert claim is not None
+    ledger.complete(claim, 0.7)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("DELETE FROM trial_user_attributes WHERE key LIKE '%seal'")
+    ledger = Ledger(config, url(tmp_path))
+    claim = ledger.claim(arm)
+    assert claim is not None
+    ledger.complete(claim, 0.6)
+    assert [trial.value for trial in Ledger(config, url(tmp_path)).trials(arm)] == [0.7, 0.6]

@@ -24,7 +24,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
 from mlet.models import CTRModel, ModelConfig, build_model
 from mlet.nn.compression import PRECISIONS, Precision
-from mlet.reading import reading
+from mlet.reading import checksum, reading
 
 _TABLE = "embedding."
 _FORMAT = "mlet-collapsed-1"
@@ -74,7 +74,7 @@ def save_collapsed(
 
 def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
     """CRC-32 of all that is in the file."""
-    total = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    total = checksum(metadata)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)

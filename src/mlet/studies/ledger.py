@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlet.errors import RunError, WriteError
+from mlet.errors import MletError, RunError, WriteError
 from mlet.liveness import is_alive, started
+from mlet.reading import checksum, first_line
 from mlet.studies.study import Arm, StudyConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 TUNING_SEED = 0
 #: A run whose process was killed is tried this often.
 _ATTEMPTS = 2
+#: The attribute under which a trial keeps the checksum of its claim, and that of its outcome.
+_SEALS = "seal", "outcome_seal"
+#: What SQLite says of a damaged file.
+_DAMAGE = "malformed", "not a database", "no such column", "no such table"
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,25 @@ class Ledger:
         try:
             yield
         except (self._optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
+            reason = first_line(error.__cause__ or error)
+            if any(words in reason for words in _DAMAGE):
+                raise self._damaged(reason) from None
             raise WriteError(
                 f"study database {self._url}: cannot be used ({reason}); is the disk full? "
                 f"What was written is intact: give the same command again"
             ) from None
+
+    @contextmanager
+    def _named_damage(self) -> Iterator[None]:
+        """Turn what Optuna makes of a damaged database into an error that names it."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MletError, SQLAlchemyError, self._optuna.exceptions.StorageInternalError):
+            raise
+        except Exception as error:  # of whatever kind its parsers raise
+            raise self._damaged(first_line(error)) from None
 
     def claim(self, arm: Arm) -> Claim | None:
         """A run of this arm that nobody trains yet; None if there is none now."""
@@ -119,6 +138,8 @@ class Ledger:
     def complete(self, claim: Claim, valid: float) -> None:
         """The run of a claim came to its end, with that headline metric on validation."""
         quality = self._study.task.headline.quality(valid)
+        trial = self._trial(claim.arm, claim.number)
+        self._set(trial, _SEALS[1], checksum({"value": quality}, trial.user_attrs[_SEALS[0]]))
         self._open_study(claim.arm).tell(claim.number, quality)
 
     def fail(self, claim: Claim, reason: str) -> None:
@@ -209,6 +230,7 @@ class Ledger:
             "seed": TUNING_SEED if seed is None else seed,
             "final": seed is not None,
         }
+        attributes[_SEALS[0]] = checksum({**attributes, "params": setting})
         state = self._optuna.trial.TrialState.RUNNING
         self._open_study(arm).add_trial(
             self._optuna.create_trial(
@@ -261,28 +283,64 @@ class Ledger:
 
     def _open_study(self, arm: Arm) -> optuna.Study:
         if arm.name not in self._open:
-            self._open[arm.name] = self._optuna.create_study(
-                storage=self._storage,
-                study_name=arm.name,
-                direction="maximize",
-                load_if_exists=True,
-            )
+            with self._named_damage():
+                self._open[arm.name] = self._optuna.create_study(
+                    storage=self._storage,
+                    study_name=arm.name,
+                    direction="maximize",
+                    load_if_exists=True,
+                )
         return self._open[arm.name]
 
     def _all_trials(self, arm: Arm) -> list[FrozenTrial]:
-        return self._open_study(arm).get_trials(deepcopy=False)
+        study = self._open_study(arm)
+        with self._named_damage():
+            trials = study.get_trials(deepcopy=False)
+        sealed = False  # mlet 0.1, by which the study may have been begun, had no seals
+        for trial in trials:
+            sealed = sealed or _SEALS[0] in trial.user_attrs
+            if sealed and not _is_as_written(trial):
+                raise self._damaged(f"trial {trial.number} of {arm.name} is not what was written")
+        return trials
+
+    def _trial(self, arm: Arm, number: int) -> FrozenTrial:
+        return next(trial for trial in self._all_trials(arm) if trial.number == number)
 
     def _close(self, arm: Arm, number: int, attribute: str, text: str) -> None:
-        study = self._open_study(arm)
-        identity = next(t for t in self._all_trials(arm) if t.number == number)._trial_id
-        self._storage.set_trial_user_attr(identity, attribute, text)
-        study.tell(number, state=self._optuna.trial.TrialState.FAIL)
+        trial = self._trial(arm, number)
+        self._set(trial, attribute, text)
+        self._set(trial, _SEALS[1], checksum({attribute: text}, trial.user_attrs.get(_SEALS[0], 0)))
+        self._open_study(arm).tell(number, state=self._optuna.trial.TrialState.FAIL)
+
+    def _set(self, trial: FrozenTrial, attribute: str, value: str | int) -> None:
+        self._storage.set_trial_user_attr(trial._trial_id, attribute, value)
+
+    def _damaged(self, how: str) -> RunError:
+        return RunError(
+            f"study database {self._url}: damaged ({how}); move it away and give the command "
+            f"again: runs that are finished are not trained again"
+        )
 
 
 def is_final(trial: FrozenTrial, seed: int | None = None) -> bool:
     """Whether a trial is a final run, and of that seed if one is given."""
     final = bool(trial.user_attrs.get("final"))
     return final and (seed is None or trial.user_attrs["seed"] == seed)
+
+
+def _is_as_written(trial: FrozenTrial) -> bool:
+    """Whether a trial is what was claimed, and what came of it what was found."""
+    known = trial.user_attrs
+    claim = {name: known.get(name) for name in ("owner", "owner_started", "seed", "final")}
+    seal = known.get(_SEALS[0])
+    if seal != checksum({**claim, "params": trial.params}):
+        return False
+    if is_running(trial):
+        return True
+    outcomes: list[dict[str, Any]] = [{"value": trial.value}]
+    if trial.state.name == "FAIL":
+        outcomes = [{name: known[name]} for name in ("reason", "void") if name in known]
+    return any(known.get(_SEALS[1]) == checksum(outcome, seal) for outcome in outcomes)
 
 
 def is_running(trial: FrozenTrial) -> bool:

@@ -18,7 +18,14 @@ from mlet.data import DatasetSchema, PreparedDataset
 from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.nn.compression import Precision
-from mlet.reading import load_torch, read_sealed, reading, write_sealed
+from mlet.reading import (
+    load_torch,
+    read_sealed,
+    read_sealed_lines,
+    reading,
+    write_sealed,
+    write_sealed_lines,
+)
 from mlet.settings import load_yaml
 from mlet.training.config import RunConfig
 
@@ -213,15 +220,13 @@ class RunDirectory:
 
     def write_spectra(self, records: list[dict[str, Any]]) -> None:
         """Write all records of the tables' spectra so far, one JSON object a line."""
-        write_text(self.spectra_file, "".join(json.dumps(record) + "\n" for record in records))
+        write_sealed_lines(self.spectra_file, records)
 
     def spectra(self) -> list[dict[str, Any]]:
         """The records of the tables' spectra; none unless ``training.record_spectra`` was set."""
         if not self.spectra_file.exists():
             return []
-        with reading(self.spectra_file, RunError, "remove it, or train the run again"):
-            lines = self.spectra_file.read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
+        return read_sealed_lines(self.spectra_file, RunError, "remove it, or train the run again")
 
     def save_last(self, state: dict[str, Any], config: RunConfig) -> None:
         """Keep the state to resume from, and the configuration that it is of."""
