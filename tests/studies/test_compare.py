@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from made_up import made_up, mlet
 from sklearn.metrics import roc_auc_score
 
-from mlet.data import PreparedDataset
+from mlet.data import PreparedDataset, SplitRule, prepare
+from mlet.data.synthetic import SyntheticConfig, SyntheticSource
 from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.reporting.text import human_bytes
@@ -112,6 +114,23 @@ def test_called_again_it_continues(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="settings; choose another --out"):
         compare(other, tmp_path)
     assert (tmp_path / "compare.yaml").read_bytes() == kept
+
+
+def test_its_data_may_move_but_not_change(small_data: Path, tmp_path: Path) -> None:
+    moved, changed = tmp_path / "moved", tmp_path / "changed"
+    few = {"dims": [2], "seeds": 1, "learning_rates": [0.02]}
+    shutil.copytree(small_data, moved)
+    before = compare(config(small_data, **few), tmp_path / "out", jobs=1)
+    after = compare(config(moved, **few), tmp_path / "out", jobs=1)
+    assert after.rows() == before.rows()
+    schema = PreparedDataset(small_data).schema
+    prepare(
+        SyntheticSource(SyntheticConfig(rows=schema.splits["train"].rows)), changed,
+        split=SplitRule(seed=1),
+    )  # fmt: skip
+    with pytest.raises(RunError, match="changed"):
+        compare(config(changed, **few), tmp_path / "out", jobs=1)
+    assert compare(config(moved, **few), tmp_path / "out", jobs=1).rows() == before.rows()
 
 
 def test_a_run_that_fails_is_named(

@@ -81,6 +81,7 @@ def counting() -> Iterator[Any]:
         console=errors,
     ) as progress:
         tasks: dict[str, TaskID] = {}
+        reached: dict[str, int] = {}
 
         def report(what: str, done: int, total: int | None) -> None:
             for task in progress.tasks:
@@ -89,6 +90,11 @@ def counting() -> Iterator[Any]:
                     progress.update(task.id, total=task.completed)
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
+            if done < reached.get(what, 0):
+                # Another of its kind, as the next data set of a study; of a length of its own.
+                progress.remove_task(tasks[what])
+                tasks[what] = progress.add_task(what, total=total)
+            reached[what] = done
             progress.update(tasks[what], completed=done, total=total)
 
         yield report

@@ -9,15 +9,18 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mlet.atomic import write_text
+from mlet.data import PreparedDataset
 from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
 from mlet.interrupts import DeferredInterrupt
-from mlet.studies.datasets import make_ready
+from mlet.settings import Settings
+from mlet.studies.datasets import DatasetConfig, make_ready
 from mlet.studies.ledger import Claim, Ledger
 from mlet.studies.processes import usable_cores, worker_pool
 from mlet.studies.results import StudyResult, collect
 from mlet.studies.runs import Outcome, run_path, tidy, train_and_score
 from mlet.studies.study import Arm, StudyConfig
+from mlet.training import RunDirectory
 
 #: Seconds between looks at the database while other machines hold all that is left.
 _PATIENCE = 2.0
@@ -62,6 +65,8 @@ def sweep(
         name: make_ready(config, out / "data" / name, report)
         for name, config in study.datasets.items()
     }
+    for name, path in data.items():
+        _check_data(out / "runs" / name, path)
     ledger = Ledger(study, storage or f"sqlite:///{(out / 'study.db').resolve()}")
     runner = _Runner(study, out, ledger, data, devices, report)
     with ledger.named_failures():
@@ -86,13 +91,35 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
         ]
         for kind in ("datasets", "models", "optimizers", "peers"):
             old, new = getattr(before, kind), getattr(study, kind)
-            changed += [f"{kind}.{name}" for name in old if name in new and old[name] != new[name]]
+            changed += [
+                f"{kind}.{name}"
+                for name in old
+                if name in new and _settled(old[name]) != _settled(new[name])
+            ]
         if changed:
             raise RunError(
                 f"{file}: the study in {out} has other {', '.join(changed)!r} settings; choose "
                 f"another --out"
             )
     write_text(file, study.to_yaml())
+
+
+def _settled(part: Settings) -> Settings:
+    """A part of a study without what may change: where a prepared data set lies."""
+    if isinstance(part, DatasetConfig) and part.prepared is not None:
+        return part.model_copy(update={"prepared": Path()})
+    return part
+
+
+def _check_data(runs: Path, data: Path) -> None:
+    """Refuse to go on with runs of other data than there is now; one stands for all.
+
+    Raises:
+        RunError: it is other data; names what differs.
+    """
+    for schema in runs.rglob("schema.json"):
+        RunDirectory(schema.parent).check_data(PreparedDataset(data), same_rows=True)
+        return
 
 
 def _first_done(
