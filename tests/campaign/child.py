@@ -56,17 +56,25 @@ def warm_up() -> None:
 
 def start(folder: Path, command: Sequence[str], report: Path) -> int:
     """Give a command in a folder, in a process group of its own; its number."""
+    ready, begun = os.pipe()
     child = os.fork()
     if child == 0:
-        os.setsid()
-        os.chdir(folder)
         try:
-            code, text, last = _call(command)
-        except BaseException as error:
-            code, text, last = 1, "", f"{type(error).__name__}: {error}"
-        text = text.replace(str(folder.resolve()), "")
-        report.write_text(f"{code}\0{text}\0{last}", errors="replace")
-        os._exit(0)
+            os.setsid()
+            os.chdir(folder)
+            os.close(ready)
+            os.close(begun)
+            try:
+                code, text, last = _call(command)
+            except BaseException as error:
+                code, text, last = 1, "", f"{type(error).__name__}: {error}"
+            text = text.replace(str(folder.resolve()), "")
+            report.write_text(f"{code}\0{text}\0{last}", errors="replace")
+        finally:
+            os._exit(0)
+    os.close(begun)
+    os.read(ready, 1)  # until it has a group of its own
+    os.close(ready)
     return child
 
 

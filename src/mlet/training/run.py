@@ -61,7 +61,7 @@ class Progress:
     best: float = float("-inf")
     stale: NonNegativeInt = 0
     seconds: float = 0.0
-    records: list[dict[str, float]] = field(default_factory=list)
+    records: list[dict[str, int | float]] = field(default_factory=list)
     spectra: list[dict[str, Any]] = field(default_factory=list)
     done: str | None = None
 
@@ -214,7 +214,7 @@ class RunDirectory:
         """Mark the run as finished."""
         write_sealed(self.summary_file, asdict(summary))
 
-    def write_metrics(self, records: list[dict[str, float]]) -> None:
+    def write_metrics(self, records: list[dict[str, int | float]]) -> None:
         """Write all validation records so far, one JSON object a line."""
         write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
 
