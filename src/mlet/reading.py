@@ -8,6 +8,7 @@ command has a way of its own to fail.
 from __future__ import annotations
 
 import json
+import pickle
 import stat
 import zipfile
 import zlib
@@ -75,7 +76,11 @@ def load_torch(path: Path) -> Any:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is another")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch advises to run the code that is in the file.
+        raise ValueError("it holds something else than tensors and plain values") from None
 
 
 def first_line(problem: BaseException) -> str:

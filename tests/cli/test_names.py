@@ -128,3 +128,12 @@ def test_an_encoding_without_bars_and_names_is_no_error(
         assert done.returncode == 0, done.stderr
         assert done.stdout.isascii()
     assert (folder / "run" / "summary.json").exists()
+
+
+def test_a_warning_is_one_line(mlet: Mlet, tmp_path: Path) -> None:
+    mlet("synthesize", "--out", "d", "--rows", 2000)
+    words = ("--model", "fm", "--dim", "4", "--inner-dim", "2", "--epochs", "1")
+    told = mlet("train", "d", "--out", "run", *words).stderr
+    (warning,) = [line for line in told.splitlines() if "restricts the table to rank 2" in line]
+    assert warning.startswith("warning: fields ")
+    assert ".py" not in told

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mlet.data import BatchLoader, PreparedDataset, prepare
 from mlet.data.loader import Batch
@@ -163,6 +165,32 @@ def test_the_seed_orders_the_rows(
         orders[place] = []
         train(config(small_data, epochs=1, seed=seed), tmp_path / str(place))
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_resumed_with_another_arithmetic_it_says_what_it_promises(
+    small_data: Path, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        train(config(small_data), tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(config(small_data), tmp_path / "run", Watch(fail_at=EPOCH))
+        shutil.copytree(tmp_path / "run", tmp_path / "same")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            resume(tmp_path / "same")
+        file = tmp_path / "run" / "config.yaml"
+        file.write_text(file.read_text().replace("threads: 1", "threads: 2"))
+        with pytest.warns(UserWarning, match=r"run: goes on with threads 1 then, 2 now.*rounding"):
+            resume(tmp_path / "run")
+    finally:
+        torch.set_num_threads(before)
+    whole, same, other = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "same", "run")
+    )
+    for name, expected in whole.items():
+        assert torch.equal(same[name], expected)
+        torch.testing.assert_close(other[name], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_threads_are_those_asked_for(small_data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from io import TextIOWrapper
 
 from mlet.cli.app import app
@@ -13,12 +14,18 @@ from mlet.interrupts import stop_politely
 __all__ = ["main"]
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning is one line, without the place in the code that gave it."""
+    complain(f"warning: {message}")
+
+
 def main() -> None:
     """Run ``mlet``; a problem the user can act on is one line on stderr and exit code 2."""
     stop_politely()
     if isinstance(sys.stdout, TextIOWrapper):
         # Signs that a terminal's encoding lacks, as of bars and of names, are shown as "?".
         sys.stdout.reconfigure(errors="replace")
+    warnings.showwarning = _warn
     try:
         app()
     except MletError as error:

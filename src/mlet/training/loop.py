@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -144,6 +146,22 @@ class _Trainer:
                 f"({first_line(error)}); train the run again"
             ) from None
         self.progress = self.run.progress(state)
+        now, then = self._arithmetic(), state.get("arithmetic")
+        if not isinstance(then, dict):  # of mlet 0.1
+            return
+        others = [
+            f"{name} {then.get(name)} then, {value} now"
+            for name, value in now.items()
+            if then.get(name) != value
+        ]
+        if others:
+            warnings.warn(
+                f"{self.run.root}: goes on with {', '.join(others)}: sums are rounded in another "
+                f"way, so that it ends in the numbers of an uninterrupted run to rounding, not to "
+                f"the bit",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
@@ -261,9 +279,20 @@ class _Trainer:
                 "optimizers": self.optimizers.state_dict(),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
+                "arithmetic": self._arithmetic(),
             },
             self.config,
         )
+
+    def _arithmetic(self) -> dict[str, str]:
+        """What decides how sums are rounded: the same gives the same numbers to the bit."""
+        cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        cuda = self.device.type == "cuda"
+        return {
+            "torch": str(torch.__version__),
+            "device": torch.cuda.get_device_name(self.device) if cuda else cpu,
+            "threads": str(torch.get_num_threads()),
+        }
 
     def _finish(self) -> Summary:
         progress = self.progress
