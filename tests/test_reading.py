@@ -111,6 +111,7 @@ def test_every_line_is_sealed_with_those_before_it(tmp_path: Path) -> None:
         [lines[0], "[]\n"],
         [*lines, lines[2]],
         [*lines, "{"],
+        [],
     ):
         path.write_text("".join(damaged))
         with pytest.raises(DataError, match=r"sealed\.jsonl: .*damaged.*mend it"):

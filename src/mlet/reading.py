@@ -130,6 +130,8 @@ def read_sealed_lines(path: Path, error: type[MletError], remedy: str) -> list[d
     """
     with reading(path, error, remedy):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not records:
+            raise error(f"{path}: damaged (empty); {remedy}")
         seals = [record.pop(_SEAL, None) for record in records]
         seal = 0
         for place, (record, known) in enumerate(zip(records, seals, strict=True), start=1):

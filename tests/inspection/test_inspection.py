@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import mlet
 from mlet.data import PreparedDataset
+from mlet.errors import RunError
 from mlet.inspection import category_gains, inspect_checkpoint, inspect_run
 from mlet.inspection.gains import _gains
 from mlet.inspection.page import _rare_share, write_page
@@ -248,3 +250,21 @@ def test_the_largest_tables_are_shown(tmp_path: Path) -> None:
 def test_the_rarest_are_those_that_occur(runs: tuple[Path, Path]) -> None:
     table = next(t for t in inspect_run(runs[0]).tables if t.flow and t.flow.names[0] == "0")
     assert _rare_share(table) == float(table.flow.shared[1])
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "other", "link"])
+def test_a_history_that_was_recorded_is_not_left_out_in_silence(
+    runs: tuple[Path, Path], tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    file = tmp_path / "run" / "spectra.jsonl"
+    if damage == "other":
+        file.write_text(file.read_text().replace("0.1", "0.2", 1))
+    elif damage == "empty":
+        file.write_text("")
+    else:
+        file.unlink()
+    if damage == "link":
+        file.symlink_to("nowhere")
+    with pytest.raises(RunError, match=r"spectra\.jsonl: .*(damaged|missing).*train the run again"):
+        inspect_run(tmp_path / "run")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import field_embeddings, lookups
 from torch.func import functional_call
 
 from mlet.nn import Bags, Field, FieldEmbedding
@@ -35,43 +36,12 @@ def naive(
     return result
 
 
-def draw_layer(data: st.DataObject) -> FieldEmbedding:
-    fields = []
-    same = data.draw(st.booleans())
-    for place in range(data.draw(st.integers(1, 5))):
-        dim = 2 if same else data.draw(st.integers(1, 3))
-        fields.append(
-            Field(
-                f"f{place}",
-                data.draw(st.integers(1, 9)),
-                dim,
-                data.draw(st.sampled_from([None, dim + 1, dim + 3])),
-                multi_valued=data.draw(st.booleans()),
-                pooling=data.draw(st.sampled_from(["sum", "mean"])),
-            )
-        )
-    return FieldEmbedding(fields, sparse=data.draw(st.booleans())).double()
-
-
-def draw_input(data: st.DataObject, layer: FieldEmbedding) -> tuple[torch.Tensor, dict[str, Bags]]:
-    rows = data.draw(st.integers(1, 6))
-    single = [torch.randint(f.num_embeddings, (rows,)) for f in layer.fields if not f.multi_valued]
-    ids = torch.stack(single, 1) if single else torch.empty(rows, 0, dtype=torch.int64)
-    bags = {}
-    for field in layer.fields:
-        if field.multi_valued:
-            lengths = data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))
-            values = torch.randint(field.num_embeddings, (sum(lengths),), dtype=torch.int32)
-            bags[field.name] = Bags(values, torch.tensor([0, *lengths]).cumsum(0))
-    return ids.to(data.draw(st.sampled_from([torch.int32, torch.int64]))), bags
-
-
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_equals_a_naive_loop_forward_and_backward(data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 1_000)))
-    layer = draw_layer(data)
-    ids, bags = draw_input(data, layer)
+    layer = data.draw(field_embeddings())
+    ids, bags = data.draw(lookups(layer))
     out = layer(ids, bags)
 
     factors: dict[str, list[torch.Tensor]] = {}
@@ -129,8 +99,8 @@ def test_sparse_gradients_hold_each_queried_row_once() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_collapse_gives_ordinary_tables_with_the_same_outputs(data: st.DataObject) -> None:
-    layer = draw_layer(data)
-    ids, bags = draw_input(data, layer)
+    layer = data.draw(field_embeddings())
+    ids, bags = data.draw(lookups(layer))
     plain = layer.collapse()
     assert {parameter.dtype for parameter in plain.parameters()} == {torch.float64}
     torch.testing.assert_close(plain(ids, bags), layer(ids, bags), rtol=1e-10, atol=1e-12)

@@ -223,6 +223,11 @@ def read_delimited(
 
 def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str]:
     text = header.decode()
+    if quoted and text.count('"') % 2:
+        raise DataError(
+            f"{path}, line 1: a quote in the column names is not closed on the line; names may "
+            f"hold no line breaks"
+        )
     cells = next(csv.reader([text], delimiter=separator)) if quoted else text.split(separator)
     names = [name.strip() for name in cells]
     repeated = sorted({name for name in names if names.count(name) > 1})

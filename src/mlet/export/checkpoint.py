@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +75,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     with reading(path, RunError, "save the model's state_dict() again", missing="no such file"):
         if path.suffix == ".safetensors":
             return load_file(path)
-        try:
-            content = load_torch(path)
-        except pickle.UnpicklingError:
-            raise RunError(
-                f"{path}: no checkpoint, or one with more than tensors and plain values; save the "
-                f"model's state_dict() alone and collapse that"
-            ) from None
+        content = load_torch(path)
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -224,7 +224,8 @@ class RunDirectory:
 
     def spectra(self) -> list[dict[str, Any]]:
         """The records of the tables' spectra; none unless ``training.record_spectra`` was set."""
-        if not self.spectra_file.exists():
+        recorded = self.finished and self.config().training.record_spectra
+        if not recorded and not self.spectra_file.exists():
             return []
         return read_sealed_lines(self.spectra_file, RunError, "remove it, or train the run again")
 
