@@ -10,6 +10,7 @@ import pytest
 
 from mlet.errors import RunError
 from mlet.models import DLRMConfig
+from mlet.studies import StudyConfig, sweep
 from mlet.studies.runs import Outcome, read_test_scores, score_run, train_and_score
 from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
@@ -72,3 +73,37 @@ def test_damaged_scores_are_made_again_as_the_error_says(small_data: Path, tmp_p
     assert np.array_equal(after.predictions, before.predictions)
     assert np.array_equal(after.resamples, before.resamples)
     assert RunDirectory(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("lost", ["folder", "model"])
+def test_a_finished_run_that_is_gone_is_trained_again_as_the_error_says(
+    small_data: Path, tmp_path: Path, lost: str
+) -> None:
+    study = StudyConfig.parse(
+        {
+            "datasets": {"d": {"prepared": str(small_data)}},
+            "models": {"lr": {}},
+            "optimizers": ["sgd"],
+            "dims": [1],
+            "seeds": 2,
+            "tuning": {"trials": 1},
+            "training": {"epochs": 1},
+            "resamples": 3,
+        },
+        "test",
+    )
+    before = sweep(study, tmp_path, jobs=1).panels[0].arms[0]
+    run, other = before.predictions
+    if lost == "model":
+        (run / "model.safetensors").unlink()
+        (run / "test.npz").unlink()
+    else:
+        shutil.rmtree(run)
+    with pytest.raises(RunError, match=r"seed0: the finished run is gone.*study\.db away"):
+        sweep(study, tmp_path, jobs=1)
+    shutil.rmtree(run, ignore_errors=True)
+    (tmp_path / "study.db").rename(tmp_path / "away.db")
+    stamp = (other / "summary.json").stat().st_mtime_ns
+    after = sweep(study, tmp_path, jobs=1).panels[0].arms[0]
+    assert [one.test for one in after.runs] == [one.test for one in before.runs]
+    assert (other / "summary.json").stat().st_mtime_ns == stamp

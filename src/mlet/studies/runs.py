@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +90,14 @@ def _scores_file(path: Path, precision: Precision) -> Path:
     return path / ("test.npz" if precision == "float32" else f"test-{precision}.npz")
 
 
+def is_scored(path: Path, precision: Precision) -> bool:
+    """Whether a run's predictions for the test split are kept."""
+    return _scores_file(path, precision).exists()
+
+
 def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> None:
     """Score a finished run's collapsed model on the test split, unless that is done."""
-    scores = _scores_file(path, precision)
-    if scores.exists():
+    if is_scored(path, precision):
         return
     columns = PreparedDataset(data).split("test")
     model, _, _ = load_collapsed(RunDirectory(path).model_file)
@@ -101,7 +106,7 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     labels = columns.labels[model.task.label]
     draws = model.task.resampled(labels, predictions, samples=resamples)
     size = sum(tensor.nbytes for tensor in served.state_dict().values())
-    with atomic_path(scores) as temporary, temporary.open("wb") as file:
+    with atomic_path(_scores_file(path, precision)) as temporary, temporary.open("wb") as file:
         np.savez(file, probabilities=predictions, resamples=draws, model_bytes=size)
 
 
@@ -112,12 +117,12 @@ def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores
         RunError: the file is missing or damaged.
     """
     file = _scores_file(path, precision)
-    with (
-        reading(file, RunError, "remove it and give the command again: it is made from the model"),
-        np.load(file) as arrays,
-    ):
-        size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
-        return TestScores(arrays["probabilities"], arrays["resamples"], size)
+    with reading(file, RunError, "remove it and give the command again: it is made from the model"):
+        if not zipfile.is_zipfile(file):  # NumPy would take it for pickled code, and say so
+            raise ValueError("no NumPy archive")
+        with np.load(file) as arrays:
+            size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
+            return TestScores(arrays["probabilities"], arrays["resamples"], size)
 
 
 def tidy(out: Path, arm: str, kept: set[Path]) -> None:
