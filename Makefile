@@ -19,7 +19,7 @@ help:
 	@echo "make lint   check style and types"
 	@echo "make style  repair what style checks can repair"
 	@echo "make bench  measure the engine against its targets and peers (JSON=file.json keeps the rows)"
-	@echo "make campaign  damage files in every way for hours (CASES=2000 SEED=1)"
+	@echo "make campaign  damage files and kill commands for hours (CASES=2000 KILLS=350 SEED=1)"
 	@echo "make clean  remove the environment and everything that was built"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -54,6 +54,7 @@ bench: $(INSTALLED) $(CLIENTS)
 
 campaign: $(INSTALLED)
 	$(BIN)/python tests/campaign/campaign.py --cases $(or $(CASES),2000) --seed $(or $(SEED),1)
+	$(BIN)/python tests/campaign/kill.py --kills $(or $(KILLS),350) --seed $(or $(SEED),1)
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

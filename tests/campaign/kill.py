@@ -158,7 +158,7 @@ def uninterrupted(workshop: Path, subject: Subject) -> Whole:
 def run_case(workshop: Path, subject: Subject, whole: Whole, seed: str) -> tuple[str, str]:
     """What became of one kill, and when it was made."""
     chance = random.Random(seed)
-    moment, alone = chance.uniform(0, 1.02) * whole.seconds, chance.random() < 0.5
+    moment, alone = chance.uniform(0, 0.97) * whole.seconds, chance.random() < 0.5
     how = f"killed after {moment:.3f} s, {'alone' if alone else 'with its workers'}"
     with tempfile.TemporaryDirectory(dir=workshop.parent) as name:
         folder = Path(name) / "work"
