@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -175,3 +176,17 @@ def test_a_record_without_end_is_refused_early(
         list(read_delimited(path, ",", None, quoted=quoted, block_bytes=1_000))
     assert tracemalloc.get_traced_memory()[1] < 3_000_000
     tracemalloc.stop()
+
+
+def test_a_named_pipe_is_refused_and_the_shells_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "t.csv"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"t\.csv: is a named pipe"):
+        read(pipe)
+    reader, writer = os.pipe()
+    os.write(writer, b"a,b\n1,2\n")
+    os.close(writer)
+    try:
+        assert read(Path(f"/dev/fd/{reader}")).rows() == [("1", "2", 2)]
+    finally:
+        os.close(reader)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ def _chunks(path: Path, size: int) -> Iterator[bytes]:
         DataError: the file is missing, a directory, unreadable, or damaged.
     """
     try:
+        # A command would wait for ever on one that nobody writes to; those in /dev are the shell's.
+        if stat.S_ISFIFO(path.stat().st_mode) and Path("/dev") not in path.parents:
+            raise DataError(f"{path}: is a named pipe, expected a file; the shell gives <(command)")
         if path.suffix == ".gz":
             with gzip.open(path, "rb") as file:
                 while chunk := file.read(size):
