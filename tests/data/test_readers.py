@@ -326,3 +326,48 @@ def test_parquet_is_read_in_pieces_to_the_last_row(
     frames = list(TableSource([path], schema).frames())
     assert pl.concat(frames)[field_column("c")].to_list() == values
     assert len(frames) == -(-size // 10)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_that_are_split_already(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    parts = [0, 1, 2, 2, 1, 0, 0, 1, 2]
+    frame = pl.DataFrame(
+        {"click": [0, 1, 0, 1, 0, 1, 0, 1, 0], "u": [f"u{row}" for row in range(9)], "part": parts}
+    )
+    frame.write_csv(path) if suffix == ".csv" else frame.write_parquet(path)
+    schema = {"label": "click", "categorical": ["u"], "split": {"column": "part"}}
+    source = TableSource([path], TableSchema.parse(schema, "test"))
+    assert source.default_split == "given"
+    assert rows(source)[SPLIT].to_list() == parts
+    prepared = prepare(source, tmp_path / "d")
+    assert prepared.split_by == "given"
+    assert {name: split.rows for name, split in prepared.splits.items()} == {
+        "train": 3, "valid": 3, "test": 3,
+    }  # fmt: skip
+    assert set(PreparedDataset(tmp_path / "d").vocabulary("u")["category"][1:]) == {
+        "u0", "u5", "u6",
+    }  # fmt: skip
+    assert prepare(source, tmp_path / "e", split=SplitRule("order", 0.3, 0.3)).split_by == "order"
+    named = {"column": "part", "train": ["2"], "valid": [0], "test": ["1"]}
+    source = TableSource([path], TableSchema.parse({**schema, "split": named}, "test"))
+    assert rows(source)[SPLIT].to_list() == [1, 2, 0, 0, 2, 1, 1, 2, 0]
+
+
+def test_splits_by_name_and_those_that_are_none(tmp_path: Path) -> None:
+    schema = {"label": "click", "categorical": ["u"], "split": {"column": "part"}}
+    path = tmp_path / "t.csv"
+    path.write_text("click,u,part\n0,a,Train\n1,b, validation\n1,b,TEST\n")
+    source = TableSource([path], TableSchema.parse(schema, "test"))
+    assert rows(source)[SPLIT].to_list() == [0, 1, 2]
+    for bad in ("holdout", ""):
+        path.write_text(f"click,u,part\n0,a,train\n1,b,{bad}\n")
+        with pytest.raises(DataError, match=r"line 3: column 'part' holds .*expected one of 0"):
+            rows(source)
+    path.write_text("click,u,part\n0,a,train\n1,b,test\n")
+    with pytest.raises(DataError, match="the valid split would be empty: no row is given to it"):
+        prepare(source, tmp_path / "d")
+    with pytest.raises(ConfigError, match="'1' is listed for two splits"):
+        TableSchema.parse({**schema, "split": {"column": "part", "train": ["0", 1]}}, "test")
+    with pytest.raises(ConfigError, match="column 'part' is given two roles"):
+        TableSource([path], TableSchema.parse({**schema, "categorical": ["part"]}, "test"))

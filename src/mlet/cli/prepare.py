@@ -55,8 +55,8 @@ prepare_app = typer.Typer(
 Files: TypeAlias = Annotated[list[Path], typer.Argument(help="Input files, pooled in this order.")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Directory to create.")]
 SplitBy: TypeAlias = Annotated[
-    Literal["time", "order", "random"] | None,
-    typer.Option("--split", help="How to split; default: by time where the data has it."),
+    Literal["time", "order", "random", "given"] | None,
+    typer.Option("--split", help="How to split; default: as given, or by time, if it is."),
 ]
 Valid: TypeAlias = Annotated[float, typer.Option(help="Share of rows for validation.")]
 Test: TypeAlias = Annotated[float, typer.Option(help="Share of rows for the test split.")]
@@ -195,6 +195,7 @@ def _table(
     """Any CSV or Parquet file, described by a YAML schema.
 
     The schema names columns: label, dense (list, or name: log|none), categorical (list),
-    multi_valued (name: separator), time, and the CSV separator.
+    multi_valued (name: separator), time, split ({column: name}, of rows that are split already)
+    and the CSV separator.
     """
     return TableSource(files, TableSchema.load(schema))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -66,3 +67,19 @@ def labels(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
     refuse_first(frame, bad, column, path, "a label, 0 or 1")
     zero_or_one: pl.Series = values.cast(pl.UInt8)
     return zero_or_one
+
+
+def splits(frame: pl.DataFrame, column: str, places: Mapping[str, int], path: Path) -> pl.Series:
+    """The column as the place of each row's split (UInt8).
+
+    Args:
+        frame, column, path: where the values are.
+        places: the place of a split among the three, by value in lower case.
+
+    Raises:
+        DataError: a value stands for no split, or is missing.
+    """
+    text = frame[column].str.strip_chars().str.to_lowercase()
+    found: pl.Series = text.replace_strict(places, default=None, return_dtype=pl.UInt8)
+    refuse_first(frame, found.is_null(), column, path, f"one of {', '.join(places)}")
+    return found

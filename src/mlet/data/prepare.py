@@ -97,7 +97,7 @@ def prepare(
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
     least = _min_counts(names, min_count, field_min_counts or {})
-    if (by == "time" and not columns.time) or ((by == "given") != columns.split):
+    if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
         )
@@ -209,7 +209,8 @@ def _assign(staged: _Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
         assignment[order[rows - test :]] = 2
     empty = [name for place, name in enumerate(SPLITS) if not (assignment == place).any()]
     if empty:
-        raise DataError(f"{rows} rows are too few: the {empty[0]} split would be empty")
+        why = "no row is given to it" if by == "given" else f"{rows} rows are too few"
+        raise DataError(f"the {empty[0]} split would be empty: {why}")
     return assignment
 
 

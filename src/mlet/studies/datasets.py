@@ -40,7 +40,7 @@ class DatasetConfig(Settings):
     format: str | None = None
     files: list[Path] = Setting(default_factory=list)
     schema_file: Path | None = None
-    split: Literal["time", "order", "random"] | None = None
+    split: Literal["time", "order", "random", "given"] | None = None
     valid: float = 0.1
     test: float = 0.1
     seed: int = Setting(0, ge=0)

@@ -8,15 +8,45 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from mlet.data import parse
 from mlet.data.delimited import LINE, read_delimited
-from mlet.data.source import LABEL, TIME, DenseScale, RawColumns, dense_column, field_column
+from mlet.data.schema import SPLITS
+from mlet.data.source import LABEL, SPLIT, TIME, DenseScale, RawColumns, dense_column, field_column
 from mlet.errors import ConfigError, DataError
 from mlet.settings import Settings
 
 _PARQUET_ROWS = 500_000
+
+
+class SplitColumn(Settings):
+    """A column that says of every row which split it is in.
+
+    Attributes:
+        column: its name.
+        train, valid, test: its values, without regard to case.
+    """
+
+    column: str
+    train: list[int | str] = Field(default=[0, "train"], min_length=1)
+    valid: list[int | str] = Field(default=[1, "valid", "validation"], min_length=1)
+    test: list[int | str] = Field(default=[2, "test"], min_length=1)
+
+    @model_validator(mode="after")
+    def _one_split_a_value(self) -> Self:
+        for value in self.places():
+            if sum(value in self._texts(split) for split in SPLITS) > 1:
+                raise ValueError(f"{value!r} is listed for two splits")
+        return self
+
+    def places(self) -> dict[str, int]:
+        """The place of a split among the three, by value."""
+        return {text: place for place, split in enumerate(SPLITS) for text in self._texts(split)}
+
+    def _texts(self, split: str) -> list[str]:
+        return [str(value).strip().lower() for value in getattr(self, split)]
 
 
 class TableSchema(Settings):
@@ -29,6 +59,7 @@ class TableSchema(Settings):
         multi_valued: columns with a bag of categories: name → the separator between them in a
             CSV cell (ignored for Parquet list columns).
         time: column to split by: integers, or dates in ISO form.
+        split: the column of rows that are split already; see `SplitColumn`.
         separator: between the columns of a CSV file.
         quote: ``double``, where cells of a CSV file may be enclosed in double quotes (RFC 4180), or
             ``none``, where quotes are characters like others, as in many logs.
@@ -39,13 +70,15 @@ class TableSchema(Settings):
     categorical: list[str] = Field(default_factory=list)
     multi_valued: dict[str, str] = Field(default_factory=dict)
     time: str | None = None
+    split: SplitColumn | None = None
     separator: str = ","
     quote: Literal["double", "none"] = "double"
 
     def names(self) -> list[str]:
         """Every column the schema refers to."""
         time = [self.time] if self.time else []
-        return [self.label, *self.dense, *self.categorical, *self.multi_valued, *time]
+        split = [self.split.column] if self.split else []
+        return [self.label, *self.dense, *self.categorical, *self.multi_valued, *time, *split]
 
 
 class TableSource:
@@ -72,8 +105,12 @@ class TableSource:
             categorical=tuple(schema.categorical),
             multi_valued=tuple(schema.multi_valued),
             time=schema.time is not None,
+            split=schema.split is not None,
         )
-        self.default_split: Literal["time", "random"] = "time" if schema.time else "random"
+        otherwise: Literal["time", "random"] = "time" if schema.time else "random"
+        self.default_split: Literal["time", "random", "given"] = (
+            "given" if schema.split else otherwise
+        )
         self.description = f"table: {', '.join(path.name for path in self.paths)}"
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -122,6 +159,8 @@ class TableSource:
         columns = {LABEL: parse.labels(text, schema.label, path)}
         if schema.time is not None:
             columns[TIME], unit = _time(raw[schema.time], text, path)
+        if schema.split is not None:
+            columns[SPLIT] = parse.splits(text, schema.split.column, schema.split.places(), path)
         for name in self.columns.dense:
             columns[dense_column(name)] = parse.numbers(text, name, path)
         for name in schema.categorical:
