@@ -54,37 +54,39 @@ def loss(model: FieldEmbedding, seed: int) -> torch.Tensor:
 
 def sparse_and_dense(
     model: FieldEmbedding,
-    sparse: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-    dense: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    sparse: Callable[[list[nn.Parameter], float], torch.optim.Optimizer],
+    dense: Callable[[list[nn.Parameter], float], torch.optim.Optimizer],
+    ratio: float = 1.0,
 ) -> list[torch.optim.Optimizer]:
     tables = [table.stacked for table in model.tables]
-    return [sparse(tables), dense([p for p in model.parameters() if p not in set(tables)])]
+    projections = [p for p in model.parameters() if p not in set(tables)]
+    return [sparse(tables, 0.1), dense(projections, 0.1 * ratio)]
 
 
 REFERENCES: dict[type[FusedOptimizer], Any] = {
-    FusedSGD: (lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    FusedSGD: (lambda p, lr: torch.optim.SGD(p, lr), lambda p, lr: torch.optim.SGD(p, lr)),
     FusedAdagrad: (
-        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
-        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
+        lambda p, lr: torch.optim.Adagrad(p, lr, eps=1e-8),
+        lambda p, lr: torch.optim.Adagrad(p, lr, eps=1e-8),
     ),
     FusedRowWiseAdagrad: (
-        lambda p: RowWiseAdagrad(p, lr=0.1),
-        lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-8),
+        lambda p, lr: RowWiseAdagrad(p, lr),
+        lambda p, lr: torch.optim.Adagrad(p, lr, eps=1e-8),
     ),
     FusedLazyAdam: (
-        lambda p: torch.optim.SparseAdam(p, lr=0.1),
+        lambda p, lr: torch.optim.SparseAdam(p, lr),
         # Adam puts ε elsewhere than SparseAdam; with gradients of this size it does not show.
-        lambda p: torch.optim.Adam(p, lr=0.1),
+        lambda p, lr: torch.optim.Adam(p, lr),
     ),
 }
 
 
 @pytest.mark.parametrize("fused", REFERENCES, ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize("passes", [1, 2])
-def test_as_torchs_optimizer_on_the_same_gradients(fused: Any, passes: int) -> None:
+@pytest.mark.parametrize(("passes", "ratio"), [(1, 1.0), (2, 1.0), (1, 0.3)])
+def test_as_torchs_optimizer_on_the_same_gradients(fused: Any, passes: int, ratio: float) -> None:
     mine, theirs = layer(), layer()
-    optimizer = fused(mine, lr=0.1)
-    references = sparse_and_dense(theirs, *REFERENCES[fused])
+    optimizer = fused(mine, lr=0.1, projection_lr=ratio)
+    references = sparse_and_dense(theirs, *REFERENCES[fused], ratio)
     for step in range(4):
         optimizer.zero_grad()
         theirs.zero_grad()
@@ -315,6 +317,7 @@ def test_detached_or_gone_it_leaves_the_tables_free() -> None:
     ("settings", "message"),
     [
         ({"lr": -1}, "lr must not be negative, got -1"),
+        ({"projection_lr": -1}, "projection_lr must not be negative"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
         ({"eps": -1e-3}, "eps must not be negative"),
         ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\)"),
@@ -385,3 +388,12 @@ def test_the_seed_of_rounding_is_drawn_from_torch() -> None:
         torch.manual_seed(seed)
         seeds.append(FusedSGD(model).param_groups[0]["seed"])
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_a_state_of_mlet_0_1_goes_on_with_one_step_size_for_both() -> None:
+    optimizer = FusedAdagrad(layer(), projection_lr=0.3)
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["projection_lr"]
+    optimizer.load_state_dict(state)
+    (group,) = optimizer.param_groups
+    assert group["projection_lr"] == 1.0

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlet.data import PreparedDataset
+from mlet.data import BatchLoader, PreparedDataset
 from mlet.models import DLRMConfig, build_model
 from mlet.optim import RowWiseAdagrad
-from mlet.training.config import OptimizersConfig
+from mlet.training.config import OptimizerName, OptimizersConfig
 from mlet.training.optimizers import Optimizers
 
 
@@ -115,3 +115,24 @@ def test_state_survives_a_round_trip(small_data: Path) -> None:
     step(restored, twin)
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+def test_projections_have_a_step_size_of_their_own(small_data: Path, name: OptimizerName) -> None:
+    schema = PreparedDataset(small_data).schema
+    batch = next(iter(BatchLoader(PreparedDataset(small_data).split("train"), 64, 0).epoch(0)))
+    moved = {}
+    for ratio in (1.0, 0.25):
+        torch.manual_seed(0)
+        model = build_model(DLRMConfig(dim=2, inner_dim=6), schema)
+        tables = {"name": name, "learning_rate": 0.05, "projection_lr": ratio}
+        optimizers = Optimizers(OptimizersConfig.parse({"tables": tables}, "test"), model)
+        table = model.embedding.tables[0]
+        before = [table.inner.detach().clone(), table.projection.detach().clone()]
+        model.task.loss(model(batch), batch.labels["label"]).backward()
+        optimizers.step()
+        after = [table.inner.detach(), table.projection.detach()]
+        moved[ratio] = [new - old for new, old in zip(after, before, strict=True)]
+    torch.testing.assert_close(moved[0.25][0], moved[1.0][0])
+    torch.testing.assert_close(moved[0.25][1], moved[1.0][1] / 4, rtol=1e-4, atol=1e-7)
+    assert moved[1.0][1].abs().max() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,8 +23,8 @@ class FusedOptimizer(Optimizer):
 
     It takes a module, not parameters, and trains every `mlet.nn.FieldEmbedding` in it: tables by
     touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule
-    and step size the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad),
-    unless they were frozen when the optimizer was made.
+    the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad), unless they
+    were frozen when the optimizer was made. Their step size is ``projection_lr`` times the tables'.
 
     While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
@@ -61,7 +62,7 @@ class FusedOptimizer(Optimizer):
             )
         if not tables:
             raise ValueError(f"{type(module).__name__} has no FieldEmbedding to train")
-        for name in ("lr", "weight_decay", "eps"):
+        for name in ("lr", "projection_lr", "weight_decay", "eps"):
             if defaults[name] < 0:
                 raise ValueError(f"{name} must not be negative, got {defaults[name]}")
         if not all(0 <= beta < 1 for beta in defaults["betas"]):
@@ -152,6 +153,7 @@ class FusedOptimizer(Optimizer):
             )
         super().load_state_dict(state_dict)
         (group,) = self.param_groups
+        group.setdefault("projection_lr", 1.0)  # mlet 0.1 had none
         for place, parameter in enumerate(group["params"]):
             for name, value in state_dict["state"].get(place, {}).items():
                 self.state[parameter][name] = value.to(parameter.device, copy=True).contiguous()
@@ -173,8 +175,8 @@ class FusedOptimizer(Optimizer):
             return
         if projection_grad is not None:
             dense = self._rule_of(stacked=False)
-            if dense is not self.rule_name:
-                rule = Rule(dense, rule.lr, rule.weight_decay, rule.eps)
+            (group,) = self.param_groups
+            rule = replace(rule, name=dense, lr=rule.lr * group["projection_lr"])
             rows = projection.detach().flatten(0, 1)
             states = self._state(projection, dense)
             grads = projection_grad.to(rows.dtype).flatten(0, 1)
@@ -194,44 +196,64 @@ class FusedSGD(FusedOptimizer):
         module: holds one `FieldEmbedding` or more.
         lr: step size η.
         weight_decay: λ, on touched rows only.
+        projection_lr: step size of the projections, in units of ``lr``.
     """
 
     rule_name = RuleName.SGD
 
-    def __init__(self, module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0) -> None:
-        super().__init__(module, _defaults(lr, weight_decay))
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float = 0.1,
+        weight_decay: float = 0.0,
+        *,
+        projection_lr: float = 1.0,
+    ) -> None:
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr))
 
 
 class FusedAdagrad(FusedOptimizer):
     """Adagrad on touched rows; state: as many floats as the table has.
 
     Args:
-        module, lr, weight_decay: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
     rule_name = RuleName.ADAGRAD
 
     def __init__(
-        self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
+        self,
+        module: nn.Module,
+        lr: float = 0.02,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        *,
+        projection_lr: float = 1.0,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, eps))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps))
 
 
 class FusedRowWiseAdagrad(FusedOptimizer):
     """Adagrad with one accumulator a row, of the mean squared gradient; state: n floats.
 
     Args:
-        module, lr, weight_decay: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
     rule_name = RuleName.ROWWISE_ADAGRAD
 
     def __init__(
-        self, module: nn.Module, lr: float = 0.02, weight_decay: float = 0.0, eps: float = 1e-8
+        self,
+        module: nn.Module,
+        lr: float = 0.02,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        *,
+        projection_lr: float = 1.0,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, eps))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps))
 
 
 class FusedLazyAdam(FusedOptimizer):
@@ -239,7 +261,7 @@ class FusedLazyAdam(FusedOptimizer):
     the projections get ordinary Adam. State: twice as many floats as the table has.
 
     Args:
-        module, lr, weight_decay: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
         betas: β₁, β₂.
         eps: ε, outside the root, before bias correction as in SparseAdam.
     """
@@ -253,8 +275,10 @@ class FusedLazyAdam(FusedOptimizer):
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        *,
+        projection_lr: float = 1.0,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, eps, betas))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps, betas))
 
 
 def _rebuilt(
@@ -277,7 +301,14 @@ def _release(trained: list[tuple[StackedTables, list[RowGradient] | None]]) -> N
 def _defaults(
     lr: float,
     weight_decay: float,
+    projection_lr: float,
     eps: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> dict[str, Any]:
-    return {"lr": lr, "weight_decay": weight_decay, "eps": eps, "betas": betas}
+    return {
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "projection_lr": projection_lr,
+        "eps": eps,
+        "betas": betas,
+    }

@@ -42,16 +42,18 @@ class _StepSize(Settings):
 class TableOptimizerConfig(_StepSize):
     """Optimizer of the embedding tables; touches only the rows a batch queries.
 
-    The projections of two-layer tables have dense gradients and take the same method and step
-    size (row-wise Adagrad: Adagrad), since the product's update is that of both factors.
+    The projections of two-layer tables have dense gradients and take the same method (row-wise
+    Adagrad: Adagrad), since the product's update is that of both factors.
 
     Attributes:
         name: the method.
+        projection_lr: step size of the projections, in units of ``learning_rate``.
         weight_decay: of the rows a batch queries, when it queries them; of projections, at every
             step.
     """
 
     name: OptimizerName = "adagrad"
+    projection_lr: float = Setting(1.0, gt=0)
     weight_decay: float = Setting(0.0, ge=0)
 
 

@@ -50,7 +50,10 @@ class Optimizers:
         stacks = nn.ModuleList(p for p in model.modules() if isinstance(p, StackedTables))
         if len(stacks):
             embeddings = _TABLES[tables.name](
-                stacks, lr=tables.learning_rate, weight_decay=tables.weight_decay
+                stacks,
+                lr=tables.learning_rate,
+                weight_decay=tables.weight_decay,
+                projection_lr=tables.projection_lr,
             )
             (group,) = embeddings.param_groups
             embedding = {id(parameter) for parameter in group["params"]}
