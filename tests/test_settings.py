@@ -13,7 +13,7 @@ from mlet import registry
 from mlet.atomic import atomic_directory, write_text
 from mlet.errors import ConfigError
 from mlet.registry import Registry
-from mlet.settings import parse_assignments
+from mlet.settings import load_yaml, parse_assignments
 from mlet.training import RunConfig
 
 
@@ -80,3 +80,19 @@ def test_a_file_is_on_the_device_before_it_has_its_name(
     assert steps[0].startswith(".file.")
     assert steps[0].endswith("not yet")
     assert steps[1] == f"{tmp_path.name}, named"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is given twice"),
+        ("a:\n  x: 1\n  x: 2\n", "line 3: 'x' is given twice"),
+        ("a: {x: 1, 'x': 2}\n", "line 1: 'x' is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_yaml(tmp_path / "s.yaml")
+    (tmp_path / "s.yaml").write_text("base: &base {x: 1}\na: {<<: *base, y: 2}\n")
+    assert load_yaml(tmp_path / "s.yaml")["a"] == {"x": 1, "y": 2}

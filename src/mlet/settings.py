@@ -73,6 +73,23 @@ class Choice(Settings):
         return validate(value) if kind is cls else kind.model_validate(value)
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's; see there."""
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                text, mark = f"{key!r} is given twice", key_node.start_mark
+                raise yaml.constructor.ConstructorError(None, None, text, mark)
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
@@ -83,7 +100,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     absent = "No such file or directory"
     with reading(path, ConfigError, "it should be a YAML file", missing=absent):
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), _Once)
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not UTF-8 text; is it a YAML file?") from None
         except yaml.YAMLError as error:
@@ -118,7 +135,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise ConfigError(f"--set {assignment!r}: expected key=value, as training.epochs=3")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _Once)
         except yaml.YAMLError:
             raise ConfigError(f"--set {assignment!r}: the value is not YAML") from None
         for step in reversed(path.split(".")):

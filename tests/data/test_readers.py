@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def test_table_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3: column 'when' holds 'soon', expected a date"):
         rows(TableSource([path], TableSchema.parse(SCHEMA, "test")))
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"bad\.parquet: damaged \(.*fetch it again"):
         rows(TableSource([tmp_path / "bad.parquet"], TableSchema.parse(SCHEMA, "test")))
 
 
@@ -371,3 +372,58 @@ def test_splits_by_name_and_those_that_are_none(tmp_path: Path) -> None:
         TableSchema.parse({**schema, "split": {"column": "part", "train": ["0", 1]}}, "test")
     with pytest.raises(ConfigError, match="column 'part' is given two roles"):
         TableSource([path], TableSchema.parse({**schema, "categorical": ["part"]}, "test"))
+
+
+@pytest.mark.parametrize("date", ["01-02-2024", "2024/01/02", "02 Jan 2024", "20240102-03"])
+def test_dates_that_are_not_iso_are_not_guessed(tmp_path: Path, date: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"click,u,ts\n0,a,{date}\n1,b,{date}\n")
+    schema = TableSchema.parse({"label": "click", "categorical": ["u"], "time": "ts"}, "test")
+    with pytest.raises(
+        DataError, match=r"line 2: column 'ts' holds .*expected a (date in ISO|64-bit)"
+    ):
+        rows(TableSource([path], schema))
+
+
+@pytest.mark.parametrize("separator", ["", ",,", "\u00a7", '"', "\n"])
+def test_a_separator_is_one_ascii_character(tmp_path: Path, separator: str) -> None:
+    schema = {"label": "click", "categorical": ["u"], "separator": separator}
+    with pytest.raises(ConfigError, match="'separator' must be one ASCII character"):
+        TableSource([tmp_path / "t.csv"], TableSchema.parse(schema, "test"))
+    with pytest.raises(ConfigError, match="'__line__' is a name that mlet uses itself"):
+        TableSource(
+            [tmp_path / "t.csv"],
+            TableSchema.parse({"label": "click", "categorical": ["__line__"]}, "test"),
+        )
+
+
+def test_empty_texts_of_a_list_are_no_categories_and_structures_none_at_all(tmp_path: Path) -> None:
+    schema = {"multi_valued": {"tags": "|"}}
+    frame = parquet(tmp_path, schema, tags=[["a", "", "b"], [""]])
+    assert frame[field_column("tags")].to_list() == [["a", "b"], []]
+    with pytest.raises(DataError, match="holds no lists of numbers or texts"):
+        parquet(tmp_path, schema, tags=[[{"x": 1}], [{"x": 2}]])
+    with pytest.raises(DataError, match=r"holds no numbers or texts$"):
+        parquet(tmp_path, {"categorical": ["s"]}, s=[{"x": 1}, {"x": 2}])
+
+
+def test_old_line_ends_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"click,u\r0,a\r1,b\r")
+    schema = TableSchema.parse({"label": "click", "categorical": ["u"]}, "test")
+    with pytest.raises(DataError, match=r"line 1: lines end with .*convert them"):
+        rows(TableSource([path], schema))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "bytes"])
+def test_what_is_no_parquet_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "t.parquet"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"PAR1" + bytes(200) + b"PAR1")
+    schema = TableSchema.parse({"label": "click", "categorical": ["u"]}, "test")
+    with pytest.raises(DataError, match=r"t\.parquet: .*fetch it again"):
+        rows(TableSource([path], schema))

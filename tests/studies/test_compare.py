@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_collapsed_models_on_the_test_split(
         for run in arm.runs:
             name = f"l{arm.learning_rate:g}-seed{run.seed}"
             model, _, _ = load_collapsed(folder / name / "model.safetensors")
-            p = predict(model, columns)
+            p = predict(model, columns).astype(np.float32)  # as they are kept: some become equal
             y = np.asarray(columns.labels["label"])
             assert run.test["auc"] == pytest.approx(roc_auc_score(y, p))
             assert run.rare["auc"] == pytest.approx(roc_auc_score(y[rare], p[rare]))

@@ -107,3 +107,31 @@ def test_a_finished_run_that_is_gone_is_trained_again_as_the_error_says(
     after = sweep(study, tmp_path, jobs=1).panels[0].arms[0]
     assert [one.test for one in after.runs] == [one.test for one in before.runs]
     assert (other / "summary.json").stat().st_mtime_ns == stamp
+
+
+def test_swapped_files_of_a_study_are_noticed(small_data: Path, tmp_path: Path) -> None:
+    study = StudyConfig.parse(
+        {
+            "datasets": {"d": {"prepared": str(small_data)}},
+            "models": {"fm": {}},
+            "optimizers": ["sgd"],
+            "dims": [1, 2],
+            "seeds": 2,
+            "tuning": {"learning_rates": [0.1]},
+            "training": {"epochs": 1},
+            "resamples": 3,
+        },
+        "test",
+    )
+    first, second = (arm.predictions for arm in sweep(study, tmp_path, jobs=1).panels[0].arms)
+    kept = (first[0] / "test.npz").read_bytes()
+    for other in (first[1], second[0]):
+        shutil.copy(other / "test.npz", first[0] / "test.npz")
+        with pytest.raises(RunError, match=r"seed0/test\.npz: damaged \(of another run\)"):
+            sweep(study, tmp_path, jobs=1)
+    (first[0] / "test.npz").write_bytes(kept)
+    sweep(study, tmp_path, jobs=1)
+    shutil.rmtree(first[0])
+    shutil.copytree(second[0], first[0])
+    with pytest.raises(RunError, match="seed0 holds a run with other settings; put back the one"):
+        sweep(study, tmp_path, jobs=1)

@@ -424,3 +424,32 @@ def test_fields_whose_names_begin_alike_are_told_apart(tmp_path: Path, precision
     trained, data = load_trained(RunDirectory(tmp_path / "run"))
     expected = predict(trained.collapse(precision), data.split("test"))
     assert predict(load_collapsed(out)[0], data.split("test")) == pytest.approx(expected)
+
+
+def test_an_edited_configuration_of_a_finished_run_is_noticed_by_everyone(
+    small_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(config(small_data, epochs=1), run)
+    assert resume(edited(run, tmp_path / "same")).steps == EPOCH
+    for place, change in enumerate(
+        [
+            ("pooling: mean", "pooling: sum"),
+            ("seed: 0", "seed: 5"),
+            ("interaction: dot", "interaction: cat"),
+        ]
+    ):
+        other = edited(run, tmp_path / str(place), change)
+        message = rf"{change[0].partition(':')[0]} \(.* then, .* now\) has changed"
+        for use in (
+            resume,
+            lambda path: load_trained(RunDirectory(path)),
+            lambda path: collapse_run(path, tmp_path / "out.safetensors"),
+        ):
+            with pytest.raises(RunError, match=message):
+                use(other)
+    for name, value in (("epochs: 1", "epochs: 4"), ("device: cpu", "device: nonsense")):
+        other = edited(run, tmp_path / name[:5], (name, value))
+        with pytest.raises(RunError, match=r"has changed .*the run is finished, and stays as it"):
+            resume(other)
+        load_trained(RunDirectory(other))

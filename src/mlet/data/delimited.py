@@ -232,7 +232,10 @@ def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str
             f"{path}, line 1: a quote in the column names is not closed on the line; names may "
             f"hold no line breaks"
         )
-    cells = next(csv.reader([text], delimiter=separator)) if quoted else text.split(separator)
+    try:
+        cells = next(csv.reader([text], delimiter=separator)) if quoted else text.split(separator)
+    except csv.Error:  # of lines that end with carriage returns alone, as those of old Macs
+        raise DataError(f"{path}, line 1: lines end with \\r alone; convert them to \\n") from None
     names = [name.strip() for name in cells]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -19,7 +19,7 @@ from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
 from mlet.metrics import Interval, percentile_interval
 from mlet.studies.ledger import Ledger
-from mlet.studies.runs import is_scored, read_test_scores, run_path, score_run
+from mlet.studies.runs import check_run, is_scored, read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
 from mlet.task import Metric, Task
@@ -321,6 +321,7 @@ def _read(
                 f"{path}: the finished run is gone, or its model; remove what is left of it, move "
                 f"{out / 'study.db'} away, and give the command again: it alone is trained again"
             )
+        check_run(study.run(trained, setting, seed, data.root), path)
         run.check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()

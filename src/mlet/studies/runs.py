@@ -6,7 +6,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.nn.compression import Precision
-from mlet.reading import reading
+from mlet.reading import checksum, reading
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
@@ -49,8 +49,7 @@ def train_and_score(
         if run.config_file.exists():
             # It goes on as it was begun, whichever device it is offered and wherever its data
             # lies now, as on another machine: that it is the same data is checked.
-            if _settings(run.config()) != _settings(config):
-                raise RunError(f"{path} holds a run with other settings; choose another --out")
+            check_run(config, path)
             summary = resume(path, data=config.data)
         else:
             training = config.training.model_copy(update={"device": device})
@@ -90,6 +89,26 @@ def _scores_file(path: Path, precision: Precision) -> Path:
     return path / ("test.npz" if precision == "float32" else f"test-{precision}.npz")
 
 
+def _seal(path: Path) -> int:
+    """What tells a finished run from others: its settings and what came of them."""
+    run = RunDirectory(path)
+    settings = run.config().model_dump(mode="json", exclude={"data"})
+    return checksum({"settings": settings, "summary": asdict(run.summary())})
+
+
+def check_run(config: RunConfig, path: Path) -> None:
+    """Refuse a run that is not the one which a study keeps there.
+
+    Raises:
+        RunError: it has other settings.
+    """
+    if _settings(RunDirectory(path).config()) != _settings(config):
+        raise RunError(
+            f"{path} holds a run with other settings; put back the one that was there, or choose "
+            f"another --out"
+        )
+
+
 def is_scored(path: Path, precision: Precision) -> bool:
     """Whether a run's predictions for the test split are kept."""
     return _scores_file(path, precision).exists()
@@ -107,7 +126,9 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     draws = model.task.resampled(labels, predictions, samples=resamples)
     size = sum(tensor.nbytes for tensor in served.state_dict().values())
     with atomic_path(_scores_file(path, precision)) as temporary, temporary.open("wb") as file:
-        np.savez(file, probabilities=predictions, resamples=draws, model_bytes=size)
+        np.savez(
+            file, probabilities=predictions, resamples=draws, model_bytes=size, run=_seal(path)
+        )
 
 
 def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores:
@@ -122,7 +143,11 @@ def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores
             raise ValueError("no NumPy archive")
         with np.load(file) as arrays:
             size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
-            return TestScores(arrays["probabilities"], arrays["resamples"], size)
+            scores = TestScores(arrays["probabilities"], arrays["resamples"], size)
+            run = int(arrays["run"]) if "run" in arrays else None  # mlet 0.1 kept none
+        if run not in (None, _seal(path)):
+            raise ValueError("of another run")
+        return scores
 
 
 def tidy(out: Path, arm: str, kept: set[Path]) -> None:

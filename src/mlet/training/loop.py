@@ -90,6 +90,7 @@ def resume(out: Path, observer: Observer | None = None, *, data: Path | None = N
             f"mlet train DATA --resume {out}"
         )
     if run.finished:
+        run.check_begun(run.config(), all_of_it=True)
         run.check_data(PreparedDataset(config.data), same_rows=True)
         return run.summary()
     if run.failure is not None:
@@ -169,6 +170,8 @@ class _Trainer:
         # That of its beginning stays: its checkpoints are marked with it.
         if not self.run.schema_file.exists():
             self.run.write_schema(self.data.schema)
+        if not self.run.is_begun:
+            self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
@@ -280,8 +283,7 @@ class _Trainer:
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
                 "arithmetic": self._arithmetic(),
-            },
-            self.config,
+            }
         )
 
     def _arithmetic(self) -> dict[str, str]:
@@ -316,6 +318,7 @@ class _Trainer:
             training_bytes=sum(p.nbytes for p in self.model.parameters()),
             model_bytes=model_bytes,
         )
+        self.run.write_begun(self.config)  # with what it was continued with
         self.run.write_summary(summary)
         return summary
 

@@ -100,6 +100,7 @@ class RunDirectory:
         self.root = Path(root)
         self.config_file = self.root / "config.yaml"
         self.schema_file = self.root / "schema.json"
+        self._begun_file = self.root / "begun.json"
         self.metrics_file = self.root / "metrics.jsonl"
         self.spectra_file = self.root / "spectra.jsonl"
         self.summary_file = self.root / "summary.json"
@@ -130,6 +131,47 @@ class RunDirectory:
     def write_schema(self, schema: DatasetSchema) -> None:
         """Keep what the run's weights are weights of."""
         write_sealed(self.schema_file, schema.model_dump(mode="json"))
+
+    def write_begun(self, config: RunConfig) -> None:
+        """Keep the settings that the run's weights come from, whatever is edited afterwards."""
+        write_sealed(self._begun_file, config.model_dump(mode="json", exclude={"data"}))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether those settings are kept."""
+        return self._begun_file.exists()
+
+    def check_begun(self, config: RunConfig, *, all_of_it: bool = False) -> None:
+        """Refuse a configuration that was edited since the run was begun, or since it was finished.
+
+        Args:
+            config: as it is now.
+            all_of_it: also what an unfinished run may be continued with other values of.
+
+        Raises:
+            RunError: it was; names the setting and both values.
+        """
+        if not self.is_begun:  # by mlet 0.1, or not yet
+            return
+        kept = read_sealed(self._begun_file, RunError, _REMEDY)
+        # Settings that a later version has beside those that were kept are as by default.
+        then = RunConfig.parse({**kept, "data": str(config.data)}, str(self._begun_file))
+        trees = [one.model_dump(mode="json", exclude={"data"}) for one in (then, config)]
+        if not all_of_it:
+            for tree in trees:
+                for name in _FREE:
+                    del tree["training"][name]
+        place = _first_difference(trees[0], trees[1])
+        if place is not None:
+            remedy = (
+                "the run is finished, and stays as it is"
+                if all_of_it
+                else f"of training, {', '.join(_FREE)} may change while it is unfinished"
+            )
+            raise RunError(
+                f"{self.config_file}: {place} has changed since the run was begun; put it back, or "
+                f"train with it in another directory ({remedy})"
+            )
 
     def check_data(self, data: PreparedDataset, *, same_rows: bool) -> None:
         """Refuse a data set that the run's weights do not belong to; see `mlet.data.identity`.
@@ -179,7 +221,9 @@ class RunDirectory:
         # mlet 0.1 took the precision for a setting of the model.
         if isinstance(values.get("model"), dict):
             values["model"].pop("quantize", None)
-        return RunConfig.parse(values, str(self.config_file))
+        config = RunConfig.parse(values, str(self.config_file))
+        self.check_begun(config)
+        return config
 
     def _config_values(self) -> dict[str, Any]:
         if not self.config_file.exists():
@@ -229,10 +273,9 @@ class RunDirectory:
             return []
         return read_sealed_lines(self.spectra_file, RunError, "remove it, or train the run again")
 
-    def save_last(self, state: dict[str, Any], config: RunConfig) -> None:
-        """Keep the state to resume from, and the configuration that it is of."""
-        settings = config.model_dump(mode="json", exclude={"data"})
-        self._save({**state, "config": settings}, self._last)
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Keep the state to resume from."""
+        self._save(state, self._last)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Keep the weights of the best validation."""
@@ -242,13 +285,9 @@ class RunDirectory:
         """The state to resume from; None if training was stopped before the first one.
 
         Raises:
-            RunError: it is damaged, or is not of the configuration there is now; names the setting.
+            RunError: it is damaged.
         """
-        if not self._last.exists():
-            return None
-        state = self._load(self._last)
-        self._check_settings(state.get("config"))
-        return state
+        return self._load(self._last) if self._last.exists() else None
 
     def progress(self, state: Mapping[str, Any]) -> Progress:
         """Where training stood; mlet 0.1 called the best headline metric ``best_auc``."""
@@ -257,22 +296,6 @@ class RunDirectory:
             values = {**values, "best": values["best_auc"]}
             del values["best_auc"]
         return _kept(Progress, values, self._last)
-
-    def _check_settings(self, kept: Any) -> None:
-        """Refuse to go on with a configuration that was edited since the checkpoint."""
-        if not isinstance(kept, Mapping):  # of mlet 0.1
-            return
-        now = self.config().model_dump(mode="json", exclude={"data"})
-        kept, now = (
-            {**tree, "training": {k: v for k, v in tree["training"].items() if k not in _FREE}}
-            for tree in (kept, now)
-        )
-        place = _first_difference(kept, now)
-        if place is not None:
-            raise RunError(
-                f"{self.config_file}: {place} has changed since the run was begun; put it back, or "
-                f"train with it in another directory (of training, {', '.join(_FREE)} may change)"
-            )
 
     def load_best(self) -> dict[str, Any]:
         """The weights of the best validation."""

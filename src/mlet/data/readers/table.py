@@ -16,9 +16,12 @@ from mlet.data.delimited import LINE, read_delimited
 from mlet.data.schema import SPLITS
 from mlet.data.source import LABEL, SPLIT, TIME, DenseScale, RawColumns, dense_column, field_column
 from mlet.errors import ConfigError, DataError
+from mlet.reading import reading
 from mlet.settings import Settings
 
 _PARQUET_ROWS = 500_000
+#: Year, month, day, and perhaps the time of the day.
+_ISO_DATE = r"^\d{4}-\d{2}-\d{2}(?:$|[T ])"
 
 
 class SplitColumn(Settings):
@@ -96,8 +99,15 @@ class TableSource:
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
         if not schema.categorical and not schema.multi_valued:
             raise ConfigError("schema: name at least one categorical or multi_valued column")
-        if len(schema.separator) != 1:
-            raise ConfigError("schema: 'separator' must be one character")
+        if len(schema.separator.encode()) != 1 or schema.separator in '"\r\n':
+            raise ConfigError(
+                f"schema: 'separator' must be one ASCII character, and neither a quote nor an end "
+                f"of line; got {schema.separator!r}"
+            )
+        if LINE in names:
+            raise ConfigError(
+                f"schema: {LINE!r} is a name that mlet uses itself; rename the column"
+            )
         self.paths, self.schema = tuple(paths), schema
         dense = schema.dense
         self.columns = RawColumns(
@@ -138,19 +148,16 @@ class TableSource:
             quoted = self.schema.quote == "double"
             yield from read_delimited(path, self.schema.separator, None, quoted=quoted)
             return
-        if not path.exists():
-            raise DataError(f"{path}: no such file")
-        try:
+        remedy = "write the Parquet file again, or fetch it again"
+        with reading(path, DataError, remedy, missing="no such file"):
             lazy = pl.scan_parquet(path, glob=False)
             total = lazy.select(pl.len()).collect().item()
+            if total == 0:
+                raise DataError(f"{path}: the file is empty")
             for start in range(0, total, _PARQUET_ROWS):
                 frame = lazy.slice(start, _PARQUET_ROWS).collect()
                 rows = np.arange(start + 1, start + 1 + len(frame), dtype=np.uint64)
                 yield frame.with_columns(pl.Series(LINE, rows))
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path}: not a readable Parquet file ({error})") from None
-        if total == 0:
-            raise DataError(f"{path}: the file is empty")
 
     def _typed(self, raw: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, str | None]:
         """The columns of a raw frame, and what its times are."""
@@ -191,7 +198,8 @@ def _as_text(values: pl.Series, path: Path) -> pl.Series:
             raise pl.exceptions.InvalidOperationError
         return values.to_frame().select(_text(pl.col(values.name), values.dtype)).to_series()
     except pl.exceptions.PolarsError:
-        hint = "; name it under multi_valued" if values.dtype.is_nested() else ""
+        lists = isinstance(values.dtype, (pl.List, pl.Array))
+        hint = "; name it under multi_valued" if lists else ""
         raise DataError(
             f"{path}: column {values.name!r} of type {values.dtype} holds no numbers or texts{hint}"
         ) from None
@@ -205,8 +213,12 @@ def _as_bags(bags: pl.Series, path: Path) -> pl.Series:
     """
     try:
         lists = bags.arr.to_list() if isinstance(bags.dtype, pl.Array) else bags
-        texts = lists.list.eval(_text(pl.element(), lists.dtype.inner))  # type: ignore[attr-defined]
-        return texts.list.drop_nulls().fill_null([])
+        inner = lists.dtype.inner  # type: ignore[attr-defined]
+        if inner.is_nested():  # structures would become texts of a kind
+            raise pl.exceptions.InvalidOperationError
+        texts = lists.list.eval(_text(pl.element(), inner))
+        # As in a cell of a CSV file, where nothing stands between two separators.
+        return texts.list.eval(pl.element().filter(pl.element() != "")).fill_null([])
     except (AttributeError, pl.exceptions.PolarsError):
         raise DataError(
             f"{path}: column {bags.name!r} of type {bags.dtype} holds no lists of numbers or texts"
@@ -238,6 +250,8 @@ def _time(stamp: pl.Series, text: pl.DataFrame, path: Path) -> tuple[pl.Series, 
     strings = text[name].str.strip_chars()
     if not _looks_dated(strings):
         return parse.integers(text, name, path, required=True), "integers"
+    # Polars guesses, and takes 01-02-2024 for the first of February.
+    strings = strings.set(~strings.str.contains(_ISO_DATE).fill_null(False), None)
     try:
         dates = strings.str.to_datetime(time_unit="us", strict=False)
     except pl.exceptions.PolarsError:  # it knows none of the formats
