@@ -64,6 +64,11 @@ class Factors:
             gram += rows.T @ scaled
         return gram
 
+    def are_finite(self) -> bool:
+        """Whether neither factor holds NaN or infinite values."""
+        factors = (self.inner, self.projection)
+        return all(bool(factor.isfinite().all()) for factor in factors if factor is not None)
+
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """First row and rows of W2, in float64, a block at a time."""
         for start in range(0, self.num_embeddings, _BLOCK_ROWS):
@@ -118,6 +123,9 @@ def factor_pairs(state: Mapping[str, Any]) -> dict[str, Factors]:
         ConversionError: the shapes of a pair do not fit together.
     """
     found = {}
+    for name in state:
+        if not isinstance(name, str):
+            raise ConversionError(f"a state_dict has names as keys, not {name!r}")
     for name, inner in state.items():
         table, _, last = name.rpartition(".")
         projection = state.get(qualified(table, PROJECTION))
@@ -133,6 +141,13 @@ def factor_pairs(state: Mapping[str, Any]) -> dict[str, Factors]:
                 f"{name!r} {tuple(inner.shape)} and its projection {tuple(projection.shape)} are "
                 f"no pair of factors"
             )
+        for factor in (inner, projection):
+            plain = factor.layout == torch.strided and not factor.is_meta
+            if not plain or factor.is_quantized or not factor.dtype.is_floating_point:
+                raise ConversionError(
+                    f"table {table!r}: a factor is no plain tensor of floating point numbers but "
+                    f"{factor.dtype}, {factor.layout}, on {factor.device}"
+                )
         found[table] = Factors(inner, projection)
     return found
 

@@ -17,7 +17,8 @@ from mlet.nn.factored import (
     factored_modules,
     qualified,
 )
-from mlet.surgery.modules import check_replaceable, replace
+from mlet.nn.two_layer import TwoLayerTable
+from mlet.surgery.modules import check_plain, check_replaceable, replace
 
 #: Prefixes that wrappers of whole models put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -57,6 +58,9 @@ def collapse(model: nn.Module) -> nn.Module:
         raise ConversionError(
             f"nothing to collapse in {type(model).__name__}: it has no two-layer table"
         )
+    for name, table in tables.items():
+        if isinstance(table, TwoLayerTable):
+            check_plain(name, table, (INNER, PROJECTION))
     collapsed = {name: table.collapse() for name, table in tables.items()}
     for name, table in tables.items():
         check_replaceable(model, name, table, collapsed[name])
@@ -81,6 +85,11 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     pairs = factor_pairs(state)
     if not pairs:
         raise ConversionError("nothing to collapse: no pair of 'inner' and 'projection' tensors")
+    for table in pairs:
+        if qualified(table, WEIGHT) in state:
+            raise ConversionError(
+                f"table {table!r} has both factors and a weight, one of which would be lost"
+            )
     plain: dict[str, Any] = {}
     for name, value in state.items():
         table, _, last = name.rpartition(".")
@@ -88,7 +97,13 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
         if factors is None or factors.projection is None or last not in (INNER, PROJECTION):
             plain[name] = value
         elif last == INNER:
-            plain[qualified(table, WEIGHT)] = collapse_table(factors.inner, factors.projection)
+            product = collapse_table(factors.inner, factors.projection)
+            if not product.isfinite().all() and factors.are_finite():
+                raise ConversionError(
+                    f"table {table!r}: the product exceeds what {product.dtype} can hold; save its "
+                    f"projection in a wider dtype"
+                )
+            plain[qualified(table, WEIGHT)] = product
     return plain
 
 

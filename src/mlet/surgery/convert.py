@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
+import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, SupportsIndex, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.modules import check_replaceable, find, replace
+from mlet.surgery.modules import check_plain, check_replaceable, find, replace
 
 #: A glob on the qualified name, or a compiled regular expression searched in it.
 Pattern: TypeAlias = str | re.Pattern[str]
@@ -67,7 +69,8 @@ def convert(
 
     Raises:
         ConversionError: there is nothing to convert, a pattern matches no table, a weight is
-            shared with another module or parametrized, a table cannot be converted, or it or the
+            shared with another module or parametrized, a table has parts or hooks that its
+            replacement could not have, it cannot be converted, or it or the
             model is inside a wrapper that would go on with the old one.
         UserWarning: (warning) an inner dimension is not above its embedding dimension.
     """
@@ -145,19 +148,34 @@ def _inner_dims(
     tables: Mapping[str, nn.Embedding | nn.EmbeddingBag], inner_dim: InnerDim
 ) -> dict[str, int]:
     """k of each table that is to be converted."""
-    if isinstance(inner_dim, int):
-        return dict.fromkeys(tables, inner_dim)
     if isinstance(inner_dim, Mapping):
         _selected(list(tables), list(inner_dim), "inner_dim")
         rule = _first_match(inner_dim)
-    else:
+    elif callable(inner_dim):
         rule = inner_dim
+    else:
+        return dict.fromkeys(tables, _whole(inner_dim))
     sizes = {}
     for name, table in tables.items():
         k = rule(name, table.num_embeddings, table.embedding_dim)
         if k is not None:
-            sizes[name] = k
+            sizes[name] = _whole(k)
     return sizes
+
+
+def _whole(k: SupportsIndex) -> int:
+    """An inner dimension as an int, also one of NumPy's.
+
+    Raises:
+        ConversionError: it is none.
+    """
+    try:
+        return operator.index(k)
+    except TypeError:
+        raise ConversionError(
+            f"inner_dim={k!r}: expected an integer, a mapping from names to integers, or a rule "
+            f"(name, n, d) that gives one"
+        ) from None
 
 
 def _first_match(sizes: Mapping[str, int]) -> Callable[[str, int, int], int | None]:
@@ -173,18 +191,24 @@ def _check_weight(model: nn.Module, name: str, table: nn.Module) -> None:
     Raises:
         ConversionError: the weight is tied to another module's, or parametrized.
     """
-    weight = table._parameters.get("weight")
-    if weight is None:
-        raise ConversionError(
-            f"table {name!r}: its weight is parametrized, or no parameter of its own; remove that "
-            f"first (torch.nn.utils.parametrize.remove_parametrizations) or exclude={name!r}"
-        )
+    check_plain(name, table, ("weight",))
+    weight = table._parameters["weight"]
+    assert weight is not None
     for other_name, other in model.named_modules():
-        if other is not table and any(p is weight for p in other._parameters.values()):
+        if other is not table and any(_same(p, weight) for p in other._parameters.values()):
             raise ConversionError(
                 f"table {name!r}: its weight is tied to that of {other_name!r}, which would keep "
                 f"the old one; exclude={name!r}, or untie them first"
             )
+
+
+def _same(one: Tensor | None, other: Tensor) -> bool:
+    """Whether two parameters are one, or share their memory."""
+    if one is None or one is other:
+        return one is other
+    if one.is_meta or other.is_meta or one.layout != torch.strided or not one.numel():
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _two_layer(
@@ -204,6 +228,11 @@ def _two_layer(
             f"its weights; use a larger one, or init='paper' with at least 1"
         )
     weight = table.weight
+    if init == "preserve" and not weight.is_meta and not weight.isfinite().all():
+        raise ConversionError(
+            f"table {name!r} holds NaN or infinite values, which factors cannot preserve; mend it, "
+            f"or use init='paper'"
+        )
     options = {
         "padding_idx": table.padding_idx,
         "max_norm": table.max_norm,
@@ -231,4 +260,6 @@ def _two_layer(
     elif not weight.requires_grad:
         warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
     layer.requires_grad_(weight.requires_grad)
+    for factor in (layer.inner, layer.projection):
+        vars(factor).update(vars(weight))  # what users attach to parameters, as for an optimizer
     return layer.train(table.training)

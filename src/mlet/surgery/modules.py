@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from mlet.errors import ConversionError
@@ -20,6 +22,8 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+#: What a two-layer table has and an ordinary one has not.
+_OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients")
 
 
 def find(
@@ -60,11 +64,57 @@ def check_replaceable(model: nn.Module, name: str, old: nn.Module, new: nn.Modul
             )
 
 
+def check_plain(name: str, table: nn.Module, own: Sequence[str]) -> None:
+    """Refuse a table with more to it than its parameters, which its replacement would not have.
+
+    Args:
+        name, table: which.
+        own: the names of its parameters.
+
+    Raises:
+        ConversionError: a parameter is parametrized or pruned, or has hooks; the instance has a
+            ``forward`` of its own, or parts that its class does not have.
+    """
+    if not set(own) <= set(table._parameters):
+        raise ConversionError(
+            f"table {name!r}: its {own[0]} is parametrized or pruned, or no parameter of its own; "
+            f"remove that first (torch.nn.utils.parametrize.remove_parametrizations, "
+            f"torch.nn.utils.prune.remove) or leave the table out"
+        )
+    parts = [*table._modules, *table._buffers, *(p for p in table._parameters if p not in own)]
+    if parts:
+        raise ConversionError(
+            f"table {name!r} holds {', '.join(parts)} beside its weights, which would be lost; "
+            f"remove that first or leave the table out"
+        )
+    if "forward" in vars(table):
+        raise ConversionError(
+            f"table {name!r} has a forward of its own in the place of its class's, which would be "
+            f"lost; put it in place afterwards"
+        )
+    for parameter in own:
+        weight = table._parameters[parameter]
+        hooks = (getattr(weight, "_backward_hooks", None), _late_hooks(weight))
+        if any(hooks):
+            raise ConversionError(
+                f"table {name!r}: its {parameter} has hooks on its gradient, which the other "
+                f"parameters would not have; register them afterwards"
+            )
+
+
+def _late_hooks(weight: object) -> object:
+    return getattr(weight, "_post_accumulate_grad_hooks", None)
+
+
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put ``new`` wherever the tree holds ``old``; returns the model, or ``new`` if it was it.
 
-    Hooks that users registered on the old module act on the new one, and their handles too.
+    Hooks that users registered on the old module act on the new one, and their handles too; what
+    else they attached to it goes along.
     """
+    for name, value in vars(old).items():
+        if not name.startswith("_") and name not in (*vars(new), *_OF_TWO_LAYERS):
+            setattr(new, name, value)
     for kind in _HOOKS:
         if not getattr(new, kind):
             setattr(new, kind, getattr(old, kind))
