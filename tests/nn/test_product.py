@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +29,13 @@ WRITES: dict[str, Callable[[TwoLayerTable], object]] = {
     "power": lambda layer: layer.weight.data.__ipow__(2),
     "out": lambda layer: torch.mul(torch.ones(6, 2), 2, out=layer.weight.data),
     "copy": lambda layer: layer.weight.data.copy_(torch.zeros(6, 2)),
+    "rows": lambda layer: [nn.init.zeros_(row) for row in layer.weight],
+    "parts": lambda layer: torch.split(layer.weight, 2)[0].zero_(),
+    "many": lambda layer: torch._foreach_mul_([layer.weight], 2.0),
+    "in place": lambda layer: F.relu(layer.weight, inplace=True),
+    "two outputs": lambda layer: torch.max(
+        torch.ones(6, 2), 0, out=(layer.weight.data[0], torch.zeros(2, dtype=torch.int64))
+    ),
     "freeze": lambda layer: layer.weight.requires_grad_(False),
 }
 
@@ -39,7 +48,10 @@ def layer(request: pytest.FixtureRequest) -> TwoLayerTable:
 
 @pytest.mark.parametrize("how", WRITES)
 def test_writing_is_refused(layer: TwoLayerTable, how: str) -> None:
-    with torch.no_grad(), pytest.raises(RuntimeError, match=r"weight .*set_table.*reset_param"):
+    with (
+        torch.set_grad_enabled(how == "freeze"),
+        pytest.raises(RuntimeError, match=r"weight .*set_table.*reset_param"),
+    ):
         WRITES[how](layer)
 
 
@@ -58,7 +70,7 @@ def test_a_converted_model_says_that_its_initialisation_would_be_lost() -> None:
 def test_reading_is_as_ever(layer: TwoLayerTable) -> None:
     expected = layer.inner.detach() @ layer.projection.detach()
     for computed in (
-        layer.weight.detach(), layer.weight.data.clone(), layer.weight * 1,
+        layer.weight.detach() * 1, layer.weight.data.clone(), layer.weight * 1,
         F.embedding(torch.arange(6), layer.weight), torch.cat([layer.weight]),
     ):  # fmt: skip
         assert type(computed) is Tensor
@@ -86,3 +98,40 @@ def test_another_table_made_of_it_is_written_to(layer: TwoLayerTable) -> None:
     kept.weight.data.mul_(2)
     assert torch.equal(kept.weight, 2 * layer.weight)
     assert not other.weight.any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layer: nn.Parameter(layer.weight),
+        lambda layer: nn.Parameter(layer.weight.data),
+        lambda layer: nn.Parameter(layer.weight[:5]),
+        lambda layer: nn.Embedding.from_pretrained(layer.weight, freeze=False).weight,
+        lambda layer: nn.Embedding.from_pretrained(layer.weight.detach(), freeze=False).weight,
+    ],
+)
+def test_a_parameter_made_of_it_is_like_any_other(
+    layer: TwoLayerTable, make: Callable[[TwoLayerTable], nn.Parameter]
+) -> None:
+    weight = make(layer)
+    other = nn.Embedding(len(weight), 2, _weight=weight.detach().clone())
+    model = nn.Embedding(len(weight), 2)
+    model.weight = weight
+    for module in (model, other):
+        for kind in (torch.optim.Adam, torch.optim.SGD):
+            optimizer = kind(module.parameters(), lr=0.1)
+            module(torch.tensor([1, 3, 1])).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(model.weight, other.weight)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    copies.append(nn.Embedding(len(weight), 2))
+    copies[-1].load_state_dict(torch.load(buffer, weights_only=True))
+    nn.init.ones_(model.weight)
+    model.weight.data[0].zero_()
+    assert model.weight.sum() == 2 * len(weight) - 2
+    for twin in copies:
+        assert isinstance(twin.weight, nn.Parameter)
+        assert torch.equal(twin.weight, other.weight)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ _WRITERS = (
     *(f"__i{op}__" for op in ("add", "sub", "mul", "truediv", "pow")),
 )
 
-#: Reads a tensor's ``data``: the same memory, but no view.
-_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+#: What gives the same memory, but is no view to autograd.
+_ALIASES = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 
 class _OrdinaryToIsinstance(type(Tensor)):  # type: ignore[misc]
@@ -32,9 +33,9 @@ class TableProduct(Tensor, metaclass=_OrdinaryToIsinstance):
 
     What is written to an ordinary table's ``weight`` stays there (``nn.init.normal_(weight)``,
     ``weight.data.zero_()``, ``weight[0] = …``, ``weight.data = …``). A product is made afresh at
-    each access, so that it would be lost without a word. ``data`` and views are refused as the
-    whole is. ``detach()`` and all that is computed from it are ordinary tensors, to make another
-    table of.
+    each access, so that it would be lost without a word. ``data``, ``detach()`` and views are
+    refused as the whole is; all that is computed from it is an ordinary tensor, and so is a
+    parameter made of it (``nn.Parameter(layer.weight)``), which is another table.
     """
 
     @classmethod
@@ -48,25 +49,71 @@ class TableProduct(Tensor, metaclass=_OrdinaryToIsinstance):
         """Call ``func``, unless it writes to a product."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        writes = name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
-        # torch.nn.init hands on its tensor by name.
-        target = args[0] if args else kwargs.get("tensor")
-        written = [kwargs.get("out"), target if writes else None]
-        if any(type(tensor) is TableProduct for tensor in written):
+        if any(map(_is_shown, _written(func, name, args, kwargs))):
             raise RuntimeError(
                 f"{name} would write to the weight of a two-layer table, which is computed from "
                 f"inner and projection: what is written to it is lost. Give the layer a table with "
-                f"layer.set_table(values), draw it afresh with layer.reset_parameters(), or write "
-                f"to layer.inner and layer.projection"
+                f"layer.set_table(values), draw it afresh with layer.reset_parameters(), write to "
+                f"layer.inner and layer.projection, or freeze it with layer.requires_grad_(False)"
             )
         with torch._C.DisableTorchFunctionSubclass():
             out = func(*args, **kwargs)
-        shared = isinstance(out, Tensor) and (out._is_view() or func == _DATA)
-        return out.as_subclass(cls) if shared else out
+        if not any(map(_is_shown, (*args, *kwargs.values()))):
+            return out  # of a parameter that was made of a product
+        if isinstance(out, (list, tuple)) and not isinstance(out, torch.Size):
+            parts = [_shown_again(part, func) for part in out]
+            return type(out)(parts) if type(out) in (list, tuple) else out
+        return _shown_again(out, func)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A table of its own; as of torch's tensors, not of one that is being differentiated."""
+        plain = self.as_subclass(Tensor)
+        if not self.is_leaf:
+            return copy.deepcopy(plain, memo)
+        made = plain.detach().clone()
+        if getattr(self, "_is_param", False):
+            made = torch.nn.Parameter(made, self.requires_grad)
+        memo[id(self)] = made
+        return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A file keeps an ordinary tensor."""
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+        """A file keeps an ordinary tensor, or parameter."""
+        plain = self.as_subclass(Tensor)
+        if getattr(self, "_is_param", False):
+            plain = torch.nn.Parameter(plain.detach(), self.requires_grad)
+        return plain.__reduce_ex__(protocol)
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether it is a product, and not the parameter that ``nn.Parameter`` has made of one."""
+    return type(value) is TableProduct and not getattr(value, "_is_param", False)
+
+
+def _written(
+    func: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[Any]:
+    """What a function writes to."""
+    out = kwargs.get("out")
+    yield from out if isinstance(out, tuple) else (out,)
+    writes = name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
+    if name == "requires_grad_" and args[0].is_leaf:
+        writes = False  # what `nn.Parameter` asks of a copy
+    if writes or kwargs.get("inplace"):
+        first = _first(args, kwargs)
+        yield from first if isinstance(first, (list, tuple)) else (first,)
+
+
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a function is given first; torch.nn.init hands its tensor on by name."""
+    return args[0] if args else kwargs.get("tensor", kwargs.get("input"))
+
+
+def _shown_again(out: Any, func: Callable[..., Any]) -> Any:
+    """A view of a product, or the same memory, as one; anything else as it is."""
+    if type(out) is not TableProduct and isinstance(out, Tensor):
+        shared = out._is_view() or func in _ALIASES
+        return out.as_subclass(TableProduct) if shared else out
+    return out
 
 
 def product(inner: Tensor, projection: Tensor) -> Tensor:

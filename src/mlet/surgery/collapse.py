@@ -113,7 +113,7 @@ def _without_wrappers(state: Mapping[str, Any]) -> Mapping[str, Any]:
     Only those that every name has: a model may well have a part of its own called ``module``.
     """
     for wrapper in _WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
+        if state and all(str(name).startswith(wrapper) for name in state):
             stripped = {name.removeprefix(wrapper): value for name, value in state.items()}
             return _without_wrappers(stripped)
     return state
