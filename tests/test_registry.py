@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlet.data import PreparedDataset
-from mlet.errors import ConfigError
-from mlet.models import MODELS, ModelConfig
+from mlet.data import DatasetSchema, PreparedDataset, prepare
+from mlet.data.readers.registry import open_raw
+from mlet.errors import ConfigError, DataError
+from mlet.models import MODELS, CTRModel, ModelConfig, build_model
+from mlet.models.fm import FMConfig
 from mlet.nn.compression import COMPRESSIONS, Compression, Hashing
 from mlet.registry import Registry, UnknownName
 from mlet.studies.datasets import DatasetConfig
@@ -182,3 +184,67 @@ def test_what_mlet_brings_along() -> None:
             registry[name]
     with pytest.raises(ConfigError, match="no compression 'hashin'; did you mean 'hashing'"):
         ModelConfig.parse({"compression": {"name": "hashin"}}, "x")
+
+
+def reader(*parts: str) -> str:
+    """The text of a module with a reader whose frames have these columns."""
+    return (
+        "import polars as pl\n"
+        "from mlet.data.source import RawColumns\n"
+        "class Reader:\n"
+        "    description, default_split = 'mine', 'random'\n"
+        "    columns = RawColumns(dense={'x': 'none'}, categorical=('u',))\n"
+        "    def __init__(self, files): pass\n"
+        "    def frames(self):\n"
+        "        label = pl.Series([0, 1] * 200, dtype=pl.UInt8)\n"
+        "        x, u = pl.Series([1.0] * 400), pl.Series(['a'] * 400)\n"
+        f"        yield pl.DataFrame({{{', '.join(parts)}}})\n"
+        "class NoFrames:\n"
+        "    def __init__(self, files): pass\n"
+        "class NoFiles:\n"
+        "    pass\n"
+    )
+
+
+LABEL, DENSE, FIELD = "'label': label", "'dense:x': x", "'field:u': u"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([LABEL, DENSE], "the reader does not give the column 'field:u' of type String"),
+        ([LABEL, DENSE, "'field:u': x"], "gives as Float64 the column 'field:u' of type String"),
+        (["'label': x", DENSE, FIELD], "gives as Float64 the column 'label' of type UInt8"),
+        (["'label': label * 7", DENSE, FIELD], "gives other values of 'label' than 0 to 1"),
+    ],
+)
+def test_what_a_reader_gives_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str], message: str
+) -> None:
+    name = f"made_up_reader_{abs(hash(message))}"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name}.py").write_text(reader(LABEL, DENSE, FIELD))
+    prepare(open_raw(f"{name}:Reader", [tmp_path]), tmp_path / "good")
+    for kind, problem in (("NoFrames", "which is not what"), ("NoFiles", "cannot be called with")):
+        with pytest.raises(ConfigError, match=problem):
+            open_raw(f"{name}:{kind}", [tmp_path])
+    (tmp_path / f"{name}_bad.py").write_text(reader(*parts))
+    with pytest.raises(DataError, match=f"mine: .*{message}"):
+        prepare(open_raw(f"{name}_bad:Reader", [tmp_path]), tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_model_without_forward_is_named(small_data: Path) -> None:
+    @MODELS.register("unfinished")
+    class Unfinished(CTRModel):
+        def __init__(self, config: FMConfig, schema: DatasetSchema) -> None:
+            raise AssertionError
+
+    try:
+        with pytest.raises(ConfigError, match="model 'unfinished' has no forward"):
+            build_model(
+                FMConfig(name="fm").model_copy(update={"name": "unfinished"}),
+                PreparedDataset(small_data).schema,
+            )
+    finally:
+        del MODELS._own["unfinished"]

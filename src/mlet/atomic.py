@@ -38,8 +38,10 @@ def _naming(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[None]
         if not isinstance(error, (OSError, *failures)):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        # What a library reports without a number is most often this.
-        full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT)
+        # What a library reports without a number is most often this; Rust's have it in the text.
+        told = re.search(r"os error (\d+)", reason)
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        full = number in (None, errno.ENOSPC, errno.EDQUOT)
         question = "is the disk full? " if full else ""
         raise WriteError(
             f"{path}: cannot be written ({reason}); {question}Earlier files are intact"

@@ -190,3 +190,21 @@ def test_a_named_pipe_is_refused_and_the_shells_is_read(tmp_path: Path) -> None:
         assert read(Path(f"/dev/fd/{reader}")).rows() == [("1", "2", 2)]
     finally:
         os.close(reader)
+
+
+def test_what_a_small_zstd_file_unpacks_to_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.csv.zst"
+    compressor = zstandard.ZstdCompressor().compressobj()
+    with path.open("wb") as file:
+        file.write(compressor.compress(b"a,b\n"))
+        for _ in range(100):
+            file.write(compressor.compress(b"1" * 10_000_000))
+        file.write(compressor.flush())
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="line 2: "):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 400_000_000
+    finally:
+        tracemalloc.stop()

@@ -135,3 +135,9 @@ def test_a_parameter_made_of_it_is_like_any_other(
     for twin in copies:
         assert isinstance(twin.weight, nn.Parameter)
         assert torch.equal(twin.weight, other.weight)
+
+
+def test_another_weight_is_refused(layer: TwoLayerTable) -> None:
+    for other in (nn.Parameter(torch.zeros(6, 2)), torch.zeros(6, 2)):
+        with pytest.raises(AttributeError, match="set_table"):
+            layer.weight = other

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import mlet
 from mlet.errors import ConversionError
@@ -394,3 +397,93 @@ def test_a_model_inside_ddp_is_refused(tmp_path: Path) -> None:
                 mlet.convert(model, 8)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _with_hook(table: nn.Embedding) -> None:
+    table.weight.register_hook(lambda grad: grad)
+
+
+def _with_late_hook(table: nn.Embedding) -> None:
+    table.weight.register_post_accumulate_grad_hook(lambda weight: None)
+
+
+def _with_forward(table: nn.Embedding) -> None:
+    table.forward = lambda ids: ids  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with_hook, "its weight has hooks on its gradient"),
+        (_with_late_hook, "its weight has hooks on its gradient"),
+        (_with_forward, "has a forward of its own"),
+        (lambda table: table.add_module("extra", nn.Linear(1, 1)), "holds extra beside its weig"),
+        (lambda table: table.register_buffer("seen", torch.zeros(1)), "holds seen beside"),
+        (lambda table: table.weight.data.fill_(float("nan")), "holds NaN or infinite values"),
+    ],
+)
+def test_what_a_replacement_could_not_have_is_refused(
+    change: Callable[[nn.Embedding], None], message: str
+) -> None:
+    model = nn.ModuleDict({"e": nn.Embedding(9, 2), "f": nn.Embedding(9, 2)})
+    change(model["e"])
+    with pytest.raises(ConversionError, match=f"table 'e'.*{message}"):
+        mlet.convert(model, 8)
+    assert type(model["f"]) is nn.Embedding, "nothing is converted by halves"
+    mlet.convert(model, 8, include="f")
+
+
+def test_tables_that_share_memory_are_refused() -> None:
+    model = nn.ModuleDict({"e": nn.Embedding(9, 2), "head": nn.Linear(2, 9)})
+    model["head"].weight.data = model["e"].weight.data
+    with pytest.raises(ConversionError, match="table 'e': its weight is tied to that of 'head'"):
+        mlet.convert(model, 8)
+
+
+def test_what_users_attach_goes_along() -> None:
+    model = nn.Sequential(nn.Embedding(9, 2))
+    model[0].tag = "users"
+    model[0].weight.lr_scale = 0.5
+    mlet.convert(model, 8)
+    assert model[0].tag == "users"
+    assert model[0].inner.lr_scale == model[0].projection.lr_scale == 0.5
+    mlet.collapse(model)
+    assert model[0].tag == "users"
+    assert not hasattr(model[0], "inner_dim")
+
+
+def test_a_pruned_factor_is_named() -> None:
+    model = mlet.convert(nn.Sequential(nn.Embedding(9, 2)), 8)
+    prune.random_unstructured(model[0], "inner", 0.5)
+    with pytest.raises(ConversionError, match="table '0': its inner is parametrized or pruned"):
+        mlet.collapse(model)
+    prune.remove(model[0], "inner")
+    mlet.collapse(model)(torch.tensor([1]))
+
+
+def test_inner_dimensions_are_whole_numbers() -> None:
+    assert mlet.convert(nn.Embedding(9, 2), np.int64(8)).inner_dim == 8
+    for wrong in (8.0, "8", None, lambda name, n, d: 8.5):
+        with pytest.raises(ConversionError, match=r"inner_dim=.* expected an integer, a mapping"):
+            mlet.convert(nn.Embedding(9, 2), wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: torch.zeros(2)}, "has names as keys, not 1"),
+        ({"e.weight": torch.zeros(9, 2)}, "table 'e' has both factors and a weight"),
+        ({"e.inner": torch.zeros(9, 4).to_sparse()}, "is no plain tensor of floating point"),
+        ({"e.inner": torch.zeros(9, 4, device="meta")}, "is no plain tensor of floating point"),
+        ({"e.inner": torch.zeros(9, 4, dtype=torch.int64)}, "is no plain tensor of floating point"),
+        (
+            {"e.projection": torch.full((4, 2), 6e4, dtype=torch.float16)},
+            "exceeds what torch",
+        ),
+    ],
+)
+def test_states_that_are_none_are_named(change: dict[Any, torch.Tensor], message: str) -> None:
+    state = {"e.inner": torch.full((9, 4), 100.0), "e.projection": torch.ones(4, 2)}
+    mlet.collapse_state_dict(state)
+    with pytest.raises(ConversionError, match=message):
+        mlet.collapse_state_dict({**state, **change})

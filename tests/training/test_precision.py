@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlet.errors import ConfigError
+from mlet.errors import ConfigError, ConversionError
 from mlet.export import load_collapsed
 from mlet.studies import StudyConfig
-from mlet.training import RunConfig, RunDirectory
+from mlet.training import RunConfig, RunDirectory, train
+from mlet.training.collapse import collapse_run
 from mlet.training.load import load_trained
 from mlet.training.predict import predict
 
@@ -77,3 +78,19 @@ def test_methods_that_are_served_in_another_way_share_their_runs(small_data: Pat
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="no precision 'int2' of float32, int8, int4"):
         StudyConfig.parse({**values, "peers": {"a": {"precision": "int2"}}}, "study")
+
+
+def test_compressed_tables_are_not_said_to_be_quantized(small_data: Path, tmp_path: Path) -> None:
+    compression = {"name": "hashing", "collisions": 2}
+    config = RunConfig.parse(
+        {
+            "data": str(small_data),
+            "model": {"name": "fm", "dim": 4, "compression": compression},
+            "training": {"epochs": 1, "threads": 1},
+        },
+        "test",
+    )
+    train(config, tmp_path / "run")
+    with pytest.raises(ConversionError, match="int8: there is no ordinary table to quantize"):
+        collapse_run(tmp_path / "run", tmp_path / "out.safetensors", precision="int8")
+    assert not (tmp_path / "out.safetensors").exists()

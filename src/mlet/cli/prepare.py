@@ -20,7 +20,7 @@ from mlet.data.readers import (
     TableSchema,
     TableSource,
 )
-from mlet.data.readers.registry import Reader
+from mlet.data.readers.registry import open_raw
 from mlet.data.source import RawSource
 from mlet.errors import ConfigError
 from mlet.task import TASKS
@@ -39,7 +39,7 @@ class _Readers(TyperGroup):
             return own
         app = typer.Typer(context_settings=ctx.command.context_settings)
         app.command(name=cmd_name, help=f"Files of the reader {cmd_name}.")(
-            _command(_of_files(READERS[cmd_name]))
+            _command(_of_files(cmd_name))
         )
         return typer.main.get_command(app)
 
@@ -145,11 +145,11 @@ def _command(source: Callable[..., RawSource]) -> Callable[..., None]:
     return command
 
 
-def _of_files(reader: Reader) -> Callable[[list[Path]], RawSource]:
-    """A reader that takes nothing but files."""
+def _of_files(reader: str) -> Callable[[list[Path]], RawSource]:
+    """A reader that takes nothing but files, by its name."""
 
     def source(files: Files) -> RawSource:
-        return reader(files)
+        return open_raw(reader, files)
 
     return source
 
@@ -157,8 +157,8 @@ def _of_files(reader: Reader) -> Callable[[list[Path]], RawSource]:
 prepare_app.command(
     "criteo",
     help="Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories.",
-)(_command(_of_files(READERS["criteo"])))
-prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files(READERS["avazu"])))
+)(_command(_of_files("criteo")))
+prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files("avazu")))
 
 
 @prepare_app.command("movielens")

@@ -28,6 +28,8 @@ LINE = "__line__"
 _BLOCK_BYTES = 32 * 1024 * 1024
 #: No record of click data is as long; what is has lost a newline or a quote.
 _RECORD_BYTES = 16 * 1024 * 1024
+#: Compressed bytes that are handed to zstd at once.
+_ZSTD_BYTES = 2048
 _NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -35,12 +37,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
     """Decompress zstd frames; raises EOFError where the last one is cut short."""
     decoder = zstandard.ZstdDecompressor().decompressobj()
-    while compressed := file.read(size // 4):
+    parts: list[bytes] = []
+    # What is decompressed at once is not bounded otherwise, and may be 30 000 times as long.
+    while compressed := file.read(_ZSTD_BYTES):
         while compressed:
             if decoder.eof:
                 decoder = zstandard.ZstdDecompressor().decompressobj()
-            yield decoder.decompress(compressed)
+            parts.append(decoder.decompress(compressed))
             compressed = decoder.unused_data
+        if sum(map(len, parts)) >= size:
+            yield b"".join(parts)
+            parts.clear()
+    yield b"".join(parts)
     if not decoder.eof:
         raise EOFError
 

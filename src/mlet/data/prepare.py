@@ -29,11 +29,12 @@ from mlet.data.source import (
     TIME,
     DenseScale,
     RawSource,
+    check_frame,
     dense_column,
     field_column,
 )
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
-from mlet.errors import ConfigError, DataError
+from mlet.errors import ConfigError, DataError, RunError
 from mlet.metrics import score
 from mlet.reading import write_sealed
 
@@ -92,6 +93,10 @@ def prepare(
         RunError: ``out`` exists and ``overwrite`` is false.
         ConfigError: the split or a minimum count cannot be used with this source.
     """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"{out!r}: the name is not UTF-8; choose another directory") from None
     rule = split or SplitRule()
     by = rule.by or source.default_split
     columns = source.columns
@@ -178,6 +183,7 @@ def _stage(source: RawSource, folder: Path, report: Report) -> _Staged:
     lengths: list[int] = []
     report("reading", 0, None)
     for frame in source.frames():
+        check_frame(frame, source)
         if len(frame):
             write_parquet(frame, folder / f"{len(lengths)}.parquet")
             lengths.append(len(frame))

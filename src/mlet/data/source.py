@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import polars as pl
+
+from mlet.errors import DataError
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
 
@@ -44,6 +46,7 @@ class RawColumns:
     probability: bool = False
 
 
+@runtime_checkable
 class RawSource(Protocol):
     """Raw click data: what it is, which columns it has, and its rows a frame at a time."""
 
@@ -69,3 +72,33 @@ class RawSource(Protocol):
             DataError: the input is damaged; names the file and line.
         """
         ...
+
+
+def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
+    """Refuse what a reader, maybe of another package, must not give.
+
+    Raises:
+        DataError: a column is missing, or of another type, or holds other values.
+    """
+    columns = source.columns
+    expected: dict[str, pl.DataType | type[pl.DataType]] = {
+        LABEL: pl.UInt8,
+        **({TIME: pl.Int64} if columns.time else {}),
+        **({SPLIT: pl.UInt8} if columns.split else {}),
+        **({PROBABILITY: pl.Float64} if columns.probability else {}),
+        **dict.fromkeys(map(dense_column, columns.dense), pl.Float64),
+        **dict.fromkeys(map(field_column, columns.categorical), pl.String),
+        **dict.fromkeys(map(field_column, columns.multi_valued), pl.List(pl.String)),
+    }
+    for name, dtype in expected.items():
+        found = frame.schema.get(name)
+        if found != dtype:
+            what = "does not give" if found is None else f"gives as {found}"
+            raise DataError(
+                f"{source.description}: the reader {what} the column {name!r} of type {dtype}"
+            )
+    for name, most in ((LABEL, 1), (SPLIT, 2)):
+        if name in expected and ((frame[name] > most).any() or frame[name].null_count()):
+            raise DataError(
+                f"{source.description}: the reader gives other values of {name!r} than 0 to {most}"
+            )

@@ -123,9 +123,16 @@ def inspect_checkpoint(path: Path) -> Inspection:
     Raises:
         RunError: the file cannot be read or has no two-layer table.
     """
+    factors = factors_of_state_dict(read_state_dict(path))
+    for name, table in factors.items():
+        if not table.num_embeddings or not table.are_finite():
+            raise RunError(
+                f"{path}: table {name!r} has no rows, or holds NaN or infinite values; there is "
+                f"nothing to be seen in it"
+            )
     return Inspection(
         str(path),
-        _tables(factors_of_state_dict(read_state_dict(path)), str(path)),
+        _tables(factors, str(path)),
         [],
         None,
         [],

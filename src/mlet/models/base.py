@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
@@ -108,6 +109,8 @@ def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
     Raises:
         ConfigError: the model cannot be built for these fields.
     """
+    if inspect.isabstract(MODELS[config.name]):
+        raise ConfigError(f"model {config.name!r} has no forward")
     try:
         model = MODELS[config.name](config, schema)
     except ValueError as error:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups
+from mlet.errors import ConversionError
 from mlet.nn.compression import Compression, Precision, QuantizedTables, quantize
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.field_names import FieldEntries
@@ -265,7 +266,16 @@ class FieldEmbedding(FieldEntries, Factored):
     @torch.no_grad()
     def collapsed(self, name: str, precision: Precision = "float32") -> dict[str, Tensor]:
         """What is kept of one field to serve it: ``weight`` (n × d), collapsed if it is two-layer,
-        or its codes at another precision; with a ``compression`` that method's tensors."""
+        or its codes at another precision; with a ``compression`` that method's tensors.
+
+        Raises:
+            ConversionError: another precision than float32, where all fields are compressed.
+        """
+        if precision != "float32" and all(field.compression for field in self.fields):
+            raise ConversionError(
+                f"{precision}: there is no ordinary table to quantize, since all fields are "
+                f"compressed; leave them in float32"
+            )
         parts = self._tables_of(name).collapsed(name)
         if precision != "float32" and self._field(name).compression is None and "weight" in parts:
             return quantize(parts["weight"], precision)

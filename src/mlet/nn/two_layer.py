@@ -166,6 +166,15 @@ class TwoLayerTable(Factored):
         """
         return product(self.inner, self.projection)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module, but for `weight`."""
+        if name == "weight":
+            raise AttributeError(
+                "the weight of a two-layer table is computed from inner and projection: give it a "
+                "table with set_table(values)"
+            )
+        super().__setattr__(name, value)
+
     def named_factors(self) -> dict[str, Factors]:
         """The one table, under the name ""."""
         return {"": Factors(self.inner.detach(), self.projection.detach())}

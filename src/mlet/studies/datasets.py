@@ -14,6 +14,7 @@ from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.checksums import crc32
 from mlet.data.prepare import Report
 from mlet.data.readers import READERS, TableSchema, TableSource
+from mlet.data.readers.registry import open_raw
 from mlet.data.source import RawSource
 from mlet.data.synthetic import SyntheticConfig, SyntheticSource
 from mlet.errors import ConfigError
@@ -131,4 +132,4 @@ def _source(config: DatasetConfig) -> RawSource:
         assert config.schema_file is not None
         return TableSource(config.files, TableSchema.load(config.schema_file))
     assert config.format is not None
-    return READERS[config.format](config.files)
+    return open_raw(config.format, config.files)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,13 +75,16 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._study = study
-        self._storage = self._open_storage(url)
         self._url = url
+        self._storage = self._open_storage(url)
         self._open: dict[str, optuna.Study] = {}
 
     def _open_storage(self, url: str, attempts: int = 4) -> optuna.storages.RDBStorage:
         from sqlalchemy.exc import DBAPIError
 
+        file = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and file.exists() and not file.is_file():
+            raise self._damaged("it is no regular file")
         # Several processes write to one file: wait for a lock rather than fail.
         patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         try:
@@ -89,7 +93,9 @@ class Ledger:
             if isinstance(error, DBAPIError) and attempts > 1:
                 time.sleep(0.5)  # two processes may be creating the tables at once
                 return self._open_storage(url, attempts - 1)
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
+            if any(words in reason for words in _DAMAGE):
+                raise self._damaged(_DAMAGE[0]) from None
             raise RunError(f"study database {url}: cannot be opened ({reason})") from None
 
     @contextmanager
