@@ -6,7 +6,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.nn.compression import Precision
-from mlet.reading import checksum, reading
+from mlet.reading import reading
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
@@ -89,13 +89,6 @@ def _scores_file(path: Path, precision: Precision) -> Path:
     return path / ("test.npz" if precision == "float32" else f"test-{precision}.npz")
 
 
-def _seal(path: Path) -> int:
-    """What tells a finished run from others: its settings and what came of them."""
-    run = RunDirectory(path)
-    settings = run.config().model_dump(mode="json", exclude={"data"})
-    return checksum({"settings": settings, "summary": asdict(run.summary())})
-
-
 def check_run(config: RunConfig, path: Path) -> None:
     """Refuse a run that is not the one which a study keeps there.
 
@@ -127,7 +120,11 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     size = sum(tensor.nbytes for tensor in served.state_dict().values())
     with atomic_path(_scores_file(path, precision)) as temporary, temporary.open("wb") as file:
         np.savez(
-            file, probabilities=predictions, resamples=draws, model_bytes=size, run=_seal(path)
+            file,
+            probabilities=predictions,
+            resamples=draws,
+            model_bytes=size,
+            run=RunDirectory(path).seal(),
         )
 
 
@@ -145,7 +142,7 @@ def read_test_scores(path: Path, precision: Precision = "float32") -> TestScores
             size = int(arrays["model_bytes"]) if "model_bytes" in arrays else None
             scores = TestScores(arrays["probabilities"], arrays["resamples"], size)
             run = int(arrays["run"]) if "run" in arrays else None  # mlet 0.1 kept none
-        if run not in (None, _seal(path)):
+        if run not in (None, RunDirectory(path).seal()):
             raise ValueError("of another run")
         return scores
 

@@ -22,6 +22,7 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+_GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: What a two-layer table has and an ordinary one has not.
 _OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients")
 
@@ -94,16 +95,11 @@ def check_plain(name: str, table: nn.Module, own: Sequence[str]) -> None:
         )
     for parameter in own:
         weight = table._parameters[parameter]
-        hooks = (getattr(weight, "_backward_hooks", None), _late_hooks(weight))
-        if any(hooks):
+        if any(getattr(weight, kind, None) for kind in _GRADIENT_HOOKS):
             raise ConversionError(
                 f"table {name!r}: its {parameter} has hooks on its gradient, which the other "
                 f"parameters would not have; register them afterwards"
             )
-
-
-def _late_hooks(weight: object) -> object:
-    return getattr(weight, "_post_accumulate_grad_hooks", None)
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.nn.compression import Precision
 from mlet.reading import (
+    checksum,
     load_torch,
     read_sealed,
     read_sealed_lines,
@@ -253,6 +254,11 @@ class RunDirectory:
             )
         values = read_sealed(self.summary_file, RunError, _REMEDY)
         return _kept(Summary, values, self.summary_file)
+
+    def seal(self) -> int:
+        """What tells a finished run from others: the settings that are kept, and the summary."""
+        files = [file for file in (self._begun_file, self.summary_file) if file.exists()]
+        return checksum({file.name: read_sealed(file, RunError, _REMEDY) for file in files})
 
     def write_summary(self, summary: Summary) -> None:
         """Mark the run as finished."""
