@@ -52,7 +52,8 @@ def study(name: str, numbers: str) -> Outcome:
         scores = []
         for file in sorted((folder / name / "runs").rglob("test*.npz")):
             with np.load(file) as arrays:
-                content = b"".join(arrays[key].tobytes() for key in sorted(arrays.files))
+                # Not to which run they belong, whose summary has its seconds.
+                content = arrays["probabilities"].tobytes() + arrays["resamples"].tobytes()
             scores.append(f"{file.relative_to(folder)} {zlib.crc32(content)}")
         return "\n".join([numbers_of(f"{name}/{numbers}")(folder), *scores])
 
