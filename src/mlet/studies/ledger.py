@@ -78,6 +78,7 @@ class Ledger:
         self._url = url
         self._storage = self._open_storage(url)
         self._open: dict[str, optuna.Study] = {}
+        self._forgotten: set[tuple[str, int]] = set()
 
     def _open_storage(self, url: str, attempts: int = 4) -> optuna.storages.RDBStorage:
         from sqlalchemy.exc import DBAPIError
@@ -176,13 +177,21 @@ class Ledger:
             if is_running(trial) and (take_over or _owner_is_dead(trial)):
                 self._close(arm, trial.number, "void", "given back")
 
+    def forget(self, arm: Arm, number: int) -> None:
+        """Take a trial for one that was never made: what it left is gone."""
+        self._forgotten.add((arm.name, number))
+
     def tuning(self, arm: Arm) -> list[FrozenTrial]:
         """Its tuning trials that count."""
         return [trial for trial in self.trials(arm) if not is_final(trial)]
 
     def trials(self, arm: Arm) -> list[FrozenTrial]:
         """The trials of an arm that count, in the order in which they were claimed."""
-        return [trial for trial in self._all_trials(arm) if "void" not in trial.user_attrs]
+        return [
+            trial
+            for trial in self._all_trials(arm)
+            if "void" not in trial.user_attrs and (arm.name, trial.number) not in self._forgotten
+        ]
 
     def chosen(self, arm: Arm) -> dict[str, float] | None:
         """The best setting on validation of those that fail with no seed; None if there is none.
@@ -201,12 +210,13 @@ class Ledger:
     def finals(self, arm: Arm) -> list[FrozenTrial]:
         """The finished final runs of the chosen setting, by seed."""
         chosen = self.chosen(arm)
-        finals = [
-            trial
+        # By seed: a run that was lost and trained again has two trials, of the same numbers.
+        finals = {
+            trial.user_attrs["seed"]: trial
             for trial in self.trials(arm)
             if is_final(trial) and trial.params == chosen and trial.state.name == "COMPLETE"
-        ]
-        return sorted(finals, key=lambda trial: trial.user_attrs["seed"])
+        }
+        return [finals[seed] for seed in sorted(finals)]
 
     def done(self, arm: Arm) -> bool:
         """Whether nothing is left to train, by anyone."""

@@ -16,10 +16,9 @@ import torch
 from mlet.data import PreparedDataset
 from mlet.data.frequency import Slice, training_count_deciles
 from mlet.data.schema import DatasetSchema
-from mlet.errors import RunError
 from mlet.metrics import Interval, percentile_interval
 from mlet.studies.ledger import Ledger
-from mlet.studies.runs import check_run, is_scored, read_test_scores, run_path, score_run
+from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
 from mlet.task import Metric, Task
@@ -315,14 +314,8 @@ def _read(
     runs, resamples, sliced = [], [], []
     paths = tuple(run_path(out, trained.name, setting, seed) for seed in range(study.seeds))
     for seed, path in enumerate(paths):
-        run = RunDirectory(path)
-        if not run.finished or not (run.model_file.exists() or is_scored(path, precision)):
-            raise RunError(
-                f"{path}: the finished run is gone, or its model; remove what is left of it, move "
-                f"{out / 'study.db'} away, and give the command again: it alone is trained again"
-            )
         check_run(study.run(trained, setting, seed, data.root), path)
-        run.check_data(data, same_rows=True)
+        RunDirectory(path).check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()
         p = test.predictions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,7 +19,7 @@ from mlet.studies.datasets import DatasetConfig, make_ready
 from mlet.studies.ledger import Claim, Ledger
 from mlet.studies.processes import usable_cores, worker_pool
 from mlet.studies.results import StudyResult, collect
-from mlet.studies.runs import Outcome, run_path, tidy, train_and_score
+from mlet.studies.runs import Outcome, is_lost, run_path, tidy, train_and_score
 from mlet.studies.study import Arm, StudyConfig
 from mlet.training import RunDirectory
 
@@ -75,6 +76,7 @@ def sweep(
         with DeferredInterrupt() as interrupt:
             for arm in runner.trainings:
                 ledger.recover(arm, take_over=take_over)
+                runner.forget_lost(arm)
             runner.work(jobs, interrupt)
         return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
 
@@ -155,6 +157,15 @@ class _Runner:
         self._open = list(self.trainings)
         self._total = len(self._open) * (study.tuning.trials + study.seeds)
         self._finished: dict[str, int] = {}
+
+    def forget_lost(self, arm: Arm) -> None:
+        """Let final runs be trained again that somebody has removed, or their model and scores."""
+        for trial in self._ledger.finals(arm):
+            path = run_path(self._out, arm.name, trial.params, trial.user_attrs["seed"])
+            if is_lost(path, self._study.precisions(arm)):
+                if RunDirectory(path).finished:  # without a model, it would be left as it is
+                    shutil.rmtree(path)
+                self._ledger.forget(arm, trial.number)
 
     def work(self, jobs: int, interrupt: DeferredInterrupt) -> None:
         """Until every arm is done."""

@@ -102,14 +102,16 @@ def check_run(config: RunConfig, path: Path) -> None:
         )
 
 
-def is_scored(path: Path, precision: Precision) -> bool:
-    """Whether a run's predictions for the test split are kept."""
-    return _scores_file(path, precision).exists()
+def is_lost(path: Path, precisions: Sequence[Precision]) -> bool:
+    """Whether a finished run is there no more, or has neither predictions nor a model for them."""
+    run = RunDirectory(path)
+    scored = all(_scores_file(path, precision).exists() for precision in precisions)
+    return not run.finished or not (scored or run.model_file.exists())
 
 
 def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> None:
     """Score a finished run's collapsed model on the test split, unless that is done."""
-    if is_scored(path, precision):
+    if _scores_file(path, precision).exists():
         return
     columns = PreparedDataset(data).split("test")
     model, _, _ = load_collapsed(RunDirectory(path).model_file)
