@@ -80,7 +80,9 @@ def load_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch advises to run the code that is in the file.
-        raise ValueError("it holds something else than tensors and plain values") from None
+        raise ValueError(
+            "no file of torch's, or one with more than tensors and plain values"
+        ) from None
 
 
 def first_line(problem: BaseException) -> str:

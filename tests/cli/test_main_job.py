@@ -157,7 +157,10 @@ def test_checkpoints_of_any_model_collapse(mlet: Mlet, tmp_path: Path) -> None:
     ):
         assert message in mlet("collapse", *arguments, code=2).stderr
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
-    assert "bad.pt: no" in mlet("collapse", "bad.pt", "-o", "x.pt", code=2).stderr
+    assert (
+        "bad.pt: damaged (no file of torch's"
+        in mlet("collapse", "bad.pt", "-o", "x.pt", code=2).stderr
+    )
 
 
 BAD_CRITEO = {
