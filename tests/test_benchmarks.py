@@ -65,3 +65,12 @@ def test_targets_are_measured_and_judged(tmp_path: Path) -> None:
         assert row["name"].split(",")[0][:20] in " ".join(result.stdout.split())
     # A missed "must" fails the command.
     assert result.returncode == (0 if all(row["pass"] for row in rows) else 1)
+
+
+def test_checksums_are_measured_beside_a_pass() -> None:
+    command = [
+        sys.executable, ROOT / "benchmarks" / "checksums.py", "--rows", "2000", "--rounds", "5",
+    ]  # fmt: skip
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=280).stdout)
+    assert found["ratio"] == pytest.approx(found["checksums_ms"] / found["one_pass_ms"])
+    assert found["megabytes"] > 0
