@@ -64,8 +64,11 @@ def desk(tmp_path: Path, movielens: Path, criteo_sample: Path) -> Path:
     ]
     header = ",".join(["id", "click", "hour", *AVAZU])
     (tmp_path / "avazu.csv.gz").write_bytes(gzip.compress("\n".join([header, *lines]).encode()))
-    clicks = [f"{i % 2},1.5,{i % 60},u{i % 9},i{i % 5},a|b,{i}" for i in range(200)]
-    text = "\n".join(["click,price,age,user,item,tags,timestamp", *clicks]) + "\n"
+    parts = ["train", "valid", "test"]
+    clicks = [
+        f"{i % 2},1.5,{i % 60},u{i % 9},i{i % 5},a|b,{i},{parts[i // 10 % 3]}" for i in range(200)
+    ]
+    text = "\n".join(["click,price,age,user,item,tags,timestamp,part", *clicks]) + "\n"
     (tmp_path / "clicks.csv").write_text(text)
     schema = next(text for kind, text in blocks(ROOT / "docs" / "data.md") if kind == "yaml")
     (tmp_path / "clicks.yaml").write_text(schema)
