@@ -55,3 +55,12 @@ def test_what_is_no_converted_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="already exists"):
         collapse_checkpoint(tmp_path / "last.pt", tmp_path / "out.pt")
     assert (tmp_path / "out.pt").read_text() == "mine"
+
+
+def test_what_safetensors_cannot_keep_is_named(tmp_path: Path) -> None:
+    torch.save({**state(), "step": 3, "name": "mine"}, tmp_path / "last.pt")
+    done = collapse_checkpoint(tmp_path / "last.pt", tmp_path / "plain.safetensors")
+    assert done.left_out == ("step", "name")
+    assert load_file(tmp_path / "plain.safetensors").keys() == {"0.weight", "1.weight", "1.bias"}
+    assert collapse_checkpoint(tmp_path / "last.pt", tmp_path / "plain.pt").left_out == ()
+    assert torch.load(tmp_path / "plain.pt")["step"] == 3

@@ -237,6 +237,8 @@ def collapse(
             f"{done.tables} tables collapsed, {human_bytes(done.before)} -> "
             f"{human_bytes(done.after)} -> {out}",
         )
+        if done.left_out:
+            complain(f"warning: {', '.join(done.left_out)} left out: no tensors; a .pt keeps them")
         return
     report = collapse_run(run, out, precision=precision, data=data, overwrite=overwrite)
     say(

@@ -28,11 +28,13 @@ class CollapsedCheckpoint:
     Attributes:
         tables: number of two-layer tables.
         before, after: bytes of all tensors.
+        left_out: entries that are no tensors, of which safetensors keeps none.
     """
 
     tables: int
     before: int
     after: int
+    left_out: tuple[str, ...] = ()
 
 
 def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> CollapsedCheckpoint:
@@ -56,12 +58,15 @@ def collapse_checkpoint(path: Path, out: Path, *, overwrite: bool = False) -> Co
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
     failures = (SafetensorError, RuntimeError)
+    left_out: list[str] = []
     with atomic_path(out, failures=failures) as temporary:
         if out.suffix == ".safetensors":
+            left_out = [name for name, value in plain.items() if not isinstance(value, Tensor)]
             save_file(_separate(plain), temporary)
         else:
             torch.save(plain, temporary)
-    return CollapsedCheckpoint(len(state) - len(plain), _bytes(state), _bytes(plain))
+    tables = len(state) - len(plain)
+    return CollapsedCheckpoint(tables, _bytes(state), _bytes(plain), tuple(left_out))
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:
