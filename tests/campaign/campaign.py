@@ -10,19 +10,17 @@ is a fault: another output without a word (*silent*), a *traceback*, a *hang*, a
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
-import sys
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import child
+import rounds
 from mutate import mutate
 from outcomes import Outcome, bytes_of, study
-from workshop import COMPARE, ONE_EPOCH, make_workshop
+from workshop import COMPARE, ONE_EPOCH
 
 STATES = ("refused", "same", "other data", "silent", "traceback", "hang", "signal")
 FAULTS = STATES[3:]
@@ -155,31 +153,7 @@ def run_case(workshop: Path, subject: Subject, expected: str, seed: str) -> tupl
     return ("other data" if subject.free else "silent"), how
 
 
-def campaign(
-    cases: int, seed: int, only: str = "", show: bool = False
-) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Counts of outcomes by subject, and the faults in words."""
-    subjects = [subject for subject in SUBJECTS if only in subject.name]
-    counts: dict[str, Counter[str]] = {subject.name: Counter() for subject in subjects}
-    faults = []
-    with tempfile.TemporaryDirectory() as name:
-        workshop = Path(name) / "workshop"
-        workshop.mkdir()
-        make_workshop(workshop)
-        child.warm_up()
-        for place, subject in enumerate(subjects):
-            expected = _undamaged(workshop, subject)
-            for case in range(place, cases, len(subjects)):
-                state, how = run_case(workshop, subject, expected, f"{seed}-{case}")
-                counts[subject.name][state] += 1
-                if state in FAULTS:
-                    faults.append(f"{subject.name}, case {seed}-{case}: {state}: {how}")
-                    if show:
-                        print(faults[-1], flush=True)
-    return counts, faults
-
-
-def _undamaged(workshop: Path, subject: Subject) -> str:
+def undamaged(workshop: Path, subject: Subject) -> str:
     """What the command leaves of whole files; the same twice, or nothing can be compared."""
     texts = []
     for _ in range(2):
@@ -193,20 +167,7 @@ def _undamaged(workshop: Path, subject: Subject) -> str:
     return texts[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="subjects whose name contains this")
-    options = parser.parse_args()
-    counts, faults = campaign(options.cases, options.seed, options.only, show=True)
-    total: Counter[str] = sum(counts.values(), Counter())
-    print("| subject | " + " | ".join(STATES) + " |")
-    print("| --- |" + " --- |" * len(STATES))
-    for subject, found in [*counts.items(), ("all", total)]:
-        print(f"| {subject} | " + " | ".join(str(found[state]) for state in STATES) + " |")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    rounds.main(
+        __doc__.splitlines()[0], "cases", 2000, SUBJECTS, undamaged, run_case, STATES, FAULTS
+    )

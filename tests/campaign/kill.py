@@ -1,6 +1,6 @@
 """Kill commands that write, at random moments; give them again, and compare what they leave.
 
-    python tests/campaign/kill.py --kills 300 --seed 1
+    python tests/campaign/kill.py --kills 350 --seed 1
 
 Each case kills one command with SIGKILL, alone or together with its workers, at some moment of its
 usual time, and gives it (or its ``--resume``) again. Right is: what is there after the kill is
@@ -11,21 +11,19 @@ fault: something *half-made*, a repetition that is *blocked*, *other numbers*, *
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import child
+import rounds
 from outcomes import Outcome, both, bytes_of, numbers_of, run, study
-from workshop import COMPARE, ONE_EPOCH, make_workshop
+from workshop import COMPARE, ONE_EPOCH
 
 STATES = ("same", "finished", "half-made", "blocked", "other numbers", "left-overs")
 FAULTS = STATES[2:]
@@ -192,41 +190,7 @@ def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def killings(kills: int, seed: int, only: str = "") -> tuple[dict[str, Counter[str]], list[str]]:
-    """Counts of outcomes by command, and the faults in words."""
-    subjects = [subject for subject in SUBJECTS if only in subject.name]
-    counts: dict[str, Counter[str]] = {subject.name: Counter() for subject in subjects}
-    faults = []
-    with tempfile.TemporaryDirectory() as name:
-        workshop = Path(name) / "workshop"
-        workshop.mkdir()
-        make_workshop(workshop)
-        child.warm_up()
-        for place, subject in enumerate(subjects):
-            whole = uninterrupted(workshop, subject)
-            for case in range(place, kills, len(subjects)):
-                state, how = run_case(workshop, subject, whole, f"{seed}-{case}")
-                counts[subject.name][state] += 1
-                if state in FAULTS:
-                    faults.append(f"{subject.name}, case {seed}-{case}: {state}: {how}")
-                    print(faults[-1], flush=True)
-    return counts, faults
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="commands whose name contains this")
-    options = parser.parse_args()
-    counts, faults = killings(options.kills, options.seed, options.only)
-    total: Counter[str] = sum(counts.values(), Counter())
-    print("| command | " + " | ".join(STATES) + " |")
-    print("| --- |" + " --- |" * len(STATES))
-    for subject, found in [*counts.items(), ("all", total)]:
-        print(f"| {subject} | " + " | ".join(str(found[state]) for state in STATES) + " |")
-    sys.exit(bool(faults))
-
-
 if __name__ == "__main__":
-    main()
+    rounds.main(
+        __doc__.splitlines()[0], "kills", 350, SUBJECTS, uninterrupted, run_case, STATES, FAULTS
+    )
