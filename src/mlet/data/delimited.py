@@ -38,16 +38,19 @@ def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
     """Decompress zstd frames; raises EOFError where the last one is cut short."""
     decoder = zstandard.ZstdDecompressor().decompressobj()
     parts: list[bytes] = []
+    gathered = 0
     # What is decompressed at once is not bounded otherwise, and may be 30 000 times as long.
     while compressed := file.read(_ZSTD_BYTES):
         while compressed:
             if decoder.eof:
                 decoder = zstandard.ZstdDecompressor().decompressobj()
             parts.append(decoder.decompress(compressed))
+            gathered += len(parts[-1])
             compressed = decoder.unused_data
-        if sum(map(len, parts)) >= size:
+        if gathered >= size:
             yield b"".join(parts)
             parts.clear()
+            gathered = 0
     yield b"".join(parts)
     if not decoder.eof:
         raise EOFError

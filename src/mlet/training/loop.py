@@ -90,7 +90,7 @@ def resume(out: Path, observer: Observer | None = None, *, data: Path | None = N
             f"mlet train DATA --resume {out}"
         )
     if run.finished:
-        run.check_begun(run.config(), all_of_it=True)
+        run.check_begun(config, all_of_it=True)
         run.check_data(PreparedDataset(config.data), same_rows=True)
         return run.summary()
     if run.failure is not None:
