@@ -54,7 +54,7 @@ def made_up(
             ArmResult(
                 Arm("clicks", "dlrm", "adagrad", dim, method),
                 method.changes.get("inner_dim"),
-                Tuning({"learning_rate": 0.02}, 6, (), at_edge),
+                Tuning({"learning_rate": 0.02}, 6, 0, (), at_edge),
                 scores,
                 100 * dim,
                 1_000,

@@ -196,7 +196,7 @@ def test_failures_of_tuning_are_counted(small_data: Path) -> None:
     config, panel = made_up(small_data, AUC, 0.01)
     failing = replace(panel.arms[0], tuning=replace(panel.arms[0].tuning, failed=(0.5, 0.7)))
     panel = replace(panel, arms=(failing, *panel.arms[1:]))
-    assert tuning_row(result(config, panel)) == ("6", "6", "2", "0", "12")
+    assert tuning_row(result(config, panel)) == ("6", "6", "0", "2", "0", "12")
 
 
 def test_inner_dims_of_single_fields_are_no_part_of_an_arm(small_data: Path) -> None:

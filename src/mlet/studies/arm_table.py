@@ -11,7 +11,14 @@ from mlet.studies.results import OUTCOMES, ArmResult, Panel, Rows, StudyResult
 from mlet.studies.study import SLT
 from mlet.task import Metric, Task
 
-TUNING_COLUMNS = ("arms", "trials of each", "failed", "best step size at an end", "final runs")
+TUNING_COLUMNS = (
+    "arms",
+    "trials of each",
+    "given up early",
+    "failed",
+    "best step size at an end",
+    "final runs",
+)
 
 
 def arm_columns(task: Task) -> tuple[str, ...]:
@@ -119,6 +126,7 @@ def tuning_row(result: StudyResult) -> tuple[str, ...]:
     return (
         str(len(arms)),
         " or ".join(map(str, tried)),
+        str(sum(arm.tuning.given_up for arm in arms)),
         str(sum(len(arm.tuning.failed) for arm in arms)),
         str(sum(arm.tuning.at_edge for arm in arms)),
         str(sum(len(arm.runs) for arm in arms)),

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from mlet.errors import MletError, RunError, WriteError
 from mlet.liveness import is_alive, started
 from mlet.reading import checksum, first_line
+from mlet.studies.halving import Halving
 from mlet.studies.study import Arm, StudyConfig
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Claim:
         setting: the tuned settings, as `StudyConfig.run` takes them.
         seed: of the run.
         final: whether it is scored on the test split.
+        halving: when a tuning trial is given up; None: never.
     """
 
     arm: Arm
@@ -55,6 +57,7 @@ class Claim:
     setting: Mapping[str, float]
     seed: int
     final: bool
+    halving: Halving | None = None
 
 
 class Ledger:
@@ -142,12 +145,27 @@ class Ledger:
                 return self._add(arm, setting, seed)
         return None
 
-    def complete(self, claim: Claim, valid: float) -> None:
-        """The run of a claim came to its end, with that headline metric on validation."""
+    def complete(self, claim: Claim, valid: float, validations: Sequence[float] = ()) -> None:
+        """The run of a claim came to its end, with that headline metric on validation, and these
+        qualities on the way."""
         quality = self._study.task.headline.quality(valid)
-        trial = self._trial(claim.arm, claim.number)
-        self._set(trial, _SEALS[1], checksum({"value": quality}, trial.user_attrs[_SEALS[0]]))
+        self._note(claim, {"value": quality}, validations)
         self._open_study(claim.arm).tell(claim.number, quality)
+
+    def prune(self, claim: Claim, validations: Sequence[float]) -> None:
+        """The run of a claim was given up after these; it counts as tried, and is not chosen."""
+        self._note(claim, {}, validations)
+        pruned = self._optuna.trial.TrialState.PRUNED
+        self._open_study(claim.arm).tell(claim.number, state=pruned)
+
+    def _note(self, claim: Claim, outcome: dict[str, Any], validations: Sequence[float]) -> None:
+        """Write down how a run went, and seal it with its outcome."""
+        trial = self._trial(claim.arm, claim.number)
+        for place, value in enumerate(validations):
+            self._storage.set_trial_intermediate_value(trial._trial_id, place, value)
+        if validations:
+            outcome = {**outcome, "validations": list(validations)}
+        self._set(trial, _SEALS[1], checksum(outcome, trial.user_attrs[_SEALS[0]]))
 
     def fail(self, claim: Claim, reason: str) -> None:
         """The run of a claim cannot be trained; it counts as tried."""
@@ -271,8 +289,11 @@ class Ledger:
             if rival and other.number < number:
                 self._close(arm, number, "void", "rivalled")
                 return None
-        final_seed = TUNING_SEED if seed is None else seed
-        return Claim(arm, number, dict(mine.params), final_seed, seed is not None)
+        if seed is not None:
+            return Claim(arm, number, dict(mine.params), seed, final=True)
+        before = [_validations(trial) for trial in trials if trial.number < number]
+        halving = self._study.halving(before)
+        return Claim(arm, number, dict(mine.params), TUNING_SEED, final=False, halving=halving)
 
     def _spread(self, arm: Arm) -> list[dict[str, float]]:
         """The settings that every arm tries first: the middles of equal parts of the ranges."""
@@ -287,6 +308,10 @@ class Ledger:
             for point, step in zip(points, order, strict=True):
                 share = (step + 0.5) / count
                 point[name] = float(range_.low * (range_.high / range_.low) ** share)
+        if tuning.halving is not None:
+            # The first is compared with nothing: it had better be a likely one.
+            middle_out = sorted(range(count), key=lambda place: abs(place - (count - 1) / 2))
+            return [points[place] for place in middle_out]
         return points
 
     def _space(self, arm: Arm) -> dict[str, Any]:
@@ -353,10 +378,21 @@ def _is_as_written(trial: FrozenTrial) -> bool:
         return False
     if is_running(trial):
         return True
-    outcomes: list[dict[str, Any]] = [{"value": trial.value}]
+    outcomes: list[dict[str, Any]]
     if trial.state.name == "FAIL":
         outcomes = [{name: known[name]} for name in ("reason", "void") if name in known]
+    else:
+        # Optuna takes the last of these for the value of a pruned trial.
+        found: dict[str, Any] = {"value": trial.value} if trial.state.name == "COMPLETE" else {}
+        if validations := _validations(trial):
+            found["validations"] = validations
+        outcomes = [found]
     return any(known.get(_SEALS[1]) == checksum(outcome, seal) for outcome in outcomes)
+
+
+def _validations(trial: FrozenTrial) -> list[float]:
+    """The quality at every validation of a trial that is done, where trials are halved."""
+    return [trial.intermediate_values[place] for place in sorted(trial.intermediate_values)]
 
 
 def is_running(trial: FrozenTrial) -> bool:

@@ -59,12 +59,14 @@ class Tuning:
     Attributes:
         setting: the chosen one.
         tried: trials.
+        given_up: those of them that were not trained to their end, where trials are halved.
         failed: step sizes that diverged or could not be trained, with some seed.
         at_edge: whether the chosen step size is at an end of the range.
     """
 
     setting: Mapping[str, float]
     tried: int
+    given_up: int
     failed: tuple[float, ...]
     at_edge: bool
 
@@ -340,6 +342,7 @@ def _read(
         tuning=Tuning(
             setting=setting,
             tried=len(ledger.tuning(trained)),
+            given_up=sum(t.state.name == "PRUNED" for t in ledger.tuning(trained)),
             failed=tuple(dict.fromkeys(failed)),
             at_edge=_at_edge(setting["learning_rate"], study.rates(arm)),
         ),

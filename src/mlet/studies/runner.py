@@ -243,6 +243,7 @@ class _Runner:
                 precisions=self._study.precisions(claim.arm) if claim.final else (),
                 resamples=self._study.resamples,
                 device=self._devices[slot % len(self._devices)],
+                halving=claim.halving,
             )
         except BrokenProcessPool as error:  # a worker was killed a moment ago
             failed: Future[Outcome] = Future()
@@ -262,10 +263,12 @@ class _Runner:
             self._ledger.fail(claim, f"{type(error).__name__}: {error}")
             return
         outcome = future.result()
-        if outcome.valid is None:
-            self._ledger.fail(claim, str(outcome.reason))
+        if outcome.valid is not None:
+            self._ledger.complete(claim, outcome.valid, outcome.validations)
+        elif outcome.reason is None:
+            self._ledger.prune(claim, outcome.validations)
         else:
-            self._ledger.complete(claim, outcome.valid)
+            self._ledger.fail(claim, outcome.reason)
         done = sum(trial.state.name != "RUNNING" for trial in self._ledger.trials(claim.arm))
         self._finished[claim.arm.name] = done
 

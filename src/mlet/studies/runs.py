@@ -19,16 +19,25 @@ from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.nn.compression import Precision
 from mlet.reading import reading
+from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker reports: the headline metric on validation, or why there is none."""
+    """What a worker reports.
+
+    Attributes:
+        valid: the headline metric on validation; None if training failed or was given up.
+        reason: why it failed.
+        validations: the headline metric at each validation, higher is better; noted where trials
+            are halved.
+    """
 
     valid: float | None
     reason: str | None
+    validations: tuple[float, ...] = ()
 
 
 def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Path:
@@ -38,30 +47,43 @@ def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Pa
 
 
 def train_and_score(
-    config: RunConfig, path: Path, *, precisions: Sequence[Precision], resamples: int, device: str
+    config: RunConfig,
+    path: Path,
+    *,
+    precisions: Sequence[Precision],
+    resamples: int,
+    device: str,
+    halving: Halving | None = None,
 ) -> Outcome:
-    """Train a run or continue it; score its collapsed model on the test split at some precisions,
-    which are those of a final run."""
+    """Train a run or continue it, to where ``halving`` ends it; score its collapsed model on the
+    test split at some precisions, which are those of a final run."""
     # The user asked for every k of the grid, k ≤ d included.
     warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
     run = RunDirectory(path)
+    task = config.model.build_task()
+    observer = HalvingObserver(halving, run, task) if halving else None
+    ended = False
     try:
         if run.config_file.exists():
             # It goes on as it was begun, whichever device it is offered and wherever its data
             # lies now, as on another machine: that it is the same data is checked.
             check_run(config, path)
-            summary = resume(path, data=config.data)
+            summary = resume(path, observer, data=config.data)
         else:
             training = config.training.model_copy(update={"device": device})
-            summary = train(config.model_copy(update={"training": training}), path)
+            summary = train(config.model_copy(update={"training": training}), path, observer)
     except TrainingError as error:
         return Outcome(None, str(error))
+    except Pruned:
+        ended = True
+        return Outcome(None, None, tuple(qualities(run, task)))
     finally:
-        if run.finished or run.failure is not None:
+        if ended or run.finished or run.failure is not None:
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
     for precision in precisions:
         score_run(path, config.data, resamples, precision)
-    return Outcome(summary.valid[config.model.build_task().headline.name], None)
+    validations = tuple(qualities(run, task)) if halving else ()
+    return Outcome(summary.valid[task.headline.name], None, validations)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

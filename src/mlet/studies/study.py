@@ -15,12 +15,26 @@ from mlet.models import AnyModelConfig, ModelConfig
 from mlet.nn.compression import PRECISIONS, Precision
 from mlet.settings import Settings, merge
 from mlet.studies.datasets import DatasetConfig
+from mlet.studies.halving import Halving
 from mlet.task import Task
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig, TrainingConfig
 
 #: Names become folders of runs.
 Name = Annotated[str, Setting(pattern=r"^[\w.+=-]+$")]
+
+
+class HalvingConfig(Settings):
+    """Successive halving of trials; see `mlet.studies.halving`.
+
+    Attributes:
+        factor: η; a trial goes on if it is among the best 1/η of the arm's trials that got as far.
+        first: validations (by default four an epoch) until trials are first compared; then after
+            η times as many, and so on.
+    """
+
+    factor: Annotated[int, Setting(ge=2)] = 3
+    first: PositiveInt = 2
 
 
 class TuningConfig(Settings):
@@ -35,12 +49,15 @@ class TuningConfig(Settings):
         weight_decay: range of the tables' weight decay, in log scale; null leaves it as it is.
         learning_rates: the step sizes tried, one a trial, in the place of trials, span and
             weight_decay.
+        halving: give up trials that fall behind the arm's own earlier ones; null trains all to
+            their end.
     """
 
     trials: PositiveInt = 6
     span: Annotated[float, Setting(gt=1)] = 8.0
     weight_decay: tuple[PositiveFloat, PositiveFloat] | None = None
     learning_rates: list[PositiveFloat] | None = Setting(None, min_length=1)
+    halving: HalvingConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -198,6 +215,11 @@ class StudyConfig(Settings):
             return min(self.tuning.learning_rates), max(self.tuning.learning_rates)
         base = self.optimizers[arm.optimizer].tables.learning_rate
         return base / self.tuning.span, base * self.tuning.span
+
+    def halving(self, before: Sequence[Sequence[float]]) -> Halving | None:
+        """The rule that may give up a trial, by what the arm's earlier ones had at validations."""
+        config = self.tuning.halving
+        return None if config is None else Halving(config.factor, config.first, before)
 
     def run(self, arm: Arm, setting: Mapping[str, float], seed: int, data: Path) -> RunConfig:
         """A training run; ``setting`` has the ``learning_rate`` and maybe ``weight_decay``."""

@@ -268,6 +268,16 @@ class RunDirectory:
         """Write all validation records so far, one JSON object a line."""
         write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in records))
 
+    def metrics(self) -> list[dict[str, float]]:
+        """All validation records so far.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        with reading(self.metrics_file, RunError, _REMEDY):
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+            return [dict(json.loads(line)) for line in lines]
+
     def write_spectra(self, records: list[dict[str, Any]]) -> None:
         """Write all records of the tables' spectra so far, one JSON object a line."""
         write_sealed_lines(self.spectra_file, records)
