@@ -82,9 +82,13 @@ REFERENCES: dict[type[FusedOptimizer], Any] = {
 
 
 @pytest.mark.parametrize("fused", REFERENCES, ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize(("passes", "ratio"), [(1, 1.0), (2, 1.0), (1, 0.3)])
-def test_as_torchs_optimizer_on_the_same_gradients(fused: Any, passes: int, ratio: float) -> None:
-    mine, theirs = layer(), layer()
+@pytest.mark.parametrize(
+    ("passes", "ratio", "bias"), [(1, 1.0, False), (2, 1.0, True), (1, 0.3, True)]
+)
+def test_as_torchs_optimizer_on_the_same_gradients(
+    fused: Any, passes: int, ratio: float, bias: bool
+) -> None:
+    mine, theirs = layer(table_bias=bias), layer(table_bias=bias)
     optimizer = fused(mine, lr=0.1, projection_lr=ratio)
     references = sparse_and_dense(theirs, *REFERENCES[fused], ratio)
     for step in range(4):
@@ -93,7 +97,8 @@ def test_as_torchs_optimizer_on_the_same_gradients(fused: Any, passes: int, rati
         for number in range(passes):  # several backward passes add up
             loss(mine, 10 * step + number).backward()
             loss(theirs, 10 * step + number).backward()
-        assert all(p.grad is None for p in mine.parameters())
+        biases = [p for table in mine.tables if (p := table.table_bias) is not None]
+        assert all(p.grad is None for p in mine.parameters() if all(p is not b for b in biases))
         optimizer.step()
         for reference in references:
             reference.step()
@@ -367,18 +372,27 @@ def test_settings_arrive(fused: Any) -> None:
     assert group["betas"] == (0.5, 0.6)
 
 
-def test_row_wise_adagrad_gives_projections_its_epsilon() -> None:
-    model = layer()
+@pytest.mark.parametrize("fused", [FusedAdagrad, FusedRowWiseAdagrad, FusedLazyAdam])
+def test_epsilon_is_of_rows_and_not_of_what_they_share(fused: Any) -> None:
+    model = layer(table_bias=True)
     twin = copy.deepcopy(model)
-    optimizer = FusedRowWiseAdagrad(model, lr=0.1, eps=2.0)
+    optimizer = fused(model, lr=0.1, eps=1e6)
     loss(model, 0).backward()
     optimizer.step()
     loss(twin, 0).backward()
-    stack = next(part for part in model.modules() if isinstance(part, StackedTables))
-    other = next(part for part in twin.modules() if isinstance(part, StackedTables))
-    grad = other.projection.grad
-    expected = other.projection - 0.1 * grad / (grad.abs() + 2.0)
-    torch.testing.assert_close(stack.projection, expected)
+    for stack, other in zip(model.stacks(), twin.stacks(), strict=True):
+        # Where ε is far above the gradients, a row's step is that of plain SGD at η / ε.
+        step = 0.1 if fused is not FusedLazyAdam else 0.1 * (1 - 0.999) ** 0.5
+        grad = other.stacked.grad.to_dense()
+        moved = (stack.stacked - other.stacked).detach()
+        torch.testing.assert_close(moved, -step / 1e6 * grad, rtol=2e-2, atol=2e-7)
+        shared = [(stack.table_bias, other.table_bias)]
+        if stack.inner_dim is not None:
+            shared.append((stack.projection, other.projection))
+        for mine, theirs in shared:
+            assert theirs.grad.abs().max() > 0
+            expected = theirs - 0.1 * theirs.grad.sign()
+            torch.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_seed_of_rounding_is_drawn_from_torch() -> None:

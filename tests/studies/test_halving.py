@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mlet.errors import ConfigError, RunError
 from mlet.studies import StudyConfig, sweep
 from mlet.studies.halving import Halving
-from mlet.studies.ledger import Claim, Ledger, is_final
+from mlet.studies.ledger import Claim, Ledger
+from mlet.studies.trials import is_final
 
 TRIALS, SEEDS = 6, 2
 

@@ -15,7 +15,8 @@ import pytest
 from mlet.errors import RunError
 from mlet.liveness import is_alive, started
 from mlet.studies import StudyConfig
-from mlet.studies.ledger import Claim, Ledger, is_final
+from mlet.studies.ledger import Claim, Ledger
+from mlet.studies.trials import is_final
 
 TRIALS, SEEDS = 4, 2
 

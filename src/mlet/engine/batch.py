@@ -119,6 +119,20 @@ class Lookups:
         ]
         return torch.cat(parts)
 
+    def masses(self, dtype: torch.dtype) -> Tensor | None:
+        """(B, T): the sum of what the vectors of each output are multiplied by: of a bag that is
+        summed its length, of an empty one 0; None where all are 1."""
+        if not self.has_bags:
+            return None
+        columns = []
+        for offsets, mean in zip(self.offsets, self.mean, strict=True):
+            if offsets is None:
+                columns.append(torch.ones(self.batch, dtype=dtype, device=self.ids.device))
+            else:
+                lengths = offsets.diff().to(dtype)
+                columns.append(lengths.clamp(max=1.0) if mean else lengths)
+        return torch.stack(columns, dim=1)
+
     def weights(self, dtype: torch.dtype) -> Tensor | None:
         """(V,): what each lookup's vector is multiplied by; None where all are 1."""
         if not any(self.mean):

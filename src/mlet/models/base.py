@@ -44,6 +44,9 @@ class ModelConfig(Choice):
         table_dtype: what tables are kept in while they are trained: ``float32``, or at half the
             memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
             Collapsed models are float32.
+        table_bias: add a trained vector to all rows of a field's table, two-layer or not; it
+            collapses with the rest. Not in width-1 tables of linear parts.
+        init_scale: initialise tables' rows this many times larger.
     """
 
     name: str
@@ -56,6 +59,8 @@ class ModelConfig(Choice):
     compression: AnyCompression | None = None
     train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    table_bias: bool = False
+    init_scale: float = Setting(1.0, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +100,7 @@ class ModelConfig(Choice):
                 "inner_dims": {},
                 "train_projection": True,
                 "table_dtype": "float32",
+                "table_bias": False,
             }
         )
 
@@ -145,6 +151,8 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
         init=config.init,
         train_projection=config.train_projection,
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
+        table_bias=config.table_bias,
+        init_scale=config.init_scale,
     )
 
 

@@ -34,7 +34,8 @@ class FirstOrder(nn.Module):
     def __init__(self, config: FirstOrderConfig, schema: DatasetSchema) -> None:
         super().__init__()
         layers = config if config.two_layer_first_order else config.single_layer()
-        narrow = layers.model_copy(update={"dim": 1, "compression": None, "table_dtype": "float32"})
+        ordinary = {"compression": None, "table_dtype": "float32", "table_bias": False}
+        narrow = layers.model_copy(update={"dim": 1, **ordinary})
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
         for field in self.tables.fields:
             # Of a product, W2 alone: were W1 zero as well, neither would ever move.

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mlet.errors import ConversionError
 
-#: A table's tensors in a ``state_dict``, behind its name: both factors, or the one ordinary table.
-INNER, PROJECTION, WEIGHT = "inner", "projection", "weight"
+#: A table's tensors in a ``state_dict``, behind its name: both factors, or the one ordinary table;
+#: and what is added to all of its rows, if anything is.
+INNER, PROJECTION, WEIGHT, TABLE_BIAS = "inner", "projection", "weight", "table_bias"
 
 #: Rows taken at once where a table is multiplied or summed over: bounds the float64 copy to some
 #: 30 MB.
@@ -153,14 +154,16 @@ def factor_pairs(state: Mapping[str, Any]) -> dict[str, Factors]:
 
 
 @torch.no_grad()
-def collapse_table(inner: Tensor, projection: Tensor) -> Tensor:
-    """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype.
+def collapse_table(inner: Tensor, projection: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype, with a bias (d)
+    added to every row if there is one.
 
-    The product is accumulated in float64 and rounded once, a block of rows at a time.
+    It is accumulated in float64 and rounded once, a block of rows at a time.
     """
     table = projection.new_empty(inner.shape[0], projection.shape[1])
     wide = projection.double()
     for start in range(0, inner.shape[0], _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        table[rows] = inner[rows].double() @ wide
+        product = inner[rows].double() @ wide
+        table[rows] = product if bias is None else product + bias.double()
     return table

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,6 +73,10 @@ class FieldEmbedding(FieldEntries, Factored):
         table_dtype: keep tables in ``torch.bfloat16`` or ``torch.float16``, at half the memory, and
             compute in float32. Train them with an optimizer of `mlet.optim`, which rounds
             stochastically; others lose small updates to rounding.
+        table_bias: add a trained vector to all rows of a field's table. It collapses with the rest
+            and gives categories that are rare or never seen what the others have in common. Not
+            with a ``compression``.
+        init_scale: initialise the rows this many times larger.
 
     Shape:
         - ``ids``: (B, F₁), the one-valued fields in the order of ``fields``; int32 or int64.
@@ -98,6 +104,8 @@ class FieldEmbedding(FieldEntries, Factored):
         sparse: bool = True,
         train_projection: bool = True,
         table_dtype: torch.dtype | None = None,
+        table_bias: bool = False,
+        init_scale: float = 1.0,
         _precision: Precision = "float32",
     ) -> None:
         super().__init__()
@@ -122,12 +130,18 @@ class FieldEmbedding(FieldEntries, Factored):
         self.train_projection = train_projection
         self.precision: Precision = _precision
         self.table_dtype = table_dtype
+        self.table_bias, self.init_scale = table_bias, init_scale
+        if not 0 < init_scale < math.inf:
+            raise ValueError(f"init_scale must be positive, got {init_scale}")
         by_kind: dict[tuple[int, int | None, str], list[Field]] = defaultdict(list)
         for field in fields:
             compression = field.compression
             if compression and field.inner_dim is not None and not compression.takes_inner_dim:
                 kind = type(compression).__name__
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with inner_dim")
+            if compression and table_bias:
+                kind = type(compression).__name__
+                raise ValueError(f"field {field.name!r}: {kind} cannot be trained with table_bias")
             by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
         self._groups = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
         order = [field.name for group in self._groups for field in group]
@@ -143,8 +157,8 @@ class FieldEmbedding(FieldEntries, Factored):
         dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
         if self.precision != "float32" and compression is None:
             return QuantizedTables(sizes, dim, self.precision)
-        build = StackedTables if compression is None else compression.build
-        tables = build(
+        build = partial(StackedTables, table_bias=self.table_bias)
+        tables = (build if compression is None else compression.build)(
             sizes,
             dim,
             inner_dim,
@@ -152,6 +166,7 @@ class FieldEmbedding(FieldEntries, Factored):
             sparse=self.sparse,
             train_projection=self.train_projection,
             table_dtype=self.table_dtype,
+            init_scale=self.init_scale,
         )
         # Whatever k they are trained with: a field must not be hashed otherwise once collapsed.
         alike = [f for f in self.fields if (f.dim, f.compression) == (dim, compression)]

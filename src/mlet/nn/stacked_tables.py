@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups, RowGradient, look_up
-from mlet.nn.factored import INNER, PROJECTION, WEIGHT, Factors, collapse_table
+from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import INITIALISATIONS, InitName, single_layer_
 from mlet.nn.two_layer import check_dimensions
@@ -28,10 +28,14 @@ class StackedTables(FieldTables):
         train_projection: leave the projections as they were initialised if false.
         table_dtype: keep the stacked matrix in ``torch.bfloat16`` or ``torch.float16``; projections
             and outputs stay as they are. None keeps it in torch's default dtype.
+        table_bias: add a trained vector to all rows of a table, by which categories that are rare
+            or never seen start from what the others have in common; zero at first.
+        init_scale: the tables' rows are initialised this many times larger.
 
     Attributes:
         inner, projection: (Σn × k) and (T × k × d), where ``inner_dim`` is given.
         weight: (Σn × d), where it is not.
+        table_bias: (T × d), or None.
         row_gradients: where a fused optimizer (`mlet.optim`) trains these tables, what the backward
             passes since its last step left for it, and neither factor gets a ``.grad``; else None.
     """
@@ -46,6 +50,8 @@ class StackedTables(FieldTables):
         sparse: bool,
         train_projection: bool = True,
         table_dtype: torch.dtype | None = None,
+        table_bias: bool = False,
+        init_scale: float = 1.0,
     ) -> None:
         super().__init__(sizes)
         for name, size in sizes.items():
@@ -58,6 +64,7 @@ class StackedTables(FieldTables):
         self.dim = dim
         self.inner_dim = inner_dim
         self.init: InitName = init
+        self.init_scale = init_scale
         self.sparse = sparse
         self.table_dtype = table_dtype
         self.row_gradients: list[RowGradient] | None = None
@@ -69,6 +76,7 @@ class StackedTables(FieldTables):
             self.projection = nn.Parameter(
                 torch.empty(len(sizes), inner_dim, dim), requires_grad=train_projection
             )
+        self.table_bias = nn.Parameter(torch.empty(len(sizes), dim)) if table_bias else None
         self.reset_parameters()
 
     def _check_inner_dim(self, inner_dim: int, dim: int) -> None:
@@ -93,6 +101,10 @@ class StackedTables(FieldTables):
                 single_layer_(rows)
             else:
                 INITIALISATIONS[self.init](rows, self.projection[place])
+            if self.init_scale != 1.0:
+                rows.mul_(self.init_scale)
+        if self.table_bias is not None:
+            self.table_bias.zero_()
 
     def rows_of(self, name: str) -> Tensor:
         """One table's rows of the stacked matrix: a view, n × k or n × d."""
@@ -103,23 +115,27 @@ class StackedTables(FieldTables):
         return self.stacked[start : start + self.sizes[name]]
 
     def parts(self, name: str) -> dict[str, Tensor]:
-        """One table's rows and projection, or its rows alone."""
+        """One table's rows and projection, or its rows alone; and its bias."""
+        place = list(self.sizes).index(name)
+        bias = {} if self.table_bias is None else {TABLE_BIAS: self.table_bias[place]}
         if self.inner_dim is None:
-            return {WEIGHT: self._rows(name)}
-        projection = self.projection[list(self.sizes).index(name)]
-        return {INNER: self._rows(name), PROJECTION: projection}
+            return {WEIGHT: self._rows(name), **bias}
+        return {INNER: self._rows(name), PROJECTION: self.projection[place], **bias}
 
     def table(self, name: str) -> Tensor:
         """One table as it would be served (n × d): a copy, collapsed if two-layer."""
-        rows, *projection = (part.detach() for part in self.parts(name).values())
-        if projection:
-            return collapse_table(rows, *projection)
-        return rows.to(torch.float32 if self.table_dtype else rows.dtype, copy=True)
+        parts = {part: tensor.detach() for part, tensor in self.parts(name).items()}
+        bias = parts.get(TABLE_BIAS)
+        if self.inner_dim is not None:
+            return collapse_table(parts[INNER], parts[PROJECTION], bias)
+        rows = parts[WEIGHT].to(torch.float32 if self.table_dtype else self.weight.dtype, copy=True)
+        return rows if bias is None else rows + bias
 
     def factors(self, name: str) -> Factors:
         """Views of one table's W2 (n × k) and W1 (k × d); of an ordinary one W and None."""
-        rows, *projection = (part.detach() for part in self.parts(name).values())
-        return Factors(rows, projection[0] if projection else None)
+        parts = {part: tensor.detach() for part, tensor in self.parts(name).items()}
+        rows = parts[WEIGHT if self.inner_dim is None else INNER]
+        return Factors(rows, parts.get(PROJECTION))
 
     def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """The parameters that hold the factors of all tables, if they are two-layer."""
@@ -134,6 +150,8 @@ class StackedTables(FieldTables):
         """Fill an ordinary table."""
         if self.inner_dim is not None:
             raise ValueError(f"field {name!r} is two-layer; only ordinary tables can be filled")
+        if self.table_bias is not None:
+            raise ValueError(f"field {name!r} has a table_bias; only collapsed ones can be filled")
         super().load_collapsed(name, given)
 
     def forward(self, lookups: Lookups) -> Tensor:
@@ -148,5 +166,11 @@ class StackedTables(FieldTables):
             sink=self.row_gradients,
         )
         if self.inner_dim is not None:
-            return vectors.to(self.projection.dtype)
-        return vectors if self.table_dtype else vectors.to(self.weight.dtype)
+            vectors = vectors.to(self.projection.dtype)
+        elif not self.table_dtype:
+            vectors = vectors.to(self.weight.dtype)
+        if self.table_bias is None:
+            return vectors
+        masses = lookups.masses(self.table_bias.dtype)
+        bias = self.table_bias if masses is None else masses.unsqueeze(2) * self.table_bias
+        return vectors + bias

@@ -17,14 +17,23 @@ from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
 
+#: ε of what all rows share.
+_SHARED_EPS = 1e-8
+
 
 class FusedOptimizer(Optimizer):
     """Base of the fused optimizers; use one of its subclasses.
 
     It takes a module, not parameters, and trains every `mlet.nn.FieldEmbedding` in it: tables by
-    touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule
-    the projections of two-layer tables, densely (row-wise Adagrad: by plain Adagrad), unless they
-    were frozen when the optimizer was made. Their step size is ``projection_lr`` times the tables'.
+    touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule,
+    densely (row-wise Adagrad: by plain Adagrad), what all rows of a table share, projections and
+    biases, unless it was frozen when the optimizer was made. Its step size is ``projection_lr``
+    times the tables'.
+
+    ``eps`` is that of the tables' rows. A large one, beside √s of a row that was touched a few
+    times, makes its steps as small as its gradients: rare categories then move by what is known of
+    them, not by a whole step size whatever it is (``docs/training.md``). What all rows share is
+    touched at every step and needs none: it has 1e-8.
 
     While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
@@ -134,6 +143,9 @@ class FusedOptimizer(Optimizer):
                 gradient = RowGradient.merge(table.row_gradients, table.stack)
                 self._update(table, gradient, rule)
                 table.row_gradients.clear()
+            bias = table.table_bias
+            if bias is not None and bias.requires_grad and bias.grad is not None:
+                self._update_shared(bias, bias.grad, rule)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -174,13 +186,17 @@ class FusedOptimizer(Optimizer):
         if projection is None or not projection.requires_grad:
             return
         if projection_grad is not None:
-            dense = self._rule_of(stacked=False)
-            (group,) = self.param_groups
-            rule = replace(rule, name=dense, lr=rule.lr * group["projection_lr"])
-            rows = projection.detach().flatten(0, 1)
-            states = self._state(projection, dense)
-            grads = projection_grad.to(rows.dtype).flatten(0, 1)
-            apply_rule(rows, grads, rule, tuple(s.flatten(0, 1) for s in states))
+            self._update_shared(projection, projection_grad, rule)
+
+    def _update_shared(self, parameter: Tensor, grad: Tensor, rule: Rule) -> None:
+        """Update what all rows of each of T tables share: (T × … × d)."""
+        dense = self._rule_of(stacked=False)
+        (group,) = self.param_groups
+        rule = replace(rule, name=dense, lr=rule.lr * group["projection_lr"], eps=_SHARED_EPS)
+        rows = parameter.detach().flatten(0, -2)
+        states = self._state(parameter, dense)
+        grads = grad.to(rows.dtype).flatten(0, -2)
+        apply_rule(rows, grads, rule, tuple(s.flatten(0, -2) for s in states))
 
     def _state(self, parameter: Tensor, name: RuleName) -> tuple[Tensor, ...]:
         state = self.state[parameter]

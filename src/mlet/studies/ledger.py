@@ -20,10 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlet.errors import MletError, RunError, WriteError
-from mlet.liveness import is_alive, started
+from mlet.liveness import started
 from mlet.reading import checksum, first_line
 from mlet.studies.halving import Halving
 from mlet.studies.study import Arm, StudyConfig
+from mlet.studies.trials import (
+    SEALS,
+    is_as_written,
+    is_final,
+    is_running,
+    owner_is_dead,
+    validations_of,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -33,8 +41,6 @@ if TYPE_CHECKING:
 TUNING_SEED = 0
 #: A run whose process was killed is tried this often.
 _ATTEMPTS = 2
-#: The attribute under which a trial keeps the checksum of its claim, and that of its outcome.
-_SEALS = "seal", "outcome_seal"
 #: What SQLite says of a damaged file.
 _DAMAGE = "malformed", "not a database", "no such column", "no such table"
 
@@ -165,7 +171,7 @@ class Ledger:
             self._storage.set_trial_intermediate_value(trial._trial_id, place, value)
         if validations:
             outcome = {**outcome, "validations": list(validations)}
-        self._set(trial, _SEALS[1], checksum(outcome, trial.user_attrs[_SEALS[0]]))
+        self._set(trial, SEALS[1], checksum(outcome, trial.user_attrs[SEALS[0]]))
 
     def fail(self, claim: Claim, reason: str) -> None:
         """The run of a claim cannot be trained; it counts as tried."""
@@ -192,7 +198,7 @@ class Ledger:
     def recover(self, arm: Arm, *, take_over: bool) -> None:
         """Give back the claims of this machine's dead processes; all claims if ``take_over``."""
         for trial in self.trials(arm):
-            if is_running(trial) and (take_over or _owner_is_dead(trial)):
+            if is_running(trial) and (take_over or owner_is_dead(trial)):
                 self._close(arm, trial.number, "void", "given back")
 
     def forget(self, arm: Arm, number: int) -> None:
@@ -264,7 +270,7 @@ class Ledger:
             "seed": TUNING_SEED if seed is None else seed,
             "final": seed is not None,
         }
-        attributes[_SEALS[0]] = checksum({**attributes, "params": setting})
+        attributes[SEALS[0]] = checksum({**attributes, "params": setting})
         state = self._optuna.trial.TrialState.RUNNING
         self._open_study(arm).add_trial(
             self._optuna.create_trial(
@@ -291,7 +297,7 @@ class Ledger:
                 return None
         if seed is not None:
             return Claim(arm, number, dict(mine.params), seed, final=True)
-        before = [_validations(trial) for trial in trials if trial.number < number]
+        before = [validations_of(trial) for trial in trials if trial.number < number]
         halving = self._study.halving(before)
         return Claim(arm, number, dict(mine.params), TUNING_SEED, final=False, halving=halving)
 
@@ -318,8 +324,8 @@ class Ledger:
         float_ = self._optuna.distributions.FloatDistribution
         low, high = self._study.rates(arm)
         space = {"learning_rate": float_(low, high, log=True)}
-        if self._study.tuning.weight_decay is not None:
-            space["weight_decay"] = float_(*self._study.tuning.weight_decay, log=True)
+        for name, range_ in self._study.tuning.ranges.items():
+            space[name] = float_(*range_, log=True)
         return space
 
     def _open_study(self, arm: Arm) -> optuna.Study:
@@ -339,8 +345,8 @@ class Ledger:
             trials = study.get_trials(deepcopy=False)
         sealed = False  # mlet 0.1, by which the study may have been begun, had no seals
         for trial in trials:
-            sealed = sealed or _SEALS[0] in trial.user_attrs
-            if sealed and not _is_as_written(trial):
+            sealed = sealed or SEALS[0] in trial.user_attrs
+            if sealed and not is_as_written(trial):
                 raise self._damaged(f"trial {trial.number} of {arm.name} is not what was written")
         return trials
 
@@ -350,7 +356,7 @@ class Ledger:
     def _close(self, arm: Arm, number: int, attribute: str, text: str) -> None:
         trial = self._trial(arm, number)
         self._set(trial, attribute, text)
-        self._set(trial, _SEALS[1], checksum({attribute: text}, trial.user_attrs.get(_SEALS[0], 0)))
+        self._set(trial, SEALS[1], checksum({attribute: text}, trial.user_attrs.get(SEALS[0], 0)))
         self._open_study(arm).tell(number, state=self._optuna.trial.TrialState.FAIL)
 
     def _set(self, trial: FrozenTrial, attribute: str, value: str | int) -> None:
@@ -361,48 +367,3 @@ class Ledger:
             f"study database {self._url}: damaged ({how}); move it away and give the command "
             f"again: runs that are finished are not trained again"
         )
-
-
-def is_final(trial: FrozenTrial, seed: int | None = None) -> bool:
-    """Whether a trial is a final run, and of that seed if one is given."""
-    final = bool(trial.user_attrs.get("final"))
-    return final and (seed is None or trial.user_attrs["seed"] == seed)
-
-
-def _is_as_written(trial: FrozenTrial) -> bool:
-    """Whether a trial is what was claimed, and what came of it what was found."""
-    known = trial.user_attrs
-    claim = {name: known.get(name) for name in ("owner", "owner_started", "seed", "final")}
-    seal = known.get(_SEALS[0])
-    if seal != checksum({**claim, "params": trial.params}):
-        return False
-    if is_running(trial):
-        return True
-    outcomes: list[dict[str, Any]]
-    if trial.state.name == "FAIL":
-        outcomes = [{name: known[name]} for name in ("reason", "void") if name in known]
-    else:
-        # Optuna takes the last of these for the value of a pruned trial.
-        found: dict[str, Any] = {"value": trial.value} if trial.state.name == "COMPLETE" else {}
-        if validations := _validations(trial):
-            found["validations"] = validations
-        outcomes = [found]
-    return any(known.get(_SEALS[1]) == checksum(outcome, seal) for outcome in outcomes)
-
-
-def _validations(trial: FrozenTrial) -> list[float]:
-    """The quality at every validation of a trial that is done, where trials are halved."""
-    return [trial.intermediate_values[place] for place in sorted(trial.intermediate_values)]
-
-
-def is_running(trial: FrozenTrial) -> bool:
-    """Whether a trial is claimed and not finished."""
-    return trial.state.name == "RUNNING"
-
-
-def _owner_is_dead(trial: FrozenTrial) -> bool:
-    """Whether a process of this machine claimed a trial and runs no more."""
-    host, process, _ = trial.user_attrs["owner"].split(":")
-    return host == socket.gethostname() and not is_alive(
-        int(process), trial.user_attrs["owner_started"]
-    )

@@ -37,6 +37,12 @@ class HalvingConfig(Settings):
     first: PositiveInt = 2
 
 
+Range: TypeAlias = tuple[PositiveFloat, PositiveFloat]
+
+#: The settings that may be tuned beside the tables' step size.
+RANGES = ("weight_decay", "eps", "init_scale", "dense_learning_rate")
+
+
 class TuningConfig(Settings):
     """What every arm may try on the validation split, single-layer and peers like MLET.
 
@@ -45,17 +51,20 @@ class TuningConfig(Settings):
             over the ranges, the same for every arm; the rest are Optuna's (TPE), from what the arm
             has seen.
         span: step sizes reach from the optimizer's own divided by this to times this, in log scale.
-            The dense layers' step size keeps its ratio to the tables'.
-        weight_decay: range of the tables' weight decay, in log scale; null leaves it as it is.
-        learning_rates: the step sizes tried, one a trial, in the place of trials, span and
-            weight_decay.
+        weight_decay, eps, init_scale, dense_learning_rate: ranges of these settings of the tables
+            and of the dense layers' step size, in log scale; null leaves a setting as it is, and
+            the dense layers' step size in its ratio to the tables'.
+        learning_rates: the step sizes tried, one a trial, in the place of trials, span and ranges.
         halving: give up trials that fall behind the arm's own earlier ones; null trains all to
             their end.
     """
 
     trials: PositiveInt = 6
     span: Annotated[float, Setting(gt=1)] = 8.0
-    weight_decay: tuple[PositiveFloat, PositiveFloat] | None = None
+    weight_decay: Range | None = None
+    eps: Range | None = None
+    init_scale: Range | None = None
+    dense_learning_rate: Range | None = None
     learning_rates: list[PositiveFloat] | None = Setting(None, min_length=1)
     halving: HalvingConfig | None = None
 
@@ -67,11 +76,17 @@ class TuningConfig(Settings):
             return values
         if len(set(rates)) < len(rates):
             raise ValueError("a learning rate is listed twice")
-        if values.get("trials", len(rates)) != len(rates) or values.get("weight_decay") is not None:
-            raise ValueError("learning_rates leave no trials or weight_decay to choose")
+        chosen = [name for name in RANGES if values.get(name) is not None]
+        if values.get("trials", len(rates)) != len(rates) or chosen:
+            raise ValueError(f"learning_rates leave no {', '.join(chosen) or 'trials'} to choose")
         return {**values, "trials": len(rates)}
 
-    @field_validator("weight_decay")
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The settings that are tuned beside the step size, with their ranges."""
+        return {name: range_ for name in RANGES if (range_ := getattr(self, name)) is not None}
+
+    @field_validator(*RANGES)
     @classmethod
     def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and value[0] >= value[1]:
@@ -169,6 +184,13 @@ class StudyConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _eps_has_a_place(self) -> Self:
+        without = [name for name, found in self.optimizers.items() if found.tables.name == "sgd"]
+        if self.tuning.eps is not None and without:
+            raise ValueError(f"tuning.eps: optimizer {without[0]!r} is SGD, which has none")
+        return self
+
+    @model_validator(mode="after")
     def _one_task(self) -> Self:
         tasks = {model.task for model in self.models.values()}
         if len(tasks) > 1:
@@ -222,11 +244,15 @@ class StudyConfig(Settings):
         return None if config is None else Halving(config.factor, config.first, before)
 
     def run(self, arm: Arm, setting: Mapping[str, float], seed: int, data: Path) -> RunConfig:
-        """A training run; ``setting`` has the ``learning_rate`` and maybe ``weight_decay``."""
+        """A training run; ``setting`` has the ``learning_rate`` and what else is tuned."""
+        model = arm.method.model(self.models[arm.model], arm.dim)
+        optimizer = dict(setting)
+        if "init_scale" in setting:
+            model = model.model_copy(update={"init_scale": optimizer.pop("init_scale")})
         return RunConfig(
             data=data,
-            model=arm.method.model(self.models[arm.model], arm.dim),
-            optimizer=self.optimizers[arm.optimizer].at(**setting),
+            model=model,
+            optimizer=self.optimizers[arm.optimizer].at(**optimizer),
             training=self.training.model_copy(update={"seed": seed}),
         )
 

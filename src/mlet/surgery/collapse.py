@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mlet.errors import ConversionError
 from mlet.nn.factored import (
     INNER,
     PROJECTION,
+    TABLE_BIAS,
     WEIGHT,
+    Factors,
     collapse_table,
     factor_pairs,
     factored_modules,
@@ -74,9 +76,9 @@ def collapse(model: nn.Module) -> nn.Module:
 def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     """A plain model's ``state_dict`` from that of a converted one, without building either.
 
-    Pairs ``x.inner`` (n × k) and ``x.projection`` (k × d) become ``x.weight`` (n × d); all else
-    stays. A prefix of DistributedDataParallel or ``torch.compile`` that all names share is taken
-    off.
+    Pairs ``x.inner`` (n × k) and ``x.projection`` (k × d) become ``x.weight`` (n × d), and an
+    ``x.table_bias`` (d) is added to its rows; all else stays. A prefix of DistributedDataParallel
+    or ``torch.compile`` that all names share is taken off.
 
     Raises:
         ConversionError: there is no such pair, or the shapes of one do not fit together.
@@ -94,17 +96,48 @@ def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in state.items():
         table, _, last = name.rpartition(".")
         factors = pairs.get(table)
-        if factors is None or factors.projection is None or last not in (INNER, PROJECTION):
+        bias = _bias_of(state, table)
+        if factors is not None and factors.projection is not None and last in (INNER, PROJECTION):
+            if last == INNER:
+                plain[qualified(table, WEIGHT)] = _product(table, factors, bias)
+        elif bias is not None and last == WEIGHT:
+            plain[name] = value + bias.to(value.dtype)
+        elif bias is None or last != TABLE_BIAS:
             plain[name] = value
-        elif last == INNER:
-            product = collapse_table(factors.inner, factors.projection)
-            if not product.isfinite().all() and factors.are_finite():
-                raise ConversionError(
-                    f"table {table!r}: the product exceeds what {product.dtype} can hold; save its "
-                    f"projection in a wider dtype"
-                )
-            plain[qualified(table, WEIGHT)] = product
     return plain
+
+
+def _bias_of(state: Mapping[str, Any], table: str) -> Tensor | None:
+    """What is added to all rows of a table, if anything is.
+
+    Raises:
+        ConversionError: there is no table to add it to, or it is of another width.
+    """
+    bias = state.get(qualified(table, TABLE_BIAS))
+    if not isinstance(bias, Tensor):
+        return None
+    rows = state.get(qualified(table, PROJECTION), state.get(qualified(table, WEIGHT)))
+    if not isinstance(rows, Tensor) or rows.dim() != 2 or bias.shape != rows.shape[1:]:
+        raise ConversionError(
+            f"table {table!r}: a table_bias {tuple(bias.shape)} without rows of its width"
+        )
+    return bias
+
+
+def _product(table: str, factors: Factors, bias: Tensor | None) -> Tensor:
+    """The ordinary table that a pair of factors stands for.
+
+    Raises:
+        ConversionError: its dtype cannot hold it.
+    """
+    assert factors.projection is not None
+    product = collapse_table(factors.inner, factors.projection, bias)
+    if not product.isfinite().all() and factors.are_finite():
+        raise ConversionError(
+            f"table {table!r}: the product exceeds what {product.dtype} can hold; save its "
+            f"projection in a wider dtype"
+        )
+    return product
 
 
 def _without_wrappers(state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field as Setting
 from pydantic import model_validator
+from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, DLRMConfig
 from mlet.settings import Settings
@@ -47,14 +48,25 @@ class TableOptimizerConfig(_StepSize):
 
     Attributes:
         name: the method.
-        projection_lr: step size of the projections, in units of ``learning_rate``.
+        projection_lr: step size of the projections and of table biases, in units of
+            ``learning_rate``.
+        eps: added to the root of a row's squared gradients; null is 1e-8. A larger one makes the
+            first steps of rare rows as small as their gradients (see ``docs/training.md``); in
+            units of gradients of a batch's mean loss, which fall with the batch size. Not of SGD.
         weight_decay: of the rows a batch queries, when it queries them; of projections, at every
             step.
     """
 
     name: OptimizerName = "adagrad"
     projection_lr: float = Setting(1.0, gt=0)
+    eps: float | None = Setting(None, gt=0)
     weight_decay: float = Setting(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _eps_has_a_place(self) -> Self:
+        if self.eps is not None and self.name == "sgd":
+            raise ValueError("eps is of adagrad, rowwise_adagrad and adam; sgd has none")
+        return self
 
 
 class DenseOptimizerConfig(_StepSize):
@@ -86,14 +98,23 @@ class OptimizersConfig(Settings):
             "optimizer",
         )
 
-    def at(self, learning_rate: float, **tables: float) -> OptimizersConfig:
-        """With another step size of the tables, to which that of the dense layers keeps its ratio.
+    def at(
+        self,
+        learning_rate: float,
+        *,
+        dense_learning_rate: float | None = None,
+        **tables: float,
+    ) -> OptimizersConfig:
+        """With another step size of the tables.
 
         Args:
             learning_rate: of the tables.
-            tables: other settings of theirs.
+            dense_learning_rate: of the dense layers; None keeps its ratio to the tables'.
+            tables: other settings of the tables.
         """
-        dense = learning_rate * self.dense.learning_rate / self.tables.learning_rate
+        dense = dense_learning_rate
+        if dense is None:
+            dense = learning_rate * self.dense.learning_rate / self.tables.learning_rate
         return OptimizersConfig(
             tables=self.tables.model_copy(update={"learning_rate": learning_rate, **tables}),
             dense=self.dense.model_copy(update={"learning_rate": dense}),

@@ -54,6 +54,7 @@ class Optimizers:
                 lr=tables.learning_rate,
                 weight_decay=tables.weight_decay,
                 projection_lr=tables.projection_lr,
+                **({} if tables.eps is None else {"eps": tables.eps}),
             )
             (group,) = embeddings.param_groups
             embedding = {id(parameter) for parameter in group["params"]}

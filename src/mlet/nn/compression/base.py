@@ -56,8 +56,8 @@ class Compression(Choice):
             sizes: n of each field, by name.
             dim: d.
             inner_dim: k, where `takes_inner_dim`; else None.
-            options: ``init``, ``sparse``, ``train_projection`` and ``table_dtype``, as
-                `StackedTables` takes them; methods without a stacked table do not use them.
+            options: ``init``, ``sparse``, ``train_projection``, ``table_dtype`` and ``init_scale``,
+                as `StackedTables` takes them; methods without a stacked table do not use them.
         """
 
 
