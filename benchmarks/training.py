@@ -121,7 +121,9 @@ class AuthorsEmbedding(nn.Module):
 
 def ours(task: Task, inner_dim: int | None) -> Step:
     model = task.build(inner_dim)
-    optimizers = Optimizers(OptimizersConfig.same(OPTIMIZER[task.model], LEARNING_RATE), model)
+    optimizers = Optimizers(
+        OptimizersConfig.same(OPTIMIZER[task.model], LEARNING_RATE), model, task.setting.batch
+    )
 
     def step(batch: Batch) -> None:
         loss = F.binary_cross_entropy_with_logits(model(batch), batch.labels["label"])

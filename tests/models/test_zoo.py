@@ -380,7 +380,7 @@ def test_overfits_a_small_batch_and_collapses(config: AnyModelConfig, small_data
     torch.manual_seed(0)
     dim = 1 if config.name == "lr" else 8
     model = build_model(config.model_copy(update={"dim": dim, "inner_dim": 24}), data.schema)
-    optimizers = Optimizers(OptimizersConfig.same("adagrad", 0.1), model)
+    optimizers = Optimizers(OptimizersConfig.same("adagrad", 0.1), model, 64)
     for _ in range(300):
         optimizers.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(model(rows), rows.labels["label"])

@@ -10,6 +10,9 @@ from mlet.errors import ConfigError, DataError
 from mlet.settings import load_yaml
 from mlet.studies import StudyConfig
 from mlet.studies.datasets import DatasetConfig, make_ready
+from mlet.studies.ledger import Ledger
+from mlet.studies.runs import run_path
+from mlet.studies.study import RANGES
 
 STUDIES = Path(__file__).parents[2] / "studies"
 BASE = {
@@ -40,6 +43,30 @@ def test_every_combination_is_an_arm_once() -> None:
         assert run.optimizer.tables.learning_rate == run.optimizer.dense.learning_rate == 0.5
         assert run.optimizer.tables.weight_decay == 1e-4
         assert (run.training.seed, run.training.threads) == (7, 1)
+
+
+def test_every_setting_that_may_be_tuned_arrives_and_has_a_folder(tmp_path: Path) -> None:
+    ranges = {name: [0.1, 10.0] for name in RANGES}
+    config = study(optimizers=["adagrad"], tuning={"trials": 6, **ranges})
+    ledger = Ledger(config, f"sqlite:///{tmp_path / 'study.db'}")
+    arm = next(arm for arm in config.arms() if arm.method.kind == "mlet")
+    claim = ledger.claim(arm)
+    assert claim is not None
+    assert set(claim.setting) == {"learning_rate", *RANGES}
+    run = config.run(arm, claim.setting, 0, Path("data"))
+    tables = run.optimizer.tables
+    found = {
+        "learning_rate": tables.learning_rate,
+        "weight_decay": tables.weight_decay,
+        "damping": tables.damping,
+        "init_scale": run.model.init_scale,
+        "dense_learning_rate": run.optimizer.dense.learning_rate,
+    }
+    assert found == claim.setting
+    paths = {run_path(tmp_path, arm.name, claim.setting, 0)}
+    for name in claim.setting:
+        paths.add(run_path(tmp_path, arm.name, {**claim.setting, name: 77.0}, 0))
+    assert len(paths) == 1 + len(claim.setting)
 
 
 def test_the_dense_step_size_keeps_its_ratio() -> None:

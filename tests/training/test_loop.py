@@ -220,7 +220,7 @@ def test_weight_decay_moves_what_has_no_gradient(small_data: Path, name: str) ->
         for parameter in model.parameters():
             parameter.data.add_(0.01)  # biases begin at zero
         before = [p.detach().clone() for p in model.parameters()]
-        optimizers = Optimizers(both, model)
+        optimizers = Optimizers(both, model, 64)
         (0 * model(batch).sum()).backward()
         optimizers.step()
         moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlet.data import BatchLoader, PreparedDataset
+from mlet.errors import ConfigError
 from mlet.models import DLRMConfig, build_model
 from mlet.optim import RowWiseAdagrad
 from mlet.training.config import OptimizerName, OptimizersConfig
@@ -55,7 +56,7 @@ def test_tables_move_in_queried_rows_only_and_as_torchs_dense_optimizer_would(
     schema = PreparedDataset(small_data).schema
     model = build_model(DLRMConfig(dim=2, inner_dim=6), schema)
     plain = copy.deepcopy(model)
-    optimizers = Optimizers(OptimizersConfig.same(name, 0.05), model)
+    optimizers = Optimizers(OptimizersConfig.same(name, 0.05), model, 64)
     table, twin = model.embedding.tables[0], plain.embedding.tables[0]
 
     def dense(parameter: torch.nn.Parameter, method: str) -> torch.optim.Optimizer:
@@ -106,10 +107,10 @@ def test_state_survives_a_round_trip(small_data: Path) -> None:
         model.embedding(ids).sum().backward()
         optimizers.step()
 
-    optimizers = Optimizers(config, model)
+    optimizers = Optimizers(config, model, 64)
     step(optimizers, model)
     twin = copy.deepcopy(model)
-    restored = Optimizers(config, twin)
+    restored = Optimizers(config, twin, 64)
     restored.load_state_dict(copy.deepcopy(optimizers.state_dict()))
     step(optimizers, model)
     step(restored, twin)
@@ -126,7 +127,7 @@ def test_projections_have_a_step_size_of_their_own(small_data: Path, name: Optim
         torch.manual_seed(0)
         model = build_model(DLRMConfig(dim=2, inner_dim=6), schema)
         tables = {"name": name, "learning_rate": 0.05, "projection_lr": ratio}
-        optimizers = Optimizers(OptimizersConfig.parse({"tables": tables}, "test"), model)
+        optimizers = Optimizers(OptimizersConfig.parse({"tables": tables}, "test"), model, 64)
         table = model.embedding.tables[0]
         before = [table.inner.detach().clone(), table.projection.detach().clone()]
         model.task.loss(model(batch), batch.labels["label"]).backward()
@@ -136,3 +137,28 @@ def test_projections_have_a_step_size_of_their_own(small_data: Path, name: Optim
     torch.testing.assert_close(moved[0.25][0], moved[1.0][0])
     torch.testing.assert_close(moved[0.25][1], moved[1.0][1] / 4, rtol=1e-4, atol=1e-7)
     assert moved[1.0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["adagrad", "rowwise_adagrad", "adam"])
+def test_damping_means_the_same_at_every_batch_size(small_data: Path, name: OptimizerName) -> None:
+    """One example's gradient, averaged over a batch or not, moves its rows by as much."""
+    schema = PreparedDataset(small_data).schema
+    batch = next(iter(BatchLoader(PreparedDataset(small_data).split("train"), 1, 0).epoch(0)))
+    moved = []
+    for rows in (1, 64):
+        torch.manual_seed(0)
+        model = build_model(DLRMConfig(dim=2), schema)
+        tables = {"name": name, "learning_rate": 0.05, "damping": 0.2}
+        config = OptimizersConfig.parse({"tables": tables}, "test")
+        optimizers = Optimizers(config, model, rows)
+        before = model.embedding.tables[0].weight.detach().clone()
+        (model.task.loss(model(batch), batch.labels["label"]) / rows).backward()
+        optimizers.step()
+        moved.append(model.embedding.tables[0].weight.detach() - before)
+    assert 0 < moved[0].abs().max() < 0.02, "damped: a step size is 0.05"
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-3, atol=1e-7)
+
+
+def test_damping_is_not_of_sgd() -> None:
+    with pytest.raises(ConfigError, match=r"damping is of adagrad.*sgd has none"):
+        OptimizersConfig.parse({"tables": {"name": "sgd", "damping": 1.0}}, "test")

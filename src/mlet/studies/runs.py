@@ -23,6 +23,15 @@ from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.predict import predict
 
+#: Settings in names of folders.
+_SHORT = {
+    "learning_rate": "l",
+    "weight_decay": "w",
+    "damping": "damping",
+    "init_scale": "init",
+    "dense_learning_rate": "dense",
+}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -42,7 +51,7 @@ class Outcome:
 
 def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Path:
     """Where a run is kept; equal runs, as of a tuning trial and a final run, are the same one."""
-    values = "-".join(f"{name[0]}{value:.6g}" for name, value in sorted(setting.items()))
+    values = "-".join(f"{_SHORT[name]}{value:.6g}" for name, value in sorted(setting.items()))
     return out / "runs" / arm / f"{values}-seed{seed}"
 
 

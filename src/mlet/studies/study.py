@@ -40,7 +40,7 @@ class HalvingConfig(Settings):
 Range: TypeAlias = tuple[PositiveFloat, PositiveFloat]
 
 #: The settings that may be tuned beside the tables' step size.
-RANGES = ("weight_decay", "eps", "init_scale", "dense_learning_rate")
+RANGES = ("weight_decay", "damping", "init_scale", "dense_learning_rate")
 
 
 class TuningConfig(Settings):
@@ -51,7 +51,7 @@ class TuningConfig(Settings):
             over the ranges, the same for every arm; the rest are Optuna's (TPE), from what the arm
             has seen.
         span: step sizes reach from the optimizer's own divided by this to times this, in log scale.
-        weight_decay, eps, init_scale, dense_learning_rate: ranges of these settings of the tables
+        weight_decay, damping, init_scale, dense_learning_rate: ranges of these settings of the tables
             and of the dense layers' step size, in log scale; null leaves a setting as it is, and
             the dense layers' step size in its ratio to the tables'.
         learning_rates: the step sizes tried, one a trial, in the place of trials, span and ranges.
@@ -62,7 +62,7 @@ class TuningConfig(Settings):
     trials: PositiveInt = 6
     span: Annotated[float, Setting(gt=1)] = 8.0
     weight_decay: Range | None = None
-    eps: Range | None = None
+    damping: Range | None = None
     init_scale: Range | None = None
     dense_learning_rate: Range | None = None
     learning_rates: list[PositiveFloat] | None = Setting(None, min_length=1)
@@ -184,10 +184,10 @@ class StudyConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _eps_has_a_place(self) -> Self:
+    def _damping_has_a_place(self) -> Self:
         without = [name for name, found in self.optimizers.items() if found.tables.name == "sgd"]
-        if self.tuning.eps is not None and without:
-            raise ValueError(f"tuning.eps: optimizer {without[0]!r} is SGD, which has none")
+        if self.tuning.damping is not None and without:
+            raise ValueError(f"tuning.damping: optimizer {without[0]!r} is SGD, which has none")
         return self
 
     @model_validator(mode="after")

@@ -50,22 +50,24 @@ class TableOptimizerConfig(_StepSize):
         name: the method.
         projection_lr: step size of the projections and of table biases, in units of
             ``learning_rate``.
-        eps: added to the root of a row's squared gradients; null is 1e-8. A larger one makes the
-            first steps of rare rows as small as their gradients (see ``docs/training.md``); in
-            units of gradients of a batch's mean loss, which fall with the batch size. Not of SGD.
+        damping: makes the first steps of a row as small as its gradients, where Adagrad and Adam
+            would make them as large as all others: what a rare row has learnt from a few examples
+            then weighs little (``docs/training.md``). It is the ε of rows, beside the root of their
+            squared gradients, in units of one example's gradient, ``ε = 1e-8 + damping /
+            batch_size``, so that it means the same at every batch size. 0 is none. Not of SGD.
         weight_decay: of the rows a batch queries, when it queries them; of projections, at every
             step.
     """
 
     name: OptimizerName = "adagrad"
     projection_lr: float = Setting(1.0, gt=0)
-    eps: float | None = Setting(None, gt=0)
+    damping: float = Setting(0.0, ge=0)
     weight_decay: float = Setting(0.0, ge=0)
 
     @model_validator(mode="after")
-    def _eps_has_a_place(self) -> Self:
-        if self.eps is not None and self.name == "sgd":
-            raise ValueError("eps is of adagrad, rowwise_adagrad and adam; sgd has none")
+    def _damping_has_a_place(self) -> Self:
+        if self.damping and self.name == "sgd":
+            raise ValueError("damping is of adagrad, rowwise_adagrad and adam; sgd has none")
         return self
 
 

@@ -122,7 +122,7 @@ class _Trainer:
         self.validation = self.data.split("valid")
         self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
         self.task = self.model.task
-        self.optimizers = Optimizers(config.optimizer, self.model)
+        self.optimizers = Optimizers(config.optimizer, self.model, settings.batch_size)
         if self.task.label not in self.validation.labels:
             raise DataError(
                 f"{self.data.root}: no labels {self.task.label!r}, which task "

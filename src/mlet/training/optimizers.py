@@ -40,9 +40,15 @@ def _dense(config: DenseOptimizerConfig, parameters: Sequence[nn.Parameter]) -> 
 
 
 class Optimizers:
-    """The optimizers of embeddings (tables and projections) and dense layers, stepped together."""
+    """The optimizers of embeddings (tables and projections) and dense layers, stepped together.
 
-    def __init__(self, config: OptimizersConfig, model: CTRModel) -> None:
+    Args:
+        config: their settings.
+        model: what they train.
+        batch_size: rows over which the loss is averaged; damping is in units of one row's gradient.
+    """
+
+    def __init__(self, config: OptimizersConfig, model: CTRModel, batch_size: int) -> None:
         tables = config.tables
         self._optimizers: dict[str, Optimizer] = {}
         embedding: set[int] = set()
@@ -54,7 +60,7 @@ class Optimizers:
                 lr=tables.learning_rate,
                 weight_decay=tables.weight_decay,
                 projection_lr=tables.projection_lr,
-                **({} if tables.eps is None else {"eps": tables.eps}),
+                **({} if tables.name == "sgd" else {"eps": _EPS + tables.damping / batch_size}),
             )
             (group,) = embeddings.param_groups
             embedding = {id(parameter) for parameter in group["params"]}
