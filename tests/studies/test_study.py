@@ -96,6 +96,8 @@ def test_the_dense_step_size_keeps_its_ratio() -> None:
         ({"datasets": {"a": {"format": "criteo"}}}, "'format' and 'files' belong together"),
         ({"datasets": {"a": {"format": "table", "files": ["x"]}}}, "'schema_file' belong together"),
         ({"tuning": {"weight_decay": [1e-3, 1e-5]}}, "first number must be below its second"),
+        ({"tuning": {"damping": [0.1, 1]}}, "tuning.damping: optimizer 'sgd' is SGD"),
+        ({"tuning": {"damping": [0.1, 1], "learning_rates": [0.1]}}, "leave no damping to choose"),
         ({"tuning": {"span": 1}}, "greater than 1"),
         ({"seeds": 0}, "'seeds': Input should be greater"),
         ({"models": {"dlrm": {"top_mpl": [3]}}}, "'models.dlrm.top_mpl'; did you mean 'top_mlp'"),

@@ -51,9 +51,9 @@ class TuningConfig(Settings):
             over the ranges, the same for every arm; the rest are Optuna's (TPE), from what the arm
             has seen.
         span: step sizes reach from the optimizer's own divided by this to times this, in log scale.
-        weight_decay, damping, init_scale, dense_learning_rate: ranges of these settings of the tables
-            and of the dense layers' step size, in log scale; null leaves a setting as it is, and
-            the dense layers' step size in its ratio to the tables'.
+        weight_decay, damping, init_scale, dense_learning_rate: ranges of these settings of the
+            tables, and of the dense layers' step size, in log scale; null leaves a setting as it
+            is, and the dense layers' step size in its ratio to the tables'.
         learning_rates: the step sizes tried, one a trial, in the place of trials, span and ranges.
         halving: give up trials that fall behind the arm's own earlier ones; null trains all to
             their end.
