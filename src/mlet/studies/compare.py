@@ -27,7 +27,7 @@ from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import SLT, StudyConfig, each_once, one_thread
-from mlet.studies.verdict import failed_settings, panel_verdict
+from mlet.studies.verdict import bias_sentences, failed_settings, panel_verdict
 from mlet.training import RunConfig
 
 #: The step sizes tried by default, as shares of the base's.
@@ -125,7 +125,7 @@ class Comparison:
 
     def verdict(self) -> list[str]:
         """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
-        return panel_verdict(self.panel)
+        return [*panel_verdict(self.panel), *bias_sentences(self.result)]
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_co
 from mlet.studies.reductions import reduction
 from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
 from mlet.studies.study import SLT
-from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
+from mlet.studies.verdict import bias_sentences, counts, expected_by_chance, help_paragraphs
 
 
 def write_report(result: StudyResult, out: Path) -> Path:
@@ -61,6 +61,7 @@ def write_report(result: StudyResult, out: Path) -> Path:
         chance=expected_by_chance(result),
         helped=helped,
         not_helped=not_helped,
+        biases=bias_sentences(result),
         study_yaml=result.study.to_yaml(),
     )
     path = out / "report.html"
@@ -91,6 +92,7 @@ def to_dict(result: StudyResult) -> dict[str, Any]:
         "machine": result.machine,
         "jobs": result.jobs,
         "seconds": result.seconds,
+        "biases": {name: asdict(found) for name, found in result.biases.items()},
         "failures": [
             {"arm": failure.arm.name, "reasons": failure.reasons} for failure in result.failures
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +17,7 @@ from mlet.data import PreparedDataset
 from mlet.data.frequency import Slice, training_count_deciles
 from mlet.data.schema import DatasetSchema
 from mlet.metrics import Interval, percentile_interval
+from mlet.studies.bias_only import BiasOnly
 from mlet.studies.ledger import Ledger
 from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
@@ -240,6 +241,7 @@ class StudyResult:
         seconds: of this call; runs made before took theirs then.
         jobs: runs at once; training times are of that load.
         machine: what it ran on.
+        biases: what click rates alone give, by data set.
     """
 
     study: StudyConfig
@@ -249,6 +251,7 @@ class StudyResult:
     seconds: float
     jobs: int
     machine: str
+    biases: Mapping[str, BiasOnly] = field(default_factory=dict)
 
 
 def collect(
@@ -259,6 +262,7 @@ def collect(
     *,
     seconds: float,
     jobs: int,
+    biases: Mapping[str, BiasOnly],
 ) -> StudyResult:
     """Read the final runs of every arm and score them on the test split's slices."""
     datasets = {name: PreparedDataset(path) for name, path in data.items()}
@@ -296,7 +300,9 @@ def collect(
                 )
             )
     schemas = {name: opened.schema for name, opened in datasets.items()}
-    return StudyResult(study, tuple(found), tuple(failures), schemas, seconds, jobs, _machine())
+    return StudyResult(
+        study, tuple(found), tuple(failures), schemas, seconds, jobs, _machine(), biases
+    )
 
 
 def _read(

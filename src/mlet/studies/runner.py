@@ -15,6 +15,7 @@ from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
 from mlet.interrupts import DeferredInterrupt
 from mlet.settings import Settings
+from mlet.studies.bias_only import bias_only
 from mlet.studies.datasets import DatasetConfig, make_ready
 from mlet.studies.ledger import Claim, Ledger
 from mlet.studies.processes import usable_cores, worker_pool
@@ -68,6 +69,16 @@ def sweep(
     }
     for name, path in data.items():
         _check_data(out / "runs" / name, path)
+    biases = {
+        name: bias_only(
+            PreparedDataset(path),
+            study.task,
+            study.training,
+            out / "biases" / f"{name}.json",
+            report,
+        )
+        for name, path in data.items()
+    }
     ledger = Ledger(study, storage or f"sqlite:///{(out / 'study.db').resolve()}")
     runner = _Runner(study, out, ledger, data, devices, report)
     with ledger.named_failures():
@@ -78,7 +89,8 @@ def sweep(
                 ledger.recover(arm, take_over=take_over)
                 runner.forget_lost(arm)
             runner.work(jobs, interrupt)
-        return collect(study, out, ledger, data, seconds=time.perf_counter() - began, jobs=jobs)
+        seconds = time.perf_counter() - began
+        return collect(study, out, ledger, data, seconds=seconds, jobs=jobs, biases=biases)
 
 
 def _keep_config(study: StudyConfig, out: Path) -> None:

@@ -24,6 +24,12 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
     return helped, not_helped
 
 
+def bias_sentences(result: StudyResult) -> list[str]:
+    """What click rates alone give on each data set, and where that is a reason for doubt."""
+    task = result.study.task
+    return [found.sentence(name, task) for name, found in result.biases.items()]
+
+
 def panel_verdict(panel: Panel) -> list[str]:
     """One panel, for a reader in a hurry: where MLET helped, where it did not, what to doubt."""
     sentences = []
