@@ -69,6 +69,21 @@ def test_every_setting_that_may_be_tuned_arrives_and_has_a_folder(tmp_path: Path
     assert len(paths) == 1 + len(claim.setting)
 
 
+def test_mlet_arms_have_settings_of_their_own() -> None:
+    config = study(
+        mlet={"table_bias": True, "init": "co_occurrence"}, peers={"bias": {"table_bias": True}}
+    )
+    found = {}
+    for arm in config.arms():
+        model = config.run(arm, {"learning_rate": 0.5}, 7, Path("data")).model
+        found[arm.method.name] = (model.table_bias, model.init)
+    assert found == {
+        "slt": (False, "paper"),
+        "mlet-k8": (True, "co_occurrence"),
+        "bias": (True, "paper"),
+    }
+
+
 def test_the_dense_step_size_keeps_its_ratio() -> None:
     optimizers = {
         "mine": {
@@ -96,6 +111,8 @@ def test_the_dense_step_size_keeps_its_ratio() -> None:
         ({"datasets": {"a": {"format": "criteo"}}}, "'format' and 'files' belong together"),
         ({"datasets": {"a": {"format": "table", "files": ["x"]}}}, "'schema_file' belong together"),
         ({"tuning": {"weight_decay": [1e-3, 1e-5]}}, "first number must be below its second"),
+        ({"mlet": {"inner_dim": 3}}, "mlet: 'inner_dim' is the study's to set"),
+        ({"mlet": {"table_bais": True}}, "table_bias"),
         ({"tuning": {"damping": [0.1, 1]}}, "tuning.damping: optimizer 'sgd' is SGD"),
         ({"tuning": {"damping": [0.1, 1], "learning_rates": [0.1]}}, "leave no damping to choose"),
         ({"tuning": {"span": 1}}, "greater than 1"),

@@ -36,7 +36,9 @@ class ModelConfig(Choice):
         dim: embedding dimension d of every field.
         inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
         inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
-        init: initialisation of two-layer tables: ``paper`` or ``variance_matched``.
+        init: initialisation of two-layer tables, ``paper`` or ``variance_matched``; or
+            ``co_occurrence``, of ordinary ones too: variance-matched, and when training begins
+            rows, W2 of two-layer tables, are vectors of what categories occur with.
         pooling: of multi-valued fields.
         task: what its outputs are for, of `mlet.task.TASKS`.
         compression: another way to make tables smaller, by ``name``; see `mlet.nn.compression`.
@@ -53,7 +55,7 @@ class ModelConfig(Choice):
     dim: int = Setting(16, ge=1)
     inner_dim: int | None = Setting(None, ge=1)
     inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
-    init: InitName = "paper"
+    init: InitName | Literal["co_occurrence"] = "paper"
     pooling: Literal["mean", "sum"] = "mean"
     task: str = "binary"
     compression: AnyCompression | None = None
@@ -74,6 +76,12 @@ class ModelConfig(Choice):
                 "collapsed, with mlet collapse RUN --precision int8"
             )
         return {key: value for key, value in values.items() if key != "quantize"}
+
+    @model_validator(mode="after")
+    def _rows_to_start_from(self) -> Self:
+        if self.init == "co_occurrence" and self.compression is not None:
+            raise ValueError("init: co_occurrence fills the rows of tables; compressed ones differ")
+        return self
 
     @field_validator("task")
     @classmethod
@@ -148,7 +156,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
             )
             for field in (*schema.one_valued, *schema.multi_valued)
         ],
-        init=config.init,
+        init="variance_matched" if config.init == "co_occurrence" else config.init,
         train_projection=config.train_projection,
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
         table_bias=config.table_bias,

@@ -100,7 +100,7 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
         before = StudyConfig.load(file)
         changed = [
             name
-            for name in ("tuning", "training", "resamples")
+            for name in ("tuning", "training", "resamples", "mlet")
             if getattr(before, name) != getattr(study, name)
         ]
         for kind in ("datasets", "models", "optimizers", "peers"):

@@ -121,6 +121,7 @@ class StudyConfig(Settings):
         optimizers: settings by name, or a list of optimizer names with their default step sizes.
         dims: embedding dimensions d.
         inner_dims: inner dimensions k of the MLET arms.
+        mlet: model settings that the MLET arms put over the models' own, beside their ``inner_dim``.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
             k = d, and ``precision`` what their tables are served in.
         seeds: final runs of each arm, with seeds 0, 1, ….
@@ -135,6 +136,7 @@ class StudyConfig(Settings):
     optimizers: dict[Name, OptimizersConfig] = Setting(min_length=1)
     dims: list[PositiveInt] = Setting(min_length=1)
     inner_dims: list[PositiveInt] = Setting(default_factory=list)
+    mlet: dict[str, Any] = Setting(default_factory=dict)
     peers: dict[Name, dict[str, Any]] = Setting(default_factory=dict)
     seeds: PositiveInt = 3
     tuning: TuningConfig = TuningConfig()
@@ -173,14 +175,18 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _peers_are_models(self) -> Self:
+        for name in ("dim", "inner_dim", "task"):
+            if name in self.mlet:
+                raise ValueError(f"mlet: {name!r} is the study's to set")
+        for method in self.methods():
+            for model in self.models.values():
+                method.model(model, self.dims[0])
         reserved = {method.name for method in self.methods() if method.kind != "peer"}
         for name, changes in self.peers.items():
             if name in reserved:
                 raise ValueError(f"peers: {name!r} is the name of a method of the study itself")
             if "dim" in changes:
                 raise ValueError(f"peers.{name}: 'dim' is the study's to set")
-            for model in self.models.values():
-                Method.peer(name, changes).model(model, self.dims[0])
         return self
 
     @model_validator(mode="after")
@@ -206,7 +212,9 @@ class StudyConfig(Settings):
 
     def methods(self) -> list[Method]:
         """Single-layer training, MLET with each k, then the peers."""
-        mlet = [Method(f"mlet-k{k}", "mlet", {"inner_dim": k}) for k in self.inner_dims]
+        mlet = [
+            Method(f"mlet-k{k}", "mlet", {**self.mlet, "inner_dim": k}) for k in self.inner_dims
+        ]
         peers = [Method.peer(name, settings) for name, settings in self.peers.items()]
         return [SLT, *mlet, *peers]
 

@@ -26,6 +26,7 @@ from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
+from mlet.training.start import start_from_co_occurrence
 
 #: Where ``training.validate_every`` is not set.
 _VALIDATIONS_PER_EPOCH = 4
@@ -173,6 +174,8 @@ class _Trainer:
         if not self.run.is_begun:
             self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
+        if progress.step == 0 and self.config.model.init == "co_occurrence":
+            start_from_co_occurrence(self.model, self.data, settings.seed)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:

@@ -1,0 +1,132 @@
+"""What categories have in common before any training: vectors of those they occur with.
+
+Two categories of different fields co-occur in a row. With C the symmetric matrix of how often, over
+all categories of all fields, and D the diagonal one of how often each occurs at all, the leading
+eigenvectors of ``D^−½ C D^−½`` place categories that occur with the same others near one another
+(spectral clustering: Shi and Malik 2000, doi 10.1109/34.868688). Labels are not used, so nothing of
+them leaks.
+
+C is never formed: a product with it is a pass over rows, in which every category of a row receives
+the sum of the others' vectors. A few passes of orthogonal iteration from a random start suffice,
+since no single eigenvector matters but the space that they span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mlet.data.dataset import PreparedDataset
+from mlet.data.loader import Batch, BatchLoader
+from mlet.data.prepare import Report
+
+_BATCH_ROWS = 8_192
+#: Eigenvalues of a Gram matrix below this share of the largest count as zero.
+_RANK_TOLERANCE = 1e-10
+
+
+def co_occurrence_vectors(
+    data: PreparedDataset,
+    width: int,
+    *,
+    passes: int = 5,
+    max_rows: int = 2_000_000,
+    seed: int = 0,
+    report: Report = lambda what, done, total: None,
+) -> dict[str, Tensor]:
+    """A vector of length one for each category, near for categories that occur with the same ones.
+
+    Args:
+        data: its training rows are used, not their labels.
+        width: k, of the vectors.
+        passes: over the rows, beside one that counts.
+        max_rows: used at most, drawn at random.
+        seed: of the start and of the rows.
+        report: told of progress.
+
+    Returns:
+        (n × k) float32 for each field, by name. A category without co-occurrences, as the unknown
+        one, has zeros; so have all if there is but one field.
+    """
+    rows = _Rows(data, max_rows, seed)
+    counts = torch.zeros(rows.categories)
+    for ids, _, weights in rows:
+        counts.index_add_(0, ids, weights)
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(rows.categories, width, generator=generator)
+    vectors *= (counts > 0).unsqueeze(1)
+    scale = counts.clamp(min=1e-12).rsqrt().unsqueeze(1)
+    for number in range(passes):
+        report("co-occurrences of categories", number, passes)
+        vectors = rows.products(_orthonormal(vectors) * scale) * scale
+    vectors = _orthonormal(vectors) * scale
+    vectors /= vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return dict(zip(rows.starts, vectors.split(rows.sizes), strict=True))
+
+
+class _Rows:
+    """The rows, their categories numbered through all fields."""
+
+    def __init__(self, data: PreparedDataset, max_rows: int, seed: int) -> None:
+        schema = data.schema
+        self.sizes = [field.num_categories for field in schema.fields]
+        self.categories = sum(self.sizes)
+        ends = torch.tensor(self.sizes).cumsum(0).tolist()
+        names = [field.name for field in schema.fields]
+        self.starts = dict(zip(names, [0, *ends[:-1]], strict=True))
+        self._one_valued = [field.name for field in schema.one_valued]
+        self._loader = BatchLoader(data.split("train"), _BATCH_ROWS, seed)
+        self._batches = -(-max_rows // _BATCH_ROWS)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of every batch, for each of its lookups: the category, its field's place within its row
+        among all rows' fields (row · F + field), and its weight: those of a bag add up to one."""
+        for number, batch in enumerate(self._loader.epoch(0)):
+            if number == self._batches:
+                return
+            yield self._lookups(batch)
+
+    def _lookups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        count, fields = len(batch.ids), len(self.sizes)
+        first = torch.tensor([self.starts[name] for name in self._one_valued])
+        order = list(self.starts)
+        columns = torch.tensor([order.index(name) for name in self._one_valued])
+        places = torch.arange(count).unsqueeze(1) * fields
+        ids = [(batch.ids.long() + first).flatten()] if len(first) else []
+        slots = [(places + columns).flatten()] if len(first) else []
+        weights = [torch.ones(len(part)) for part in ids]
+        for name, (values, offsets) in batch.bags.items():
+            lengths = offsets.diff()
+            row = torch.arange(count).repeat_interleave(lengths)
+            ids.append(values.long() + self.starts[name])
+            slots.append(row * fields + order.index(name))
+            weights.append((1.0 / lengths).repeat_interleave(lengths))
+        return torch.cat(ids), torch.cat(slots), torch.cat(weights)
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """``C @ vectors``: every category receives, from each of its rows, the sum over the other
+        fields of their categories' vectors, means over bags."""
+        fields, width = len(self.sizes), vectors.shape[1]
+        out = torch.zeros_like(vectors)
+        for ids, slots, weights in self:
+            weights = weights.unsqueeze(1)
+            rows = int(slots.max()) // fields + 1 if len(slots) else 0
+            pooled = torch.zeros(rows * fields, width)
+            pooled.index_add_(0, slots, vectors[ids] * weights)
+            pooled = pooled.view(rows, fields, width)
+            others = (pooled.sum(1, keepdim=True) - pooled).flatten(0, 1)
+            out.index_add_(0, ids, others[slots] * weights)
+        return out
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """An orthonormal basis of the columns' space, (n × k); zero columns where it has fewer."""
+    for _ in range(2):  # once leaves what rounding has made of nearly dependent columns
+        gram = (vectors.T @ vectors).double()
+        values, basis = torch.linalg.eigh(gram)
+        kept = values > _RANK_TOLERANCE * values.max().clamp(min=1e-300)
+        scaled = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
+        vectors = vectors @ (basis * scaled).to(vectors.dtype)
+    return vectors
