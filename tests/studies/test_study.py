@@ -171,3 +171,25 @@ def test_data_without_an_auc_is_refused_before_training(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="the valid split has only labels 0, so AUC is undefined"):
         make_ready(config, tmp_path / "clicks", lambda *_: None)
+
+
+def test_files_may_lie_where_the_environment_says(
+    criteo_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DatasetConfig.parse(
+        {"format": "criteo", "files": ["${MY_DATA}/" + criteo_sample.name]}, "test"
+    )
+    monkeypatch.delenv("MY_DATA", raising=False)
+    with pytest.raises(ConfigError, match="no variable MY_DATA; set it"):
+        make_ready(config, tmp_path / "made", lambda what, done, total: None)
+    monkeypatch.setenv("MY_DATA", str(criteo_sample.parent))
+    made = make_ready(config, tmp_path / "made", lambda what, done, total: None)
+    assert make_ready(config, tmp_path / "made", lambda what, done, total: None) == made
+
+
+def test_one_may_take_some_of_the_data_sets(mlet, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = "datasets: {a: {prepared: nowhere}, b: {prepared: neither}}\nmodels: [dlrm]\n"
+    (tmp_path / "two.yaml").write_text(f"{text}optimizers: [adagrad]\ndims: [2]\n")
+    assert "nowhere" in mlet("sweep", "two.yaml", "--datasets", "a", code=2).stderr
+    refused = mlet("sweep", "two.yaml", "--datasets", "c", code=2).stderr
+    assert "has no 'c'; it has a, b" in refused

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mlet.cli.console import complain, counting, say, show_table
 from mlet.cli.settings import Assignments
+from mlet.errors import ConfigError
 from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.studies import StudyConfig, StudyResult, write_report
 from mlet.studies import sweep as run_study
@@ -33,6 +34,9 @@ def sweep(
         int | None, typer.Option(help="Runs at once; default: one for each core.", min=1)
     ] = None,
     devices: Annotated[str, typer.Option(help="Of the runs, in turn, as cuda:0,cuda:1.")] = "cpu",
+    datasets: Annotated[
+        str | None, typer.Option(help="Only these of the study's, with commas; others any time.")
+    ] = None,
     set_: Assignments = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Also redo what a machine that died was training.")
@@ -48,6 +52,8 @@ def sweep(
     points a study to your files.
     """
     values = merge(load_yaml(study), parse_assignments(set_ or []))
+    if datasets is not None:
+        values["datasets"] = _chosen(values.get("datasets"), datasets.split(","), study)
     config = StudyConfig.parse(values, str(study))
     folder = out or Path(study.stem)
     try:
@@ -67,6 +73,15 @@ def sweep(
     page = write_report(result, folder)
     _print(result)
     say(f"report: {page}")
+
+
+def _chosen(datasets: Any, names: list[str], study: Path) -> dict[str, Any]:
+    """Some of a study's data sets, so that the others need not be there."""
+    known = datasets if isinstance(datasets, dict) else {}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--datasets: {study} has no {name!r}; it has {', '.join(known)}")
+    return {name: known[name] for name in names}
 
 
 def _print(result: StudyResult) -> None:

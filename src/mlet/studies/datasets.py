@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +33,7 @@ class DatasetConfig(Settings):
         synthetic: settings of the click generator; `{}` takes its defaults.
         format: of raw ``files``: criteo, avazu, movielens, libfm, table, or the reader of another
             package (`mlet.data.readers.READERS`).
-        files: raw files (movielens: the folder).
+        files: raw files (movielens: the folder); ``${NAME}`` is that variable of the environment.
         schema_file: of the format ``table``: its YAML schema.
         split, valid, test, seed, min_count: as of ``mlet prepare``.
     """
@@ -59,6 +61,19 @@ class DatasetConfig(Settings):
         if self.format not in (None, "table"):
             READERS[self.format or ""]
         return self
+
+    @property
+    def raw_files(self) -> list[Path]:
+        """Where ``files`` are.
+
+        Raises:
+            ConfigError: one names a variable that is not set.
+        """
+        expanded = [Path(os.path.expandvars(path)) for path in self.files]
+        for path in expanded:
+            if unset := re.search(r"\$\{(\w+)\}", str(path)):
+                raise ConfigError(f"{path}: the environment has no variable {unset[1]}; set it")
+        return expanded
 
 
 def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
@@ -90,7 +105,7 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
 
 def _sources(config: DatasetConfig) -> list[Path]:
     """The raw files, and what describes them; those that are there."""
-    named = [*config.files, *([config.schema_file] if config.schema_file else [])]
+    named = [*config.raw_files, *([config.schema_file] if config.schema_file else [])]
     inner = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]
     return [path for path in (*named, *inner) if path.is_file()]
 
@@ -130,6 +145,6 @@ def _source(config: DatasetConfig) -> RawSource:
         return SyntheticSource(config.synthetic)
     if config.format == "table":
         assert config.schema_file is not None
-        return TableSource(config.files, TableSchema.load(config.schema_file))
+        return TableSource(config.raw_files, TableSchema.load(config.schema_file))
     assert config.format is not None
-    return open_raw(config.format, config.files)
+    return open_raw(config.format, config.raw_files)

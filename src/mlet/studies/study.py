@@ -121,7 +121,7 @@ class StudyConfig(Settings):
         optimizers: settings by name, or a list of optimizer names with their default step sizes.
         dims: embedding dimensions d.
         inner_dims: inner dimensions k of the MLET arms.
-        mlet: model settings that the MLET arms put over the models' own, beside their ``inner_dim``.
+        mlet: model settings that the MLET arms put over the models' own, beside ``inner_dim``.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
             k = d, and ``precision`` what their tables are served in.
         seeds: final runs of each arm, with seeds 0, 1, ….
