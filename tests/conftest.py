@@ -54,6 +54,11 @@ def criteo_sample() -> Path:
 
 
 @pytest.fixture(scope="session")
+def debdeps() -> Path:
+    return _shared("debdeps/debdeps.parquet")
+
+
+@pytest.fixture(scope="session")
 def small_config() -> SyntheticConfig:
     return SyntheticConfig(rows=3_000, cardinalities=[300, 50, 7], dense=2, rank=3, clusters=4)
 

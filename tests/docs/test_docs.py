@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -32,6 +33,8 @@ SMALLER = {
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/initialisation.yaml": "studies/initialisation.yaml "
     "--set datasets.synthetic.synthetic.rows=2000",
+    "MLET_DATA=../shared/data ": "MLET_DATA=small ",
+    "studies/real.yaml": "studies/real.yaml --set models=[dlrm] --set optimizers=[adagrad]",
     "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
@@ -49,12 +52,15 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, movielens: Path, criteo_sample: Path) -> Path:
+def desk(tmp_path: Path, movielens: Path, criteo_sample: Path, debdeps: Path) -> Path:
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
     for name in ("benchmarks", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "small" / "debdeps").mkdir(parents=True)
+    few = pl.scan_parquet(debdeps).gather_every(300).collect()
+    few.write_parquet(tmp_path / "small" / "debdeps" / "debdeps.parquet")
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")

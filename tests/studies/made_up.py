@@ -9,8 +9,9 @@ import numpy as np
 from mlet.data import PreparedDataset
 from mlet.data.frequency import training_count_deciles
 from mlet.studies import StudyConfig
+from mlet.studies.methods import SLT, Method
 from mlet.studies.results import ArmResult, Panel, RunScores, Tuning
-from mlet.studies.study import SLT, Arm, Method
+from mlet.studies.study import Arm
 
 SAMPLES = 200
 

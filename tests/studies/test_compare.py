@@ -20,7 +20,7 @@ from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.reporting.text import human_bytes
 from mlet.studies import CompareConfig, Comparison, StudyResult, compare, write_comparison
-from mlet.studies.study import SLT
+from mlet.studies.methods import SLT
 from mlet.task import Binary
 from mlet.training import RunDirectory
 from mlet.training.predict import predict

@@ -15,8 +15,8 @@ from mlet.studies import StudyResult
 from mlet.studies.arm_table import arm_columns, arm_rows, reduction_columns, reduction_rows
 from mlet.studies.figures import gain_maps
 from mlet.studies.iso_quality import IsoQuality
+from mlet.studies.methods import SLT
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
-from mlet.studies.study import SLT
 from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
 from mlet.task import Binary
 

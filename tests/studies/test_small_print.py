@@ -18,9 +18,9 @@ from mlet.studies import CompareConfig, StudyConfig, iso_quality
 from mlet.studies.arm_table import arm_rows, compare_columns, reduction_rows, tuning_row
 from mlet.studies.datasets import DatasetConfig, make_ready
 from mlet.studies.ledger import Claim, Ledger
+from mlet.studies.methods import SLT
 from mlet.studies.reductions import reduction, resampled_reductions
 from mlet.studies.results import StudyResult, _at_edge
-from mlet.studies.study import SLT
 from mlet.studies.verdict import _range, panel_verdict
 
 

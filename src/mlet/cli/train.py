@@ -90,7 +90,9 @@ def train(
         values["data"] = str(data)
     if "data" not in values:
         raise ConfigError("missing DATA, the prepared data set (or 'data' in --config)")
-    values["data"] = str(Path(values["data"]).resolve())
+    for name in ("data", "start"):
+        if values.get(name) is not None:
+            values[name] = str(Path(values[name]).resolve())
     _watch(out, RunConfig.parse(values, "configuration"))
 
 

@@ -262,6 +262,15 @@ class FieldEmbedding(FieldEntries, Factored):
         """The factors of every field."""
         return {field.name: self.factors(field.name) for field in self.fields}
 
+    def start_from(self, name: str, table: Tensor) -> None:
+        """Let one field begin with a trained table (n × d): exactly, in balanced factors if it is
+        two-layer, or cut to its rank if it is ``low_rank``.
+
+        Raises:
+            ValueError: the field's ``compression`` cannot hold one, or it is of another shape.
+        """
+        self._tables_of(name).start_from(name, table)
+
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""
         return [part for part in self.modules() if isinstance(part, StackedTables)]

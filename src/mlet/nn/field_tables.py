@@ -45,6 +45,14 @@ class FieldTables(nn.Module, ABC):
     def table(self, name: str) -> Tensor:
         """The n × d table that a field stands for: a copy."""
 
+    def start_from(self, name: str, table: Tensor) -> None:
+        """Let one field begin with a trained table (n × d).
+
+        Raises:
+            ValueError: these tables cannot hold one, or it is of another shape.
+        """
+        raise ValueError(f"field {name!r}: {type(self).__name__} cannot hold a trained table")
+
     def factors(self, name: str) -> Factors:
         """W2 (n × k) and W1 (k × d) of a two-layer field; of any other its table."""
         return Factors(self.table(name), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mlet.engine import Lookups, RowGradient, look_up
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
-from mlet.nn.init import INITIALISATIONS, InitName, single_layer_
+from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors, single_layer_
 from mlet.nn.two_layer import check_dimensions
 
 
@@ -122,9 +123,13 @@ class StackedTables(FieldTables):
             return {WEIGHT: self._rows(name), **bias}
         return {INNER: self._rows(name), PROJECTION: self.projection[place], **bias}
 
+    def _own_parts(self, name: str) -> dict[str, Tensor]:
+        """`parts` by the names that they have here, whatever subclasses call them; detached."""
+        return {part: tensor.detach() for part, tensor in StackedTables.parts(self, name).items()}
+
     def table(self, name: str) -> Tensor:
         """One table as it would be served (n × d): a copy, collapsed if two-layer."""
-        parts = {part: tensor.detach() for part, tensor in self.parts(name).items()}
+        parts = self._own_parts(name)
         bias = parts.get(TABLE_BIAS)
         if self.inner_dim is not None:
             return collapse_table(parts[INNER], parts[PROJECTION], bias)
@@ -133,7 +138,7 @@ class StackedTables(FieldTables):
 
     def factors(self, name: str) -> Factors:
         """Views of one table's W2 (n × k) and W1 (k × d); of an ordinary one W and None."""
-        parts = {part: tensor.detach() for part, tensor in self.parts(name).items()}
+        parts = self._own_parts(name)
         rows = parts[WEIGHT if self.inner_dim is None else INNER]
         return Factors(rows, parts.get(PROJECTION))
 
@@ -153,6 +158,26 @@ class StackedTables(FieldTables):
         if self.table_bias is not None:
             raise ValueError(f"field {name!r} has a table_bias; only collapsed ones can be filled")
         super().load_collapsed(name, given)
+
+    @torch.no_grad()
+    def start_from(self, name: str, table: Tensor) -> None:
+        """Let one field hold a trained table (n × d): exactly, in balanced factors if two-layer.
+
+        Raises:
+            ValueError: the table is of another shape.
+        """
+        expected = (self.sizes[name], self.dim)
+        if table.shape != expected:
+            raise ValueError(f"field {name!r}: a table {tuple(table.shape)} for {expected}")
+        parts = self.parts(name)
+        if TABLE_BIAS in parts:
+            parts[TABLE_BIAS].zero_()
+        if self.inner_dim is None:
+            parts[WEIGHT].copy_(table)
+            return
+        factors = balanced_factors(table, self.inner_dim, 1.0 / math.sqrt(len(table)))
+        parts[INNER].copy_(factors[0])
+        parts[PROJECTION].copy_(factors[1])
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from mlet.reporting.text import as_markdown, human_bytes
+from mlet.studies.methods import SLT
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
 from mlet.studies.results import OUTCOMES, ArmResult, Panel, Rows, StudyResult
-from mlet.studies.study import SLT
 from mlet.studies.verdict import bias_sentences
 from mlet.task import Metric, Task
 

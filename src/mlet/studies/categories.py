@@ -8,9 +8,9 @@ import numpy as np
 
 from mlet.data import PreparedDataset
 from mlet.data.frequency import group_by_count
+from mlet.studies.methods import SLT
 from mlet.studies.results import ArmResult, Panel
 from mlet.studies.runs import read_test_scores
-from mlet.studies.study import SLT
 
 _EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024)
 

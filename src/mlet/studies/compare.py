@@ -22,11 +22,12 @@ from mlet.settings import Settings
 from mlet.studies.arm_table import arm_rows, compare_columns
 from mlet.studies.datasets import DatasetConfig
 from mlet.studies.figures import quality_curves
+from mlet.studies.methods import SLT
 from mlet.studies.reductions import mean_quality_reduction, reduction
 from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
-from mlet.studies.study import SLT, StudyConfig, each_once, one_thread
+from mlet.studies.study import StudyConfig, each_once, one_thread
 from mlet.studies.verdict import bias_sentences, failed_settings, panel_verdict
 from mlet.training import RunConfig
 

@@ -17,8 +17,8 @@ from mlet.reporting.plots import (
 )
 from mlet.reporting.text import human_bytes
 from mlet.studies.categories import FrequencyCurve, frequency_curves
+from mlet.studies.methods import SLT
 from mlet.studies.results import Panel, Rows
-from mlet.studies.study import SLT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

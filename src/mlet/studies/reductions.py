@@ -11,8 +11,8 @@ import numpy as np
 
 from mlet.metrics import percentile_interval
 from mlet.studies.iso_quality import IsoQuality, iso_quality
+from mlet.studies.methods import SLT
 from mlet.studies.results import ArmResult, Floats, Panel, Rows
-from mlet.studies.study import SLT
 
 _ORDER = {"below": 0, "exact": 1, "above": 2}
 

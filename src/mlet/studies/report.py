@@ -24,9 +24,9 @@ from mlet.studies.arm_table import (
     tuning_row,
 )
 from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_count, pareto
+from mlet.studies.methods import SLT
 from mlet.studies.reductions import reduction
 from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
-from mlet.studies.study import SLT
 from mlet.studies.verdict import bias_sentences, counts, expected_by_chance, help_paragraphs
 
 

@@ -19,9 +19,10 @@ from mlet.data.schema import DatasetSchema
 from mlet.metrics import Interval, percentile_interval
 from mlet.studies.bias_only import BiasOnly
 from mlet.studies.ledger import Ledger
+from mlet.studies.methods import SLT, Method
 from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
-from mlet.studies.study import SLT, Arm, Method, StudyConfig, panels
+from mlet.studies.study import Arm, StudyConfig, panels
 from mlet.task import Metric, Task
 from mlet.training import RunConfig, RunDirectory
 

@@ -256,6 +256,9 @@ class _Runner:
                 resamples=self._study.resamples,
                 device=self._devices[slot % len(self._devices)],
                 halving=claim.halving,
+                wide=self._study.wide_run(
+                    claim.arm, claim.setting, claim.seed, self._data[claim.arm.dataset]
+                ),
             )
         except BrokenProcessPool as error:  # a worker was killed a moment ago
             failed: Future[Outcome] = Future()

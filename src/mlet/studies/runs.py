@@ -21,7 +21,9 @@ from mlet.nn.compression import Precision
 from mlet.reading import reading
 from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
 from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training.loop import Observer
 from mlet.training.predict import predict
+from mlet.training.run import Summary
 
 #: Settings in names of folders.
 _SHORT = {
@@ -63,41 +65,60 @@ def train_and_score(
     resamples: int,
     device: str,
     halving: Halving | None = None,
+    wide: RunConfig | None = None,
 ) -> Outcome:
     """Train a run or continue it, to where ``halving`` ends it; score its collapsed model on the
-    test split at some precisions, which are those of a final run."""
+    test split at some precisions, which are those of a final run. A run that is cut from a wide
+    one begins where that ends, and is halved by it."""
     # The user asked for every k of the grid, k ≤ d included.
     warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
-    run = RunDirectory(path)
     task = config.model.build_task()
-    observer = HalvingObserver(halving, run, task) if halving else None
+    stages = [(config, path)]
+    if wide is not None:
+        wide_path = path.with_name(f"{path.name}-wide")
+        stages = [
+            (wide, wide_path),
+            (config.model_copy(update={"start": wide_path.resolve()}), path),
+        ]
+    first = RunDirectory(stages[0][1])
+    observer = HalvingObserver(halving, first, task) if halving else None
     ended = False
     try:
-        if run.config_file.exists():
-            # It goes on as it was begun, whichever device it is offered and wherever its data
-            # lies now, as on another machine: that it is the same data is checked.
-            check_run(config, path)
-            summary = resume(path, observer, data=config.data)
-        else:
-            training = config.training.model_copy(update={"device": device})
-            summary = train(config.model_copy(update={"training": training}), path, observer)
+        for stage, place in stages:
+            summary = _train(stage, place, device, observer)
+            observer = None
     except TrainingError as error:
         return Outcome(None, str(error))
     except Pruned:
         ended = True
-        return Outcome(None, None, tuple(qualities(run, task)))
+        return Outcome(None, None, tuple(qualities(first, task)))
     finally:
-        if ended or run.finished or run.failure is not None:
-            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        for _, place in stages:
+            run = RunDirectory(place)
+            if ended or run.finished or run.failure is not None:
+                shutil.rmtree(place / "checkpoints", ignore_errors=True)
     for precision in precisions:
         score_run(path, config.data, resamples, precision)
-    validations = tuple(qualities(run, task)) if halving else ()
+    validations = tuple(qualities(first, task)) if halving else ()
     return Outcome(summary.valid[task.headline.name], None, validations)
+
+
+def _train(config: RunConfig, path: Path, device: str, observer: Observer | None) -> Summary:
+    """Train a run, or go on with it."""
+    if not RunDirectory(path).config_file.exists():
+        training = config.training.model_copy(update={"device": device})
+        return train(config.model_copy(update={"training": training}), path, observer)
+    # It goes on as it was begun, whichever device it is offered and wherever its data lies now, as
+    # on another machine: that it is the same data is checked.
+    check_run(config, path)
+    return resume(path, observer, data=config.data)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What determines the numbers of a run."""
-    return config.model_dump(mode="json", exclude={"data": True, "training": {"device"}})
+    return config.model_dump(
+        mode="json", exclude={"data": True, "start": True, "training": {"device"}}
+    )
 
 
 @dataclass(frozen=True)

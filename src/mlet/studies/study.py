@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import Self
 
-from mlet.models import AnyModelConfig, ModelConfig
-from mlet.nn.compression import PRECISIONS, Precision
-from mlet.settings import Settings, merge
+from mlet.models import AnyModelConfig
+from mlet.nn.compression import Precision
+from mlet.settings import Settings
 from mlet.studies.datasets import DatasetConfig
 from mlet.studies.halving import Halving
+from mlet.studies.methods import SLT, Method
 from mlet.task import Task
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig, TrainingConfig
@@ -123,7 +124,8 @@ class StudyConfig(Settings):
         inner_dims: inner dimensions k of the MLET arms.
         mlet: model settings that the MLET arms put over the models' own, beside ``inner_dim``.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
-            k = d, and ``precision`` what their tables are served in.
+            k = d, ``precision`` is what their tables are served in, and ``cut: {dim: 64, epochs:
+            1}`` makes them of a wider single-layer model (see `Cut`).
         seeds: final runs of each arm, with seeds 0, 1, ….
         tuning: the budget of every arm.
         training: of every run; its seed is replaced.
@@ -180,7 +182,7 @@ class StudyConfig(Settings):
                 raise ValueError(f"mlet: {name!r} is the study's to set")
         for method in self.methods():
             for model in self.models.values():
-                method.model(model, self.dims[0])
+                method.model(model, max(self.dims))
         reserved = {method.name for method in self.methods() if method.kind != "peer"}
         for name, changes in self.peers.items():
             if name in reserved:
@@ -231,12 +233,12 @@ class StudyConfig(Settings):
 
     def trained(self, arm: Arm) -> Arm:
         """The arm whose runs an arm uses: itself, or one that is only served otherwise."""
-        same = (method for method in self.methods() if method.changes == arm.method.changes)
+        same = (method for method in self.methods() if method.trains_as(arm.method))
         return replace(arm, method=next(same))
 
     def precisions(self, arm: Arm) -> list[Precision]:
         """What an arm's runs are served in, by itself and others."""
-        methods = (m for m in self.methods() if m.changes == arm.method.changes)
+        methods = (method for method in self.methods() if method.trains_as(arm.method))
         return list(dict.fromkeys(method.precision for method in methods))
 
     def rates(self, arm: Arm) -> tuple[float, float]:
@@ -257,65 +259,23 @@ class StudyConfig(Settings):
         optimizer = dict(setting)
         if "init_scale" in setting:
             model = model.model_copy(update={"init_scale": optimizer.pop("init_scale")})
+        training = {"seed": seed}
+        if arm.method.cut is not None:
+            training["epochs"] = arm.method.cut.epochs
         return RunConfig(
             data=data,
             model=model,
             optimizer=self.optimizers[arm.optimizer].at(**optimizer),
-            training=self.training.model_copy(update={"seed": seed}),
+            training=self.training.model_copy(update=training),
         )
 
-
-Kind: TypeAlias = Literal["slt", "mlet", "peer"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """How tables are trained and served.
-
-    Attributes:
-        name: unique in a study.
-        kind: ``slt``, single-layer training; ``mlet``, one of the study's own two-layer arms; or a
-            ``peer``.
-        changes: the settings it puts over a single-layer model's.
-        precision: of what is served; methods that differ in it alone share their runs.
-    """
-
-    name: str
-    kind: Kind
-    changes: Mapping[str, Any] = field(hash=False)
-    precision: Precision = "float32"
-
-    @classmethod
-    def peer(cls, name: str, settings: Mapping[str, Any]) -> Method:
-        """From the settings of a study's ``peers``; ``quantize`` is an older name of ``precision``.
-
-        Raises:
-            ValueError: there is no such precision.
-        """
-        changes = dict(settings)
-        chosen = [changes.pop(key, None) for key in ("precision", "quantize")]
-        precision = next((value for value in chosen if value is not None), "float32")
-        if precision not in PRECISIONS:
-            raise ValueError(f"peers.{name}: no precision {precision!r} of {', '.join(PRECISIONS)}")
-        return cls(name, "peer", changes, precision)
-
-    @property
-    def label(self) -> str:
-        """As in legends."""
-        if self.kind == "mlet":
-            return f"MLET, k = {self.changes['inner_dim']}"
-        return "single-layer (SLT)" if self.kind == "slt" else self.name
-
-    def model(self, base: ModelConfig, dim: int) -> ModelConfig:
-        """The settings of a model at dimension d."""
-        changes = {"inner_dim": None, **self.changes, "dim": dim}
-        if changes["inner_dim"] == "dim":
-            changes["inner_dim"] = dim
-        plain = base.model_dump(mode="json") | {"inner_dims": {}}
-        return ModelConfig.parse(merge(plain, changes), f"method {self.name!r}")
-
-
-SLT = Method("slt", "slt", {})
+    def wide_run(
+        self, arm: Arm, setting: Mapping[str, float], seed: int, data: Path
+    ) -> RunConfig | None:
+        """The single-layer run that an arm's run is cut from; None if it begins on its own."""
+        if arm.method.cut is None:
+            return None
+        return self.run(replace(arm, method=SLT, dim=arm.method.cut.dim), setting, seed, data)
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,18 @@ class TrainingConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that determines a run."""
+    """Everything that determines a run.
+
+    Attributes:
+        data: a prepared data set.
+        model, optimizer, training: see there.
+        start: a finished run, or its model file, whose weights training begins with: of a model
+            that differs in how its tables are kept alone. Two-layer tables hold them exactly,
+            low-rank ones cut to their rank by truncated singular value decomposition.
+    """
 
     data: Path
     model: AnyModelConfig = Setting(default_factory=DLRMConfig)
     optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
+    start: Path | None = None

@@ -26,7 +26,7 @@ from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
-from mlet.training.start import start_from_co_occurrence
+from mlet.training.start import start_from_co_occurrence, start_from_run
 
 #: Where ``training.validate_every`` is not set.
 _VALIDATIONS_PER_EPOCH = 4
@@ -174,8 +174,8 @@ class _Trainer:
         if not self.run.is_begun:
             self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
-        if progress.step == 0 and self.config.model.init == "co_occurrence":
-            start_from_co_occurrence(self.model, self.data, settings.seed)
+        if progress.step == 0:
+            self._start()
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:
@@ -193,6 +193,13 @@ class _Trainer:
             self.run.write_failure(str(error))
             raise
         return self._finish()
+
+    def _start(self) -> None:
+        """Fill tables, or all weights, with what training is to begin with."""
+        if self.config.start is not None:
+            start_from_run(self.model, self.data, self.config.start)
+        elif self.config.model.init == "co_occurrence":
+            start_from_co_occurrence(self.model, self.data, self.config.training.seed)
 
     def _end(self) -> None:
         """Come to the end at a step beyond the last one that is asked for."""

@@ -1,14 +1,20 @@
-"""Where tables start that are to start from what is known before training."""
+"""Where models start that are to start from what is known before training."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 
 from mlet.data import PreparedDataset
 from mlet.data.co_occurrence import co_occurrence_vectors
+from mlet.data.identity import check_data
 from mlet.data.prepare import Report
+from mlet.errors import RunError
+from mlet.export import load_collapsed
 from mlet.models import CTRModel
 from mlet.nn.stacked_tables import StackedTables
+from mlet.training.run import RunDirectory
 
 #: Length of a row at the start. Measured on `debdeps` (docs/results.md): 0.1 to 1 are alike.
 ROW_NORM = 0.3
@@ -32,3 +38,37 @@ def start_from_co_occurrence(
             if table.stacked.shape[1] == width:
                 for name in table.sizes:
                     table.rows_of(name).copy_(ROW_NORM * table.init_scale * vectors[name])
+
+
+@torch.no_grad()
+def start_from_run(model: CTRModel, data: PreparedDataset, start: Path) -> None:
+    """Fill a model with the weights of a finished run, or of a collapsed model file.
+
+    Raises:
+        RunError: it cannot be read, is of other data, or of a model that differs in more than how
+            its tables are kept.
+    """
+    file = RunDirectory(start).model_file if start.is_dir() else start
+    source, _, schema = load_collapsed(file)
+    check_data(schema, data, start)
+    given = _besides_embedding(source)
+    own = _besides_embedding(model)
+    for name in dict.fromkeys([*own, *given]):
+        shapes = [tuple(part[name].shape) if name in part else None for part in (given, own)]
+        if shapes[0] != shapes[1]:
+            raise RunError(
+                f"start: the model of {start} is another: {name!r} is {shapes[0]} there and "
+                f"{shapes[1]} here; only how tables are kept may differ"
+            )
+        own[name].copy_(given[name])
+    try:
+        for field in model.embedding.fields:
+            model.embedding.start_from(field.name, source.embedding.table(field.name))
+    except ValueError as error:
+        raise RunError(f"start: the weights of {start} do not fit: {error}") from None
+
+
+def _besides_embedding(model: CTRModel) -> dict[str, torch.Tensor]:
+    """A model's weights but for those of its fields' tables."""
+    state = model.state_dict(keep_vars=True)
+    return {name: part for name, part in state.items() if not name.startswith("embedding.")}

@@ -57,6 +57,21 @@ class LowRankTables(StackedTables):
         """None: these are not to be collapsed."""
         return iter(())
 
+    @torch.no_grad()
+    def start_from(self, name: str, table: Tensor) -> None:
+        """Let one field hold a trained table (n × d) cut to its rank: the truncated singular value
+        decomposition ``W ≈ (W V) Vᵀ`` with V (d × r) the leading right singular vectors."""
+        expected = (self.sizes[name], self.dim)
+        if table.shape != expected:
+            raise ValueError(f"field {name!r}: a table {tuple(table.shape)} for {expected}")
+        wide = table.double()
+        _, basis = torch.linalg.eigh(wide.T @ wide)  # ascending
+        rank = self.projection.shape[1]
+        leading = basis[:, -rank:]
+        parts = self.parts(name)
+        parts["left"].copy_(wide @ leading)
+        parts["right"].copy_(leading.T)
+
     def collapsed(self, name: str) -> dict[str, Tensor]:
         """Both factors, in the dtype of the outputs."""
         parts = FieldTables.collapsed(self, name)
