@@ -74,3 +74,29 @@ def test_checksums_are_measured_beside_a_pass() -> None:
     found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=280).stdout)
     assert found["ratio"] == pytest.approx(found["checksums_ms"] / found["one_pass_ms"])
     assert found["megabytes"] > 0
+
+
+@pytest.mark.slow
+def test_halving_is_measured_against_full_trials(tmp_path: Path) -> None:
+    study = {
+        "datasets": {"clicks": {"synthetic": {"rows": 3000}, "test": 0.2}},
+        "models": {"dlrm": {"bottom_mlp": [8], "top_mlp": [8]}},
+        "optimizers": ["adagrad"],
+        "dims": [2],
+        "inner_dims": [8],
+        "seeds": 1,
+        "tuning": {"trials": 6, "span": 64, "halving": {"factor": 2, "first": 1}},
+        "training": {"epochs": 2, "batch_size": 128},
+        "resamples": 10,
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    command = [sys.executable, ROOT / "benchmarks" / "halving.py", "study.yaml"]
+    command += ["--out", "both", "--jobs", "2", "--json", "found.json"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert 0 < found["ratio"] < 1
+    assert [row["arm"].rsplit("/", 1)[1] for row in found["arms"]] == ["slt-d2", "mlet-k8-d2"]
+    assert all(row["given_up"] > 0 for row in found["arms"])
+    # What full trials choose is at least as good on validation: they see all that the others see.
+    assert all(row["full_valid"] >= row["halved_valid"] - 0.02 for row in found["arms"])

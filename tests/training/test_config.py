@@ -91,7 +91,9 @@ def test_presets_hold_the_authors_settings(name: str) -> None:
     assert config.optimizer.tables.learning_rate == 0.2
     assert (config.training.batch_size, config.training.epochs) == (128, 1)
     assert config.model.top_mlp == [512, 256]
-    with pytest.raises(ConfigError, match="no preset 'criteo'; there are: criteo-kaggle, avazu"):
+    with pytest.raises(
+        ConfigError, match="no preset 'criteo'; there are: recipe, paper, criteo-kaggle, avazu"
+    ):
         preset("criteo")
 
 
@@ -101,3 +103,15 @@ def test_each_method_has_its_own_default_step_size() -> None:
     assert OptimizersConfig().tables == OptimizersConfig.same("adagrad").tables
     assert OptimizersConfig.same("rowwise_adagrad").dense.name == "adagrad"
     assert OptimizersConfig.same("adam", 0.5).dense.learning_rate == 0.5
+
+
+def test_the_recipe_and_the_papers_settings_differ_where_they_say() -> None:
+    recipe, paper = (
+        RunConfig.parse({"data": "d", **preset(name)}, name) for name in ("recipe", "paper")
+    )
+    assert (recipe.model.init, recipe.model.table_bias) == ("co_occurrence", True)
+    assert (paper.model.init, paper.model.table_bias) == ("paper", False)
+    assert recipe.model.inner_dim == paper.model.inner_dim == 64
+    assert (recipe.optimizer.tables.name, paper.optimizer.tables.name) == ("adagrad", "sgd")
+    assert recipe.optimizer.tables.damping > 0 == paper.optimizer.tables.damping
+    assert recipe.optimizer.tables.projection_lr < 1 == paper.optimizer.tables.projection_lr

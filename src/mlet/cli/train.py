@@ -37,7 +37,11 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     preset_name: Annotated[
         str | None,
-        typer.Option("--preset", help="The authors' settings: criteo-kaggle or avazu."),
+        typer.Option(
+            "--preset",
+            help="recipe: what we found best for rare categories; paper: the authors' settings, or "
+            "theirs for criteo-kaggle or avazu.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dim: Annotated[int | None, typer.Option(help="Embedding dimension d.", min=1)] = None,

@@ -17,6 +17,24 @@ _AUTHORS: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # Chosen on debdeps, criteo80k and synthetic clicks: docs/results.md.
+    "recipe": {
+        "model": {"inner_dim": 64, "init": "co_occurrence", "table_bias": True},
+        "optimizer": {
+            "tables": {
+                "name": "adagrad",
+                "learning_rate": 0.1,
+                "projection_lr": 0.3,
+                "damping": 1.0,
+            },
+            "dense": {"name": "adagrad", "learning_rate": 0.03},
+        },
+    },
+    "paper": {
+        "model": {"inner_dim": 64, "init": "paper"},
+        "optimizer": _AUTHORS["optimizer"],
+        "training": _AUTHORS["training"],
+    },
     "criteo-kaggle": {
         **_AUTHORS,
         "model": {**_AUTHORS["model"], "bottom_mlp": [512, 256, 64]},
