@@ -1,7 +1,7 @@
 """What successive halving saves, and what it costs in quality: one study with it and without.
 
-Both have the same arms, trials, ranges, seeds and stopping rule; every trial of the second is trained
-to its end. Seconds are those of training, of tuning trials alone, summed over runs.
+Both have the same arms, trials, ranges, seeds and stopping rule; every trial of the second is
+trained to its end. Seconds are those of training, of tuning trials alone, summed over runs.
 
     MLET_DATA=../shared/data python benchmarks/halving.py studies/real-quick.yaml --out halving
 """
