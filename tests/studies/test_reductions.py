@@ -17,7 +17,7 @@ from mlet.studies.figures import gain_maps
 from mlet.studies.iso_quality import IsoQuality
 from mlet.studies.methods import SLT
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
-from mlet.studies.verdict import counts, expected_by_chance, help_paragraphs
+from mlet.studies.verdict import counts, expected_by_chance, finding, help_paragraphs
 from mlet.task import Binary
 
 
@@ -76,6 +76,38 @@ def test_the_interval_of_a_mean_is_over_seeds_too(small_data: Path) -> None:
     auc = {(SLT, 2): [0.70, 0.70], (SLT, 4): [0.72, 0.72], (mlet(16), 2): [0.70, 0.72]}
     _, panel = made_up(small_data, auc, spread=0.01)
     assert mean_reduction([(panel, panel.mlet[0])]) == "1.4× (1 to 2)"
+
+
+@pytest.mark.parametrize(
+    ("gains", "gist"),
+    [
+        ((0.02, 0.01), "two layers help on this data; k = 16 is worth a table"),
+        ((-0.02, -0.03), "two layers cost quality on this data"),
+        ((0.02, -0.03), "help at some dimensions and cost quality at others"),
+        ((0.0, 0.0), "make no difference that these seeds can tell"),
+    ],
+)
+def test_a_comparison_in_one_sentence(
+    small_data: Path, gains: tuple[float, float], gist: str
+) -> None:
+    slt = {(SLT, 2): [0.70, 0.71], (SLT, 4): [0.72, 0.73]}
+    other = {
+        (mlet(16), dim): [value + gain for value in slt[SLT, dim]]
+        for dim, gain in zip((2, 4), gains, strict=True)
+    }
+    _, panel = made_up(small_data, {**slt, **other}, spread=0.01)
+    sentence = finding(panel)
+    assert sentence is not None
+    assert sentence.startswith("In one sentence: ")
+    assert gist in sentence
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    assert f"with {better} of 2 dimensions better than a single layer and {worse} worse" in sentence
+    assert mean_reduction([(panel, arm) for arm in panel.mlet]) in sentence
+
+
+def test_without_mlet_arms_there_is_nothing_to_say(small_data: Path) -> None:
+    _, panel = made_up(small_data, {(SLT, 2): [0.70, 0.71]}, spread=0.01)
+    assert finding(panel) is None
 
 
 def test_the_verdict_names_both_sides(small_data: Path) -> None:

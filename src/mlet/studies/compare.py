@@ -28,7 +28,7 @@ from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import StudyConfig, each_once, one_thread
-from mlet.studies.verdict import bias_sentences, failed_settings, panel_verdict
+from mlet.studies.verdict import bias_sentences, failed_settings, finding, panel_verdict
 from mlet.training import RunConfig
 
 #: The step sizes tried by default, as shares of the base's.
@@ -126,7 +126,9 @@ class Comparison:
 
     def verdict(self) -> list[str]:
         """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
-        return [*panel_verdict(self.panel), *bias_sentences(self.result)]
+        found = finding(self.panel)
+        first = [] if found is None else [found]
+        return [*first, *panel_verdict(self.panel), *bias_sentences(self.result)]
 
     @property
     def columns(self) -> tuple[str, ...]:

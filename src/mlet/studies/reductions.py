@@ -101,8 +101,12 @@ def mean_reduction(pairs: Sequence[tuple[Panel, ArmResult]]) -> str:
         for panel, arm in pairs
     ]
     low, high = percentile_interval(np.exp(np.mean(logs, axis=0)))
-    mean = math.exp(sum(math.log(one.reduction) for one in points) / len(points))
-    return f"{_sign(points)}{mean:.2g}× ({low:.2g} to {high:.2g})"
+    return f"{_sign(points)}{mean_of(points):.2g}× ({low:.2g} to {high:.2g})"
+
+
+def mean_of(reductions: Sequence[IsoQuality]) -> float:
+    """The geometric mean of one or more; a bound counts as its number."""
+    return math.exp(sum(math.log(one.reduction) for one in reductions) / len(reductions))
 
 
 def _sign(reductions: Sequence[IsoQuality]) -> str:

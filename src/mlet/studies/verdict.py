@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlet.studies.reductions import mean_of, mean_reduction, points_of
 from mlet.studies.results import OUTCOMES, ArmResult, Outcome, Panel, StudyResult
 
 
@@ -28,6 +29,35 @@ def bias_sentences(result: StudyResult) -> list[str]:
     """What click rates alone give on each data set, and where that is a reason for doubt."""
     task = result.study.task
     return [found.sentence(name, task) for name, found in result.biases.items()]
+
+
+def finding(panel: Panel) -> str | None:
+    """What a comparison found, in one sentence: of its best MLET arms by mean reduction, what width
+    they are worth; None without MLET arms."""
+    methods = {
+        method.name: [(panel, arm) for arm in panel.mlet if arm.method == method]
+        for method in panel.mlet_methods
+    }
+    methods = {name: pairs for name, pairs in methods.items() if points_of(pairs)}
+    if not methods:
+        return None
+    name = max(methods, key=lambda name: mean_of(points_of(methods[name])))
+    arms = [arm for _, arm in methods[name]]
+    found = [panel.outcome(arm) for arm in arms]
+    better, worse = found.count("better"), found.count("worse")
+    if better and not worse:
+        gist = "two layers help on this data"
+    elif worse and not better:
+        gist = "two layers cost quality on this data"
+    elif better:
+        gist = "two layers help at some dimensions and cost quality at others"
+    else:
+        gist = "two layers make no difference that these seeds can tell"
+    return (
+        f"In one sentence: {gist}; k = {arms[0].inner_dim} is worth a table "
+        f"{mean_reduction(methods[name])} as wide, with {better} of {len(arms)} dimensions better "
+        f"than a single layer and {worse} worse."
+    )
 
 
 def panel_verdict(panel: Panel) -> list[str]:
