@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from markupsafe import escape
 
 from mlet.data import PreparedDataset
 from mlet.data.prepare import prepare
@@ -52,7 +51,7 @@ def test_a_split_of_finished_rows_is_found_out(tmp_path: Path, positives_first: 
     assert found.low < found.value < found.high
     assert found.mirrors(TASK) == (not positives_first)
     sentence = found.sentence("mine", TASK)
-    assert sentence.startswith("mine: beware" if not positives_first else "mine: each category's")
+    assert sentence.startswith("mine: beware" if not positives_first else "mine: the click rates")
 
 
 def test_noise_is_not_called_a_leak(small_data: Path, tmp_path: Path) -> None:
@@ -103,5 +102,5 @@ def test_every_study_says_it(tmp_path: Path) -> None:
     (sentence,) = bias_sentences(result)
     assert sentence.startswith("mine: beware")
     assert sentence in markdown(result)
-    assert escape(sentence) in write_report(result, tmp_path / "out").read_text()
+    assert sentence in write_report(result, tmp_path / "out").read_text()
     assert to_dict(result)["biases"]["mine"]["value"] < 0.5

@@ -9,25 +9,23 @@ them, more or less well, is of that artefact.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from mlet.data import BatchLoader, PreparedDataset
+from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.data.identity import fingerprint
 from mlet.data.prepare import Report
 from mlet.errors import RunError
-from mlet.metrics import Interval
 from mlet.models import ModelConfig, build_model
 from mlet.reading import read_sealed, write_sealed
 from mlet.task import Task
 from mlet.training.config import OptimizersConfig, TrainingConfig
 from mlet.training.optimizers import Optimizers
-from mlet.training.predict import predict
 
 _EPOCHS, _LEARNING_RATE = 2, 0.1
 
@@ -58,13 +56,13 @@ class BiasOnly:
         label = task.headline.label
         if self.mirrors(task):
             return (
-                f"{dataset}: beware, a model that knows only each category's click rate has test "
+                f"{dataset}: beware, a model that knows but the click rates of categories has test "
                 f"{label} {self.value:.4f}, worse than the {self.constant:.4f} of knowing nothing: "
                 f"rates in the test rows mirror those in training, as where negatives were drawn "
                 f"for each positive before a random split. Split positives first; what is found "
                 f"here says little about models."
             )
-        return f"{dataset}: each category's click rate alone gives test {label} {self.value:.4f}."
+        return f"{dataset}: the click rates of categories alone give test {label} {self.value:.4f}."
 
 
 def bias_only(
@@ -96,13 +94,13 @@ def _train(data: PreparedDataset, task: Task, training: TrainingConfig, report: 
     threads = torch.get_num_threads()
     torch.set_num_threads(training.threads or threads)
     try:
-        model = build_model(ModelConfig.parse({"name": "lr"}, "bias-only model"), data.schema)
-        model.task = task
+        schema = data.schema.model_copy(update={"dense": []})
+        model = build_model(ModelConfig.parse({"name": "lr"}, "bias-only model"), schema)
         config = OptimizersConfig.same("adagrad", _LEARNING_RATE)
         optimizers = Optimizers(config, model, training.batch_size)
         loader = BatchLoader(data.split("train"), training.batch_size, seed=0)
         for epoch in range(_EPOCHS):
-            for step, batch in enumerate(loader.epoch(epoch)):
+            for step, batch in enumerate(_of_categories(loader, epoch)):
                 done = epoch * len(loader) + step
                 report("a model of click rates alone", done, _EPOCHS * len(loader))
                 loss = task.loss(model(batch), batch.labels[task.label])
@@ -110,11 +108,19 @@ def _train(data: PreparedDataset, task: Task, training: TrainingConfig, report: 
                 loss.backward()
                 optimizers.step()
         test = data.split("test")
-        predictions = predict(model, test)
+        with torch.no_grad():
+            outputs = [model(batch) for batch in _of_categories(BatchLoader(test, 8_192))]
     finally:
         torch.set_num_threads(threads)
+    predictions = task.predictions(torch.cat(outputs).double()).numpy()
     labels, name = np.asarray(test.labels[task.label]), task.headline.name
-    interval: Interval = task.intervals(labels, predictions)[name]
+    interval = task.intervals(labels, predictions)[name]
     nothing = np.full(len(labels), np.mean(data.split("train").labels[task.label]))
-    scores: dict[str, Any] = task.score(labels, predictions)
-    return BiasOnly(scores[name], *interval, task.score(labels, nothing)[name])
+    value, constant = (task.score(labels, p)[name] for p in (predictions, nothing))
+    return BiasOnly(value, *interval, constant)
+
+
+def _of_categories(loader: BatchLoader, epoch: int = 0) -> Iterator[Batch]:
+    """Batches without their dense features."""
+    for batch in loader.epoch(epoch):
+        yield batch._replace(dense=batch.dense[:, :0])
