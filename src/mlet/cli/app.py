@@ -10,6 +10,7 @@ from mlet import __version__
 from mlet.cli.compare import compare
 from mlet.cli.inspect import inspect, suggest_k
 from mlet.cli.prepare import prepare_app
+from mlet.cli.progressive import progressive
 from mlet.cli.sweep import sweep
 from mlet.cli.synthesize import synthesize
 from mlet.cli.train import collapse, evaluate, train
@@ -40,6 +41,7 @@ def _mlet(
     Click data becomes a prepared data set (**prepare**, or **synthesize** for data of
     known truth); a model is trained on it (**train**), scored (**evaluate**) and written
     with ordinary tables (**collapse**). **compare** does it all, with and without MLET.
+    **progressive** compares on data with time, block after block of what comes next.
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.
     """
@@ -51,6 +53,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(collapse)
 app.command()(compare)
+app.command()(progressive)
 app.command()(sweep)
 app.command()(inspect)
 app.command(name="suggest-k")(suggest_k)

@@ -1,0 +1,122 @@
+"""``mlet progressive``: SLT and MLET on what comes next."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlet.atomic import write_text
+from mlet.cli.console import complain, counting, show_table
+from mlet.cli.settings import Assignments, Optimizer, overrides
+from mlet.cli.train import parse_integers
+from mlet.errors import ConfigError
+from mlet.models import MODELS
+from mlet.reporting.text import without_nan
+from mlet.settings import load_yaml, merge
+from mlet.studies.progressive_comparison import (
+    ProgressiveConfig,
+    ProgressiveResult,
+    compare_progressively,
+)
+
+
+def progressive(
+    data: Annotated[Path, typer.Argument(help="Prepared data set, split by time or order.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the runs' numbers.")],
+    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
+    dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "4,16",
+    inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
+    optimizer: Optimizer = None,
+    learning_rates: Annotated[
+        str, typer.Option(help="Step sizes of the tables that every arm tries.")
+    ] = "0.02,0.1,0.4",
+    block_rows: Annotated[
+        int, typer.Option(help="Rows scored before any of them is trained on.", min=1)
+    ] = 10_000,
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the training rows, the past.", min=1)
+    ] = 1,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of run settings; mlet: those of MLET arms.")
+    ] = None,
+    set_: Assignments = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; default: one for each core.", min=1)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers here.")] = None,
+) -> None:
+    """Would MLET have served better, day by day?
+
+    Trains on the training rows, then goes through validation and test rows in their order: each
+    block is scored by a model that has seen all rows before it, then trained on. The step size of
+    every arm is chosen on the validation rows. Called again, it continues.
+
+    Example: mlet progressive DATA --out OUT --dims 4,16 --set mlet.table_bias=true
+    """
+    values = merge(
+        load_yaml(config) if config else {},
+        overrides(
+            model=model,
+            optimizer=optimizer,
+            learning_rate=None,
+            epochs=epochs,
+            batch_size=batch_size,
+            assignments=set_,
+        ),
+    )
+    mlet = values.pop("mlet", {})
+    values["data"] = str(data.resolve())
+    try:
+        rates = [float(part) for part in learning_rates.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--learning-rates {learning_rates!r}: expected numbers with commas"
+        ) from None
+    settings = ProgressiveConfig.parse(
+        {
+            "base": values,
+            "dims": parse_integers(dims, "--dims"),
+            "inner_dims": parse_integers(inner_dims, "--inner-dims"),
+            "mlet": mlet,
+            "learning_rates": rates,
+            "block_rows": block_rows,
+            "seeds": seeds,
+        },
+        "progressive",
+    )
+    try:
+        with counting() as report:
+            result = compare_progressively(settings, out, jobs=jobs, report=report)
+    except KeyboardInterrupt:
+        complain("stopped; the same command continues where it was")
+        raise typer.Exit(130) from None
+    show_table(
+        "On rows that came after, means over seeds ± 95 % t-intervals",
+        result.columns(),
+        result.rows(),
+        bold=lambda row: row[0] != "slt",
+        by=1,
+    )
+    if json is not None:
+        write_text(json, json_format.dumps(without_nan(_as_dict(result)), indent=1) + "\n")
+
+
+def _as_dict(result: ProgressiveResult) -> dict[str, object]:
+    return {
+        "settings": result.config.model_dump(mode="json"),
+        "arms": [
+            {
+                "method": arm.method.name,
+                "dim": arm.dim,
+                "learning_rate": arm.learning_rate,
+                "runs": [asdict(run) for run in arm.runs],
+            }
+            for arm in result.arms
+        ],
+    }
