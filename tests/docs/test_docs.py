@@ -33,7 +33,7 @@ SMALLER = {
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/initialisation.yaml": "studies/initialisation.yaml "
     "--set datasets.synthetic.synthetic.rows=2000",
-    "MLET_DATA=../shared/data ": "MLET_DATA=small ",
+    "MLET_DATA=../shared/data ": "MLET_DATA=few ",
     "studies/real.yaml": "studies/real.yaml --set models=[dlrm] --set optimizers=[adagrad]",
     "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
@@ -58,9 +58,9 @@ def desk(tmp_path: Path, movielens: Path, criteo_sample: Path, debdeps: Path) ->
     (tmp_path / "ml-latest-small").symlink_to(movielens)
     for name in ("benchmarks", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "small" / "debdeps").mkdir(parents=True)
+    (tmp_path / "few" / "debdeps").mkdir(parents=True)
     few = pl.scan_parquet(debdeps).gather_every(300).collect()
-    few.write_parquet(tmp_path / "small" / "debdeps" / "debdeps.parquet")
+    few.write_parquet(tmp_path / "few" / "debdeps" / "debdeps.parquet")
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
