@@ -9,7 +9,7 @@ import typer
 
 from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, say, show_table
-from mlet.cli.settings import Assignments, Optimizer, Rate, overrides
+from mlet.cli.settings import Assignments, Optimizer, Rate, overrides, parse_rates
 from mlet.cli.train import parse_integers
 from mlet.errors import ConfigError
 from mlet.models import MODELS
@@ -103,10 +103,7 @@ def _rates(text: str | None, single: float | None) -> list[float] | None:
         raise ConfigError("give --learning-rate or --learning-rates, not both")
     if text is None:
         return None if single is None else []
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--learning-rates {text!r}: expected numbers with commas") from None
+    return parse_rates(text)
 
 
 def _print(comparison: Comparison, page: Path) -> None:

@@ -11,9 +11,8 @@ import typer
 
 from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, show_table
-from mlet.cli.settings import Assignments, Optimizer, overrides
+from mlet.cli.settings import Assignments, Optimizer, overrides, parse_rates
 from mlet.cli.train import parse_integers
-from mlet.errors import ConfigError
 from mlet.models import MODELS
 from mlet.reporting.text import without_nan
 from mlet.settings import load_yaml, merge
@@ -72,19 +71,13 @@ def progressive(
     )
     mlet = values.pop("mlet", {})
     values["data"] = str(data.resolve())
-    try:
-        rates = [float(part) for part in learning_rates.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"--learning-rates {learning_rates!r}: expected numbers with commas"
-        ) from None
     settings = ProgressiveConfig.parse(
         {
             "base": values,
             "dims": parse_integers(dims, "--dims"),
             "inner_dims": parse_integers(inner_dims, "--inner-dims"),
             "mlet": mlet,
-            "learning_rates": rates,
+            "learning_rates": parse_rates(learning_rates),
             "block_rows": block_rows,
             "seeds": seeds,
         },

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from mlet.errors import ConfigError
 from mlet.settings import merge, parse_assignments
 from mlet.training.config import OptimizerName, OptimizersConfig
 
@@ -24,6 +25,18 @@ RunData: TypeAlias = Annotated[
 Assignments: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.patience=5. Repeatable.")
 ]
+
+
+def parse_rates(text: str) -> list[float]:
+    """Step sizes with commas between them.
+
+    Raises:
+        ConfigError: they are no numbers.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--learning-rates {text!r}: expected numbers with commas") from None
 
 
 def overrides(

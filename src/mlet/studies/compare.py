@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import Field as Setting
-from pydantic import PositiveFloat, PositiveInt, field_validator
+from pydantic import PositiveFloat, PositiveInt
 
 from mlet.atomic import write_text
 from mlet.data.prepare import Report
@@ -18,7 +16,6 @@ from mlet.errors import RunError
 from mlet.reporting.page import render
 from mlet.reporting.plots import embedded
 from mlet.reporting.text import as_markdown, without_nan
-from mlet.settings import Settings
 from mlet.studies.arm_table import arm_rows, compare_columns
 from mlet.studies.datasets import DatasetConfig
 from mlet.studies.figures import quality_curves
@@ -27,9 +24,8 @@ from mlet.studies.reductions import mean_quality_reduction, reduction
 from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
-from mlet.studies.study import StudyConfig, each_once, one_thread
+from mlet.studies.study import ArmsConfig, StudyConfig
 from mlet.studies.verdict import bias_sentences, failed_settings, finding, panel_verdict
-from mlet.training import RunConfig
 
 #: The step sizes tried by default, as shares of the base's.
 _TRIED = (0.25, 1.0, 4.0)
@@ -37,15 +33,10 @@ _TRIED = (0.25, 1.0, 4.0)
 _DATA = "data"
 
 
-class CompareConfig(Settings):
+class CompareConfig(ArmsConfig):
     """A grid of arms and what they share.
 
     Attributes:
-        base: the run that every arm varies; its dim, inner_dim and seed are replaced. One thread a
-            run unless it says otherwise, since runs share the cores.
-        dims: embedding dimensions d, for SLT and MLET alike.
-        inner_dims: inner dimensions k of the MLET arms.
-        seeds: runs of each arm, with seeds 0, 1, ….
         learning_rates: step sizes of the tables tried, the same list for every arm; that of the
             dense layers keeps its ratio to it. Each arm keeps the one that is best on validation,
             those that diverge with any seed left out. None tries a quarter of the base's, itself
@@ -53,24 +44,8 @@ class CompareConfig(Settings):
         rare_below: a test row is rare if its rarest category has fewer training rows than this.
     """
 
-    base: RunConfig
-    dims: list[PositiveInt] = Setting(min_length=1)
-    inner_dims: list[PositiveInt] = Setting(min_length=1)
-    seeds: PositiveInt = 3
     learning_rates: list[PositiveFloat] | None = None
     rare_below: PositiveInt = 10
-
-    @field_validator("dims", "inner_dims")
-    @classmethod
-    def _once(cls, value: list[int]) -> list[int]:
-        return each_once(value)
-
-    @field_validator("base", mode="before")
-    @classmethod
-    def _one_thread(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {**value, "training": one_thread(value.get("training", {}))}
-        return value
 
     @property
     def tried_rates(self) -> list[float]:

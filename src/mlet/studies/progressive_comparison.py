@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field as Setting
-from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError, field_validator
+from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset
@@ -18,50 +18,31 @@ from mlet.data.identity import fingerprint
 from mlet.data.prepare import Report
 from mlet.errors import RunError
 from mlet.reading import read_sealed, write_sealed
-from mlet.settings import Settings
 from mlet.studies.methods import SLT, Method
 from mlet.studies.processes import usable_cores, worker_pool
 from mlet.studies.progressive import Progress, progress
 from mlet.studies.statistics import Estimate, estimate
-from mlet.studies.study import each_once, one_thread
+from mlet.studies.study import ArmsConfig
 from mlet.task import Task
 from mlet.training import RunConfig
 
 
-class ProgressiveConfig(Settings):
+class ProgressiveConfig(ArmsConfig):
     """What is compared, and how.
 
+    The base's data set is split by time or order; its training rows are the past that models know
+    when it begins, in ``epochs`` shuffled passes.
+
     Attributes:
-        base: the run that every arm varies: its data set is split by time or order; its training
-            rows are the past that models know when it begins, in ``epochs`` shuffled passes.
-        dims: embedding dimensions d.
-        inner_dims: inner dimensions k of the MLET arms; single-layer training is always there.
         mlet: model settings that the MLET arms put over the base's, beside ``inner_dim``.
         learning_rates: step sizes of the tables that every arm tries, with seed 0; the best over
             the validation rows, scored progressively, is kept.
         block_rows: rows that are scored before any of them is trained on.
-        seeds: runs of each arm.
     """
 
-    base: RunConfig
-    dims: list[PositiveInt] = Setting(min_length=1)
-    inner_dims: list[PositiveInt] = Setting(min_length=1)
     mlet: dict[str, object] = Setting(default_factory=dict)
     learning_rates: list[PositiveFloat] = Setting(min_length=1)
     block_rows: PositiveInt = 10_000
-    seeds: PositiveInt = 3
-
-    @field_validator("dims", "inner_dims")
-    @classmethod
-    def _once(cls, value: list[int]) -> list[int]:
-        return each_once(value)
-
-    @field_validator("base", mode="before")
-    @classmethod
-    def _one_thread(cls, value: object) -> object:
-        if isinstance(value, dict):
-            return {**value, "training": one_thread(value.get("training", {}))}
-        return value
 
     def methods(self) -> list[Method]:
         """Single-layer training, then MLET with each k."""

@@ -112,6 +112,35 @@ def one_thread(training: Any) -> Any:
     return {"threads": 1, **training} if isinstance(training, Mapping) else training
 
 
+class ArmsConfig(Settings):
+    """What comparisons of a single run's arms share.
+
+    Attributes:
+        base: the run that every arm varies; its dim, inner_dim and seed are replaced. One thread a
+            run unless it says otherwise, since runs share the cores.
+        dims: embedding dimensions d, for SLT and MLET alike.
+        inner_dims: inner dimensions k of the MLET arms.
+        seeds: runs of each arm, with seeds 0, 1, ….
+    """
+
+    base: RunConfig
+    dims: list[PositiveInt] = Setting(min_length=1)
+    inner_dims: list[PositiveInt] = Setting(min_length=1)
+    seeds: PositiveInt = 3
+
+    @field_validator("dims", "inner_dims")
+    @classmethod
+    def _once(cls, value: list[int]) -> list[int]:
+        return each_once(value)
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _one_thread(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {**value, "training": one_thread(value.get("training", {}))}
+        return value
+
+
 class StudyConfig(Settings):
     """The grid: data sets × models × optimizers × methods × dimensions × seeds.
 
