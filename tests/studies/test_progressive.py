@@ -148,3 +148,18 @@ def test_no_step_size_that_works_is_an_error(tmp_path: Path) -> None:
     settings = {"base": base, "dims": [2], "inner_dims": [6], "learning_rates": [1e30]}
     with pytest.raises(RunError, match="no learning rate works for slt-d2"):
         compare_progressively(ProgressiveConfig.parse(settings, "test"), tmp_path / "out", jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlet": {"inner_dim": 3}}, "'inner_dim' is the study's to set"),
+        ({"mlet": {"table_bais": True}}, "did you mean 'table_bias'"),
+        ({"base": {"data": "d", "start": "run"}}, "arms begin on their own"),
+        ({"dims": [2, 2]}, "2 is listed twice"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    settings = {"base": {"data": "d"}, "dims": [2], "inner_dims": [6], "learning_rates": [0.1]}
+    with pytest.raises(ConfigError, match=message):
+        ProgressiveConfig.parse({**settings, **changes}, "test")

@@ -169,6 +169,9 @@ class StackedTables(FieldTables):
         expected = (self.sizes[name], self.dim)
         if table.shape != expected:
             raise ValueError(f"field {name!r}: a table {tuple(table.shape)} for {expected}")
+        self._hold(name, table)
+
+    def _hold(self, name: str, table: Tensor) -> None:
         parts = self.parts(name)
         if TABLE_BIAS in parts:
             parts[TABLE_BIAS].zero_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -93,3 +93,15 @@ class Method:
 
 
 SLT = Method("slt", "slt", {})
+
+
+def mlet_methods(inner_dims: Sequence[int], settings: Mapping[str, Any]) -> list[Method]:
+    """MLET with each k, with these model settings beside ``inner_dim``.
+
+    Raises:
+        ValueError: one of them is not theirs to set.
+    """
+    for name in ("dim", "inner_dim", "task"):
+        if name in settings:
+            raise ValueError(f"mlet: {name!r} is the study's to set")
+    return [Method(f"mlet-k{k}", "mlet", {**settings, "inner_dim": k}) for k in inner_dims]

@@ -65,12 +65,13 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    model = build_model(config.model, data.schema)
+    model = build_model(config.model, data.schema).to(settings.device)
     if config.model.init == "co_occurrence":
         start_from_co_occurrence(model, data, settings.seed)
     optimizers = Optimizers(config.optimizer, model, settings.batch_size)
 
     def learn(batch: Batch) -> bool:
+        batch = batch.to(settings.device)
         loss = model.task.loss(model(batch), batch.labels[model.task.label])
         if not math.isfinite(loss.item()):
             return False
@@ -89,7 +90,7 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
         columns = data.split(name)
         parts, blocks = [], []
         for block in _blocks(columns, settings.batch_size, block_rows):
-            found = _predicted(model, block)
+            found = _predicted(model, block, settings.device)
             if not np.isfinite(found).all() or not all(map(learn, block)):
                 return None
             labels = np.concatenate([batch.labels[model.task.label] for batch in block])
@@ -116,9 +117,9 @@ def _blocks(columns: SplitColumns, batch_size: int, rows: int) -> Iterator[list[
 
 
 @torch.no_grad()
-def _predicted(model: CTRModel, block: list[Batch]) -> npt.NDArray[np.float64]:
+def _predicted(model: CTRModel, block: list[Batch], device: str) -> npt.NDArray[np.float64]:
     """Predictions for a block, by the model as it is."""
     model.eval()
-    found = [model.task.predictions(model(batch).double()).numpy() for batch in block]
+    found = [model.task.predictions(model(batch.to(device)).double()).cpu() for batch in block]
     model.train()
-    return np.concatenate(found)
+    return torch.cat(found).numpy()

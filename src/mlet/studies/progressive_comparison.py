@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field as Setting
-from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from typing_extensions import Self
 
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset
@@ -18,7 +20,7 @@ from mlet.data.identity import fingerprint
 from mlet.data.prepare import Report
 from mlet.errors import RunError
 from mlet.reading import read_sealed, write_sealed
-from mlet.studies.methods import SLT, Method
+from mlet.studies.methods import SLT, Method, mlet_methods
 from mlet.studies.processes import usable_cores, worker_pool
 from mlet.studies.progressive import Progress, progress
 from mlet.studies.statistics import Estimate, estimate
@@ -44,12 +46,15 @@ class ProgressiveConfig(ArmsConfig):
     learning_rates: list[PositiveFloat] = Setting(min_length=1)
     block_rows: PositiveInt = 10_000
 
+    @model_validator(mode="after")
+    def _arms_are_models(self) -> Self:
+        for method in self.methods():
+            method.model(self.base.model, self.dims[0])
+        return self
+
     def methods(self) -> list[Method]:
         """Single-layer training, then MLET with each k."""
-        return [
-            SLT,
-            *(Method(f"mlet-k{k}", "mlet", {**self.mlet, "inner_dim": k}) for k in self.inner_dims),
-        ]
+        return [SLT, *mlet_methods(self.inner_dims, self.mlet)]
 
     def run(self, method: Method, dim: int, rate: float, seed: int) -> RunConfig:
         """One run of an arm."""
@@ -213,19 +218,24 @@ def _run_all(
         return found
     pool = worker_pool(jobs or usable_cores())
     try:
-        futures: list[tuple[tuple[str, int, float, int], Path, Future[Progress | None]]] = [
-            (
+        futures = {
+            pool.submit(progress, config.run(method, dim, rate, seed), config.block_rows): (
                 (method.name, dim, rate, seed),
                 file,
-                pool.submit(progress, config.run(method, dim, rate, seed), config.block_rows),
             )
             for method, dim, rate, seed, file in missing
-        ]
-        for number, (key, file, future) in enumerate(futures):
-            report("training runs", len(found), len(work))
+        }
+        report("training runs", len(found), len(work))
+        for future in as_completed(futures):  # each is kept as soon as it is there
+            key, file = futures[future]
             found[key] = run = future.result()
-            write_sealed(file, {"diverged": run is None} if run is None else asdict(run))
-            report("training runs", len(work) - len(missing) + number + 1, len(work))
+            write_sealed(file, {"diverged": True} if run is None else asdict(run))
+            report("training runs", len(found), len(work))
+    except BrokenProcessPool:
+        raise RunError(
+            "a process that trained was killed (out of memory?); what was finished is kept: give "
+            "the same command again, with fewer --jobs"
+        ) from None
     finally:
         for process in list((pool._processes or {}).values()):
             process.terminate()

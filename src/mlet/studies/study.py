@@ -16,7 +16,7 @@ from mlet.nn.compression import Precision
 from mlet.settings import Settings
 from mlet.studies.datasets import DatasetConfig
 from mlet.studies.halving import Halving
-from mlet.studies.methods import SLT, Method
+from mlet.studies.methods import SLT, Method, mlet_methods
 from mlet.task import Task
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig, TrainingConfig
@@ -140,6 +140,13 @@ class ArmsConfig(Settings):
             return {**value, "training": one_thread(value.get("training", {}))}
         return value
 
+    @field_validator("base")
+    @classmethod
+    def _begins_on_its_own(cls, value: RunConfig) -> RunConfig:
+        if value.start is not None:
+            raise ValueError("start: arms begin on their own, not with the weights of a run")
+        return value
+
 
 class StudyConfig(Settings):
     """The grid: data sets × models × optimizers × methods × dimensions × seeds.
@@ -206,9 +213,6 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _peers_are_models(self) -> Self:
-        for name in ("dim", "inner_dim", "task"):
-            if name in self.mlet:
-                raise ValueError(f"mlet: {name!r} is the study's to set")
         for method in self.methods():
             for model in self.models.values():
                 method.model(model, max(self.dims))
@@ -243,9 +247,7 @@ class StudyConfig(Settings):
 
     def methods(self) -> list[Method]:
         """Single-layer training, MLET with each k, then the peers."""
-        mlet = [
-            Method(f"mlet-k{k}", "mlet", {**self.mlet, "inner_dim": k}) for k in self.inner_dims
-        ]
+        mlet = mlet_methods(self.inner_dims, self.mlet)
         peers = [Method.peer(name, settings) for name, settings in self.peers.items()]
         return [SLT, *mlet, *peers]
 

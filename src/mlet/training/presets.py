@@ -17,7 +17,7 @@ _AUTHORS: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chosen on debdeps, criteo80k and synthetic clicks: docs/results.md.
+    # Chosen on debdeps: docs/results.md.
     "recipe": {
         "model": {"inner_dim": 64, "init": "co_occurrence", "table_bias": True},
         "optimizer": {

@@ -16,7 +16,7 @@ from mlet.models import CTRModel
 from mlet.nn.stacked_tables import StackedTables
 from mlet.training.run import RunDirectory
 
-#: Length of a row at the start. Measured on `debdeps` (docs/results.md): 0.1 to 1 are alike.
+#: Length of a row at the start, in the order of those that rows have after training.
 ROW_NORM = 0.3
 
 

@@ -57,13 +57,9 @@ class LowRankTables(StackedTables):
         """None: these are not to be collapsed."""
         return iter(())
 
-    @torch.no_grad()
-    def start_from(self, name: str, table: Tensor) -> None:
-        """Let one field hold a trained table (n × d) cut to its rank: the truncated singular value
-        decomposition ``W ≈ (W V) Vᵀ`` with V (d × r) the leading right singular vectors."""
-        expected = (self.sizes[name], self.dim)
-        if table.shape != expected:
-            raise ValueError(f"field {name!r}: a table {tuple(table.shape)} for {expected}")
+    def _hold(self, name: str, table: Tensor) -> None:
+        """Cut to the rank: the truncated singular value decomposition ``W ≈ (W V) Vᵀ`` with V
+        (d × r) the leading right singular vectors."""
         wide = table.double()
         _, basis = torch.linalg.eigh(wide.T @ wide)  # ascending
         rank = self.projection.shape[1]
