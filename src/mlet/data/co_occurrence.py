@@ -76,7 +76,10 @@ class _Rows:
         ends = torch.tensor(self.sizes).cumsum(0).tolist()
         names = [field.name for field in schema.fields]
         self.starts = dict(zip(names, [0, *ends[:-1]], strict=True))
-        self._one_valued = [field.name for field in schema.one_valued]
+        one_valued = [field.name for field in schema.one_valued]
+        self._first = torch.tensor([self.starts[name] for name in one_valued])
+        self._place = {name: place for place, name in enumerate(names)}
+        self._columns = torch.tensor([self._place[name] for name in one_valued])
         self._loader = BatchLoader(data.split("train"), _BATCH_ROWS, seed)
         self._batches = -(-max_rows // _BATCH_ROWS)
 
@@ -90,18 +93,15 @@ class _Rows:
 
     def _lookups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         count, fields = len(batch.ids), len(self.sizes)
-        first = torch.tensor([self.starts[name] for name in self._one_valued])
-        order = list(self.starts)
-        columns = torch.tensor([order.index(name) for name in self._one_valued])
         places = torch.arange(count).unsqueeze(1) * fields
-        ids = [(batch.ids.long() + first).flatten()] if len(first) else []
-        slots = [(places + columns).flatten()] if len(first) else []
+        ids = [(batch.ids.long() + self._first).flatten()] if len(self._first) else []
+        slots = [(places + self._columns).flatten()] if len(self._first) else []
         weights = [torch.ones(len(part)) for part in ids]
         for name, (values, offsets) in batch.bags.items():
             lengths = offsets.diff()
             row = torch.arange(count).repeat_interleave(lengths)
             ids.append(values.long() + self.starts[name])
-            slots.append(row * fields + order.index(name))
+            slots.append(row * fields + self._place[name])
             weights.append((1.0 / lengths).repeat_interleave(lengths))
         return torch.cat(ids), torch.cat(slots), torch.cat(weights)
 
