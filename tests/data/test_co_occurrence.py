@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from mlet.data import PreparedDataset
-from mlet.data.co_occurrence import co_occurrence_vectors
+from mlet.data.co_occurrence import co_occurrence_vectors, kept_co_occurrence_vectors
 from mlet.data.prepare import prepare
 from mlet.data.readers.table import TableSchema, TableSource
 
@@ -121,6 +122,51 @@ def test_the_same_each_time_and_of_some_rows_only(groups: PreparedDataset) -> No
         groups, 4, passes=3, max_rows=1, report=lambda what, done, total: told.append(done)
     )
     assert told == [0, 1, 2]
+
+
+def test_they_are_computed_once(groups: PreparedDataset, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(groups.root, root)
+    data, told = PreparedDataset(root), []
+
+    def report(what: str, done: int, total: int | None) -> None:
+        told.append(what)
+
+    first = kept_co_occurrence_vectors(data, 4, report=report)
+    calls = len(told)
+    assert calls > 0
+    again = kept_co_occurrence_vectors(data, 4, report=report)
+    assert len(told) == calls, "nothing was computed"
+    expected = co_occurrence_vectors(data, 4)
+    for found in (first, again):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    kept_co_occurrence_vectors(data, 5, report=report)
+    assert len(told) > calls, "another width is another file"
+
+
+def test_kept_vectors_that_are_damaged_or_of_other_data_are_made_anew(
+    groups: PreparedDataset, tmp_path: Path
+) -> None:
+    expected = co_occurrence_vectors(groups, 4)
+    root = tmp_path / "data"
+    shutil.copytree(groups.root, root)
+    data = PreparedDataset(root)
+    file = root / "co_occurrence-4.pt"
+    kept_co_occurrence_vectors(data, 4)
+    whole = file.read_bytes()
+    others = {name: torch.zeros_like(part) for name, part in expected.items()}
+    for damage in ("cut", "flipped", "other"):
+        if damage == "cut":
+            file.write_bytes(whole[: len(whole) // 2])
+        elif damage == "flipped":
+            middle = len(whole) // 2
+            file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+        else:
+            torch.save({"data": "of another", "vectors": others}, file)
+        found = kept_co_occurrence_vectors(data, 4)
+        assert all(torch.equal(found[name], expected[name]) for name in expected), damage
+        kept = torch.load(file, weights_only=True)["vectors"]
+        assert all(torch.equal(kept[name], expected[name]) for name in expected), damage
 
 
 def test_one_field_has_no_co_occurrences(tmp_path: Path) -> None:

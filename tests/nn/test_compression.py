@@ -18,6 +18,7 @@ from mlet.nn.compression import (
     LowRank,
     MixedDimension,
     Precision,
+    Pruned,
     QuotientRemainder,
     TensorTrain,
     quantize,
@@ -30,6 +31,7 @@ METHODS = [
     Hashing(collisions=3),
     QuotientRemainder(collisions=3),
     LowRank(rank=2),
+    Pruned(keep=0.4),
     TensorTrain(rank=3),
     DeepHash(hashes=5, widths=[7]),
 ]
@@ -107,9 +109,8 @@ def test_served_parts_are_enough_to_serve(method: Compression) -> None:
     with pytest.raises(ValueError, match=r"of field 'user': expected .* got none"):
         again.load_collapsed("user", {})
     wrong = {
-        part: tensor[:1, :1]
+        part: tensor[(slice(1),) * tensor.dim()]
         for part, tensor in embedding.collapsed("user").items()
-        if tensor.dim() > 1
     }
     with pytest.raises(ValueError, match="of field 'user': expected"):
         again.load_collapsed("user", {**embedding.collapsed("user"), **wrong})
@@ -126,7 +127,22 @@ def test_ids_are_checked_against_their_own_field(method: Compression, wrong: int
         layer(method)(ids, bags)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=kind)
+def test_gradients_of_kept_entries() -> None:
+    # Pruned ones have the gradients of an ordinary table too: they are zeroed before they are read.
+    embedding = layer(Pruned(keep=0.4), sparse=False)
+    ordinary = layer(None, sparse=False)
+    ids, bags = batch()
+    for name in ("user", "film", "tags"):
+        ordinary.load_collapsed(name, {"weight": embedding.table(name)})
+    for one in (embedding, ordinary):
+        one(ids, bags).square().sum().backward()
+    gradients = [dict(one.named_parameters()) for one in (embedding, ordinary)]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, parameter in gradients[0].items():
+        torch.testing.assert_close(parameter.grad, gradients[1][name].grad)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not isinstance(m, Pruned)], ids=kind)
 def test_gradients(method: Compression) -> None:
     embedding = layer(method, K if method.takes_inner_dim else None, sparse=False)
     ids, bags = batch()

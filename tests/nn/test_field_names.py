@@ -21,6 +21,7 @@ from mlet.nn.compression import (
     Hashing,
     LowRank,
     MixedDimension,
+    Pruned,
     QuotientRemainder,
     TensorTrain,
 )
@@ -34,6 +35,7 @@ METHODS: list[Compression | None] = [
     Hashing(collisions=3),
     QuotientRemainder(collisions=2),
     LowRank(rank=1),
+    Pruned(keep=0.6),
     TensorTrain(rank=2),
     DeepHash(hashes=3, widths=[2]),
     MixedDimension(alpha=0.5),

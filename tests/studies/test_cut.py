@@ -14,6 +14,9 @@ from mlet.data import PreparedDataset
 from mlet.errors import ConfigError, RunError
 from mlet.export import load_collapsed
 from mlet.models import ModelConfig, build_model
+from mlet.nn import Field, FieldEmbedding
+from mlet.nn.compression import Pruned
+from mlet.optim import FusedAdagrad
 from mlet.studies import StudyConfig
 from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.predict import predict
@@ -69,6 +72,20 @@ def test_cut_tables_are_the_best_of_their_rank(wide: Any, small_data: Path) -> N
         )
 
 
+def test_pruned_tables_keep_the_largest_entries(wide: Any, small_data: Path) -> None:
+    name, folder = wide
+    data = PreparedDataset(small_data)
+    trained, _, _ = load_collapsed(RunDirectory(folder).model_file)
+    model = model_of(data, name, dim=6, compression={"name": "pruned", "keep": 0.25})
+    start_from_run(model, data, folder)
+    for field in data.schema.fields:
+        table, cut = trained.embedding.table(field.name), model.embedding.table(field.name)
+        kept = cut != 0
+        assert kept.sum() == round(0.25 * table.numel())
+        assert torch.equal(cut[kept], table[kept])
+        assert table[~kept].abs().max() <= table[kept].abs().min()
+
+
 def test_what_does_not_fit_is_refused(wide: Any, small_data: Path) -> None:
     name, folder = wide
     data = PreparedDataset(small_data)
@@ -78,6 +95,28 @@ def test_what_does_not_fit_is_refused(wide: Any, small_data: Path) -> None:
     hashed = model_of(data, name, dim=6, compression={"name": "tensor_train", "rank": 2})
     with pytest.raises(RunError, match="cannot hold a trained table"):
         start_from_run(hashed, data, folder)
+
+
+def test_pruned_tables_take_the_bytes_of_narrow_ones() -> None:
+    for dim in (2, 4, 16):
+        pruned = Pruned.at_bytes_of(dim, 64)
+        layer = FieldEmbedding([Field("user", 5_000, 64, compression=pruned)])
+        stored = sum(part.nbytes for part in layer.collapsed("user", "float32").values())
+        assert stored == pytest.approx(4 * 5_000 * dim, rel=1e-3)
+
+
+def test_pruned_entries_stay_zero_whatever_trains_them(small_data: Path) -> None:
+    torch.manual_seed(0)
+    layer = FieldEmbedding([Field("user", 50, 6, compression=Pruned(keep=0.3))])
+    before = layer.table("user") != 0
+    optimizer = FusedAdagrad(layer, lr=0.1)
+    for _ in range(3):
+        layer(torch.randint(50, (20, 1))).square().sum().backward()
+        optimizer.step()
+    assert torch.equal(layer.table("user") != 0, before)
+    ids = torch.arange(50).unsqueeze(1)
+    torch.testing.assert_close(layer(ids).squeeze(1), layer.table("user"))
+    torch.testing.assert_close(layer.collapse()(ids), layer(ids))
 
 
 def study(data: Path, **peer: object) -> StudyConfig:
@@ -93,6 +132,21 @@ def study(data: Path, **peer: object) -> StudyConfig:
         "resamples": 20,
     }
     return StudyConfig.parse(values, "study")
+
+
+@pytest.mark.slow
+def test_an_arm_that_is_pruned(mlet, small_data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "study.yaml").write_text(
+        study(small_data, cut={"dim": 6, "by": "magnitude"}).to_yaml()
+    )
+    mlet("sweep", "study.yaml", "--out", "out", "--jobs", "2")
+    (panel,) = json.loads((tmp_path / "out" / "study.json").read_text())["panels"]
+    cut = next(arm for arm in panel["arms"] if arm["method"] == "cut")
+    slt = next(arm for arm in panel["arms"] if arm["method"] == "slt")
+    tables = sum(field.num_categories for field in PreparedDataset(small_data).schema.fields) * 8
+    first_layer = 4 * 8 * (6 - 2)  # of the dense layers, what the wider model has more, at least
+    assert slt["model_bytes"] > tables
+    assert abs(cut["model_bytes"] - slt["model_bytes"]) < 0.05 * tables + 20 * first_layer
 
 
 @pytest.mark.slow
@@ -123,6 +177,7 @@ def test_an_arm_that_is_cut(mlet, small_data: Path, tmp_path: Path) -> None:  # 
     ("peer", "message"),
     [
         ({"cut": {"dim": 2}}, "cut.dim must be above every dimension"),
+        ({"cut": {"dim": 6, "by": "luck"}}, "'rank' or 'magnitude'"),
         ({"inner_dim": 8}, "no settings but 'cut'"),
         ({"cut": {"dim": 6, "epoch": 2}}, "did you mean 'epochs'"),
     ],

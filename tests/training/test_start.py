@@ -28,8 +28,8 @@ def test_rows_are_vectors_of_co_occurrence(small_data: Path, inner_dim: int | No
     data = PreparedDataset(small_data)
     model = build_model(config(small_data, inner_dim=inner_dim, init_scale=2.0).model, data.schema)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    start_from_co_occurrence(model, data, seed=5)
-    vectors = co_occurrence_vectors(data, inner_dim or 3, seed=5)
+    start_from_co_occurrence(model, data)
+    vectors = co_occurrence_vectors(data, inner_dim or 3)
     for name, factors in model.embedding.named_factors().items():
         torch.testing.assert_close(factors.inner, 2 * ROW_NORM * vectors[name])
     changed = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
@@ -38,6 +38,20 @@ def test_rows_are_vectors_of_co_occurrence(small_data: Path, inner_dim: int | No
     with torch.no_grad():
         rows = [model.embedding.table(name)[1:] for name in vectors]
     assert all(table.norm(dim=1).median() > 0 for table in rows)
+
+
+def test_beside_two_layer_tables_ordinary_ones_begin_as_ever(small_data: Path) -> None:
+    data = PreparedDataset(small_data)
+    first, *others = (field.name for field in data.schema.fields)
+    settings = config(small_data, inner_dim=6, inner_dims={first: None}).model
+    model = build_model(settings, data.schema)
+    before = model.embedding.table(first)
+    start_from_co_occurrence(model, data)
+    assert torch.equal(model.embedding.table(first), before)
+    vectors = co_occurrence_vectors(data, 6)
+    for name in others:
+        inner = model.embedding.named_factors()[name].inner
+        torch.testing.assert_close(inner, ROW_NORM * vectors[name])
 
 
 class _Stop(SilentObserver):

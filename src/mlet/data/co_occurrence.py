@@ -18,13 +18,45 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mlet.atomic import atomic_path
+from mlet.data import layout
 from mlet.data.dataset import PreparedDataset
+from mlet.data.identity import fingerprint
 from mlet.data.loader import Batch, BatchLoader
 from mlet.data.prepare import Report
+from mlet.errors import DataError, WriteError
+from mlet.reading import load_torch, reading
 
 _BATCH_ROWS = 8_192
 #: Eigenvalues of a Gram matrix below this share of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
+
+
+def kept_co_occurrence_vectors(
+    data: PreparedDataset, width: int, *, report: Report = lambda what, done, total: None
+) -> dict[str, Tensor]:
+    """`co_occurrence_vectors` of a data set, computed once: they are kept in its folder.
+
+    They depend on the data and on the width, not on a run's seed. A kept file of other data, or a
+    damaged one, is made anew; where the folder cannot be written to, nothing is kept.
+    """
+    file, mark = layout.co_occurrences(data.root, width), fingerprint(data.schema)
+    if file.exists():
+        try:
+            with reading(file, DataError, "remove it"):
+                kept = load_torch(file)
+                if kept["data"] == mark:
+                    return dict(kept["vectors"])
+        except DataError:
+            pass
+    vectors = co_occurrence_vectors(data, width, report=report)
+    own = {name: part.clone() for name, part in vectors.items()}  # each is a view of all fields'
+    try:
+        with atomic_path(file, failures=(RuntimeError,)) as temporary:
+            torch.save({"data": mark, "vectors": own}, temporary)
+    except WriteError:
+        pass
+    return vectors
 
 
 def co_occurrence_vectors(

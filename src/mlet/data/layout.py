@@ -44,6 +44,11 @@ def probabilities(root: Path, split: SplitName) -> Path:
     return root / split / PROBABILITIES
 
 
+def co_occurrences(root: Path, width: int) -> Path:
+    """Of ``torch.save``: `mlet.data.co_occurrence` vectors of all fields, once they were needed."""
+    return root / f"co_occurrence-{width}.pt"
+
+
 def ids(root: Path, split: SplitName, field: str) -> Path:
     """(N,) int32 of a one-valued field."""
     return root / split / "fields" / f"{file_name(field)}.npy"

@@ -34,11 +34,16 @@ class ModelConfig(Choice):
     Attributes:
         name: which model it is, of `MODELS`; DLRM where none is given.
         dim: embedding dimension d of every field.
-        inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT).
-        inner_dims: k of single fields by name, where it is to differ (see ``mlet suggest-k``).
+        inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT); ``auto``
+            chooses for each field, before training, and may leave it ordinary (see
+            `mlet.nn.inner_dim`).
+        inner_dims: k of single fields by name, null for an ordinary table, where it is to differ
+            (see ``mlet suggest-k``).
+        budget: bytes of float32 parameters that two-layer tables may take in training under
+            ``inner_dim: auto``; null is a quarter of the machine's memory.
         init: initialisation of two-layer tables, ``paper`` or ``variance_matched``; or
-            ``co_occurrence``, of ordinary ones too: variance-matched, and when training begins
-            rows, W2 of two-layer tables, are vectors of what categories occur with.
+            ``co_occurrence``: variance-matched, and when training begins the rows of W2 are vectors
+            of what categories occur with (without two-layer tables, the rows of ordinary ones).
         pooling: of multi-valued fields.
         task: what its outputs are for, of `mlet.task.TASKS`.
         compression: another way to make tables smaller, by ``name``; see `mlet.nn.compression`.
@@ -53,8 +58,9 @@ class ModelConfig(Choice):
 
     name: str
     dim: int = Setting(16, ge=1)
-    inner_dim: int | None = Setting(None, ge=1)
-    inner_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
+    inner_dim: Annotated[int, Setting(ge=1)] | Literal["auto"] | None = None
+    inner_dims: dict[str, Annotated[int, Setting(ge=1)] | None] = Setting(default_factory=dict)
+    budget: int | None = Setting(None, ge=1)
     init: InitName | Literal["co_occurrence"] = "paper"
     pooling: Literal["mean", "sum"] = "mean"
     task: str = "binary"
@@ -106,6 +112,7 @@ class ModelConfig(Choice):
             update={
                 "inner_dim": None,
                 "inner_dims": {},
+                "budget": None,
                 "train_projection": True,
                 "table_dtype": "float32",
                 "table_bias": False,
@@ -125,6 +132,11 @@ def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
     """
     if inspect.isabstract(MODELS[config.name]):
         raise ConfigError(f"model {config.name!r} has no forward")
+    if config.inner_dim == "auto":
+        raise ConfigError(
+            "inner_dim: auto is chosen from training counts, which a schema has not; train with "
+            "mlet.training.train, or give mlet.training.with_inner_dims(run).model"
+        )
     try:
         model = MODELS[config.name](config, schema)
     except ValueError as error:
@@ -140,6 +152,8 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
         ValueError: ``inner_dims`` names a field that there is not.
     """
     names = [field.name for field in schema.fields]
+    inner_dim = config.inner_dim
+    assert inner_dim != "auto"  # build_model has refused it
     unknown = sorted(set(config.inner_dims) - set(names))
     if unknown:
         raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
@@ -149,7 +163,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
                 name=field.name,
                 num_embeddings=field.num_categories,
                 dim=config.dim,
-                inner_dim=config.inner_dims.get(field.name, config.inner_dim),
+                inner_dim=config.inner_dims.get(field.name, inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
                 compression=config.compression,

@@ -110,12 +110,10 @@ def gain_maps(panels: Sequence[Panel]) -> str:
 
     def draw(axes: Axes, panel: Panel) -> None:
         dims = [arm.dim for arm in panel.curve(SLT)]
-        inner = [arm.inner_dim for arm in panel.mlet if arm.inner_dim is not None]
-        inner = sorted(set(inner))
+        inner = panel.mlet_methods
         cells = np.full((len(inner), len(dims)), np.nan)
         for arm in panel.mlet:
-            assert arm.inner_dim is not None
-            place = inner.index(arm.inner_dim), dims.index(arm.dim)
+            place = inner.index(arm.method), dims.index(arm.dim)
             cells[place] = panel.gain(arm).mean
             dark = abs(cells[place]) > 0.6 * limit
             axes.text(
@@ -131,7 +129,7 @@ def gain_maps(panels: Sequence[Panel]) -> str:
             *edges, panel.task.headline.quality(cells), cmap="RdBu", norm=norm, zorder=0
         )
         axes.set_xticks(range(len(dims)), [str(dim) for dim in dims])
-        axes.set_yticks(range(len(inner)), [str(k) for k in inner])
+        axes.set_yticks(range(len(inner)), [str(method.changes["inner_dim"]) for method in inner])
         axes.set_xlabel("embedding dimension d")
         axes.set_ylabel("inner dimension k")
         axes.set_title(panel.model, fontsize=11)

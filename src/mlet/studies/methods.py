@@ -9,26 +9,35 @@ from typing import Any, Literal, TypeAlias
 from pydantic import PositiveInt
 
 from mlet.models import ModelConfig
-from mlet.nn.compression import PRECISIONS, Precision
+from mlet.nn.compression import PRECISIONS, Compression, LowRank, Precision, Pruned
 from mlet.settings import Settings, merge
 
 Kind: TypeAlias = Literal["slt", "mlet", "peer"]
 
 
 class Cut(Settings):
-    """Train wide, then make narrow: the rival of training narrow tables well.
+    """Train wide, then make narrow: the rivals of training narrow tables well.
 
-    A single-layer model of dimension D is trained like any other. Each of its tables is cut to rank
-    d by truncated singular value decomposition, W ≈ A B with A n × d and B d × D, which is served
-    as it is, and everything is trained on for a few epochs.
+    A single-layer model of dimension D is trained like any other. Each of its tables is cut to the
+    size of one of dimension d, which is served as it is, and everything is trained on for a few
+    epochs. It is cut either to rank d by truncated singular value decomposition, W ≈ A B with A
+    n × d and B d × D; or to its entries of largest magnitude, as many as take the same bytes.
 
     Attributes:
         dim: D, above all dimensions of the study.
         epochs: afterwards, at most.
+        by: what is kept, a ``rank`` or entries by ``magnitude``.
     """
 
     dim: PositiveInt
     epochs: PositiveInt = 1
+    by: Literal["rank", "magnitude"] = "rank"
+
+    def compression(self, dim: int) -> Compression:
+        """What its tables are, at the size of tables of dimension d."""
+        if self.by == "rank":
+            return LowRank(rank=dim)
+        return Pruned.at_bytes_of(dim, self.dim)
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,17 @@ class Method:
         return (self.changes, self.cut) == (other.changes, other.cut)
 
     @property
+    def sort_key(self) -> float:
+        """k of an MLET arm; one that is chosen comes after all numbers."""
+        k = self.changes["inner_dim"]
+        return float("inf") if k == "auto" else float(k)
+
+    @property
     def label(self) -> str:
         """As in legends."""
         if self.kind == "mlet":
-            return f"MLET, k = {self.changes['inner_dim']}"
+            k = self.changes["inner_dim"]
+            return "MLET, k chosen" if k == "auto" else f"MLET, k = {k}"
         return "single-layer (SLT)" if self.kind == "slt" else self.name
 
     def model(self, base: ModelConfig, dim: int) -> ModelConfig:
@@ -84,7 +100,7 @@ class Method:
         if self.cut is not None:
             if self.cut.dim <= dim:
                 raise ValueError(f"{self.name}: cut.dim must be above every dimension, as {dim}")
-            compression = {"name": "low_rank", "rank": dim}
+            compression = self.cut.compression(dim).model_dump(mode="json")
             changes = {**changes, "dim": self.cut.dim, "compression": compression}
         if changes["inner_dim"] == "dim":
             changes["inner_dim"] = dim
@@ -95,8 +111,8 @@ class Method:
 SLT = Method("slt", "slt", {})
 
 
-def mlet_methods(inner_dims: Sequence[int], settings: Mapping[str, Any]) -> list[Method]:
-    """MLET with each k, with these model settings beside ``inner_dim``.
+def mlet_methods(inner_dims: Sequence[int | str], settings: Mapping[str, Any]) -> list[Method]:
+    """MLET with each k, a number or ``auto``, with these model settings beside ``inner_dim``.
 
     Raises:
         ValueError: one of them is not theirs to set.
@@ -104,4 +120,5 @@ def mlet_methods(inner_dims: Sequence[int], settings: Mapping[str, Any]) -> list
     for name in ("dim", "inner_dim", "task"):
         if name in settings:
             raise ValueError(f"mlet: {name!r} is the study's to set")
-    return [Method(f"mlet-k{k}", "mlet", {**settings, "inner_dim": k}) for k in inner_dims]
+    names = {k: "mlet-auto" if k == "auto" else f"mlet-k{k}" for k in inner_dims}
+    return [Method(name, "mlet", {**settings, "inner_dim": k}) for k, name in names.items()]

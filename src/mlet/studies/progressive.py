@@ -20,6 +20,7 @@ from mlet.data.dataset import SplitColumns
 from mlet.errors import ConfigError
 from mlet.models import CTRModel, build_model
 from mlet.training import RunConfig
+from mlet.training.inner_dims import with_inner_dims
 from mlet.training.optimizers import Optimizers
 from mlet.training.start import start_from_co_occurrence
 
@@ -55,6 +56,7 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
     Raises:
         ConfigError: the data set was split at random, so that its rows have no order.
     """
+    config = with_inner_dims(config)
     data = PreparedDataset(config.data)
     if data.schema.split_by == "random":
         raise ConfigError(
@@ -67,7 +69,7 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
     torch.manual_seed(settings.seed)
     model = build_model(config.model, data.schema).to(settings.device)
     if config.model.init == "co_occurrence":
-        start_from_co_occurrence(model, data, settings.seed)
+        start_from_co_occurrence(model, data)
     optimizers = Optimizers(config.optimizer, model, settings.batch_size)
 
     def learn(batch: Batch) -> bool:

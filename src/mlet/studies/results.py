@@ -79,7 +79,7 @@ class ArmResult:
 
     Attributes:
         arm: which.
-        inner_dim: its k; None for tables of one layer.
+        inner_dim: its k, of most fields where it is chosen for each; None for tables of one layer.
         tuning: how it was tuned.
         runs: by seed.
         model_bytes, training_bytes: of the served model, and of all parameters while training.
@@ -182,9 +182,9 @@ class Panel:
 
     @property
     def mlet_methods(self) -> list[Method]:
-        """The methods of those, by k."""
-        found = {arm.inner_dim or 0: arm.method for arm in self.mlet}
-        return [found[k] for k in sorted(found)]
+        """The methods of those, by k; last the one whose k is chosen."""
+        found = {arm.method.name: arm.method for arm in self.mlet}
+        return sorted(found.values(), key=lambda method: method.sort_key)
 
     @property
     def peers(self) -> list[ArmResult]:
@@ -345,7 +345,7 @@ def _read(
     failed = [t.params["learning_rate"] for t in ledger.trials(trained) if t.state.name == "FAIL"]
     return ArmResult(
         arm=arm,
-        inner_dim=RunDirectory(paths[0]).config().model.inner_dim,
+        inner_dim=_inner_dim(paths[0]),
         tuning=Tuning(
             setting=setting,
             tried=len(ledger.tuning(trained)),
@@ -360,6 +360,13 @@ def _read(
         slices=np.array(sliced, np.float64),
         predictions=paths,
     )
+
+
+def _inner_dim(run: Path) -> int | None:
+    """k of a run, in which `auto` has become a number."""
+    k = RunDirectory(run).config().model.inner_dim
+    assert k != "auto"
+    return k
 
 
 def _at_edge(rate: float, tried: tuple[float, float]) -> bool:

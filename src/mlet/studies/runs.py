@@ -21,6 +21,7 @@ from mlet.nn.compression import Precision
 from mlet.reading import reading
 from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
 from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training.inner_dims import with_inner_dims
 from mlet.training.loop import Observer
 from mlet.training.predict import predict
 from mlet.training.run import Summary
@@ -72,6 +73,7 @@ def train_and_score(
     one begins where that ends, and is halved by it."""
     # The user asked for every k of the grid, k ≤ d included.
     warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
+    config = with_inner_dims(config)
     task = config.model.build_task()
     stages = [(config, path)]
     if wide is not None:
@@ -147,7 +149,7 @@ def check_run(config: RunConfig, path: Path) -> None:
     Raises:
         RunError: it has other settings.
     """
-    if _settings(RunDirectory(path).config()) != _settings(config):
+    if _settings(RunDirectory(path).config()) != _settings(with_inner_dims(config)):
         raise RunError(
             f"{path} holds a run with other settings; put back the one that was there, or choose "
             f"another --out"
@@ -171,7 +173,11 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     predictions = predict(served, columns).astype(np.float32)
     labels = columns.labels[model.task.label]
     draws = model.task.resampled(labels, predictions, samples=resamples)
+    # Of what is not quantized the run says it: some methods are kept smaller than they compute.
+    own = precision == RunDirectory(path).precision() == "float32"
     size = sum(tensor.nbytes for tensor in served.state_dict().values())
+    if own:
+        size = RunDirectory(path).summary().model_bytes
     with atomic_path(_scores_file(path, precision)) as temporary, temporary.open("wb") as file:
         np.savez(
             file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
@@ -37,6 +37,9 @@ class HalvingConfig(Settings):
     factor: Annotated[int, Setting(ge=2)] = 3
     first: PositiveInt = 2
 
+
+#: k of an MLET arm: a number, or chosen for each field (`mlet.nn.inner_dim`).
+InnerDim: TypeAlias = PositiveInt | Literal["auto"]
 
 Range: TypeAlias = tuple[PositiveFloat, PositiveFloat]
 
@@ -95,7 +98,10 @@ class TuningConfig(Settings):
         return value
 
 
-def each_once(values: list[int]) -> list[int]:
+_Value = TypeVar("_Value", int, int | str)
+
+
+def each_once(values: list[_Value]) -> list[_Value]:
     """Refuse a repeated dimension, whose arms would be the same ones.
 
     Raises:
@@ -119,18 +125,18 @@ class ArmsConfig(Settings):
         base: the run that every arm varies; its dim, inner_dim and seed are replaced. One thread a
             run unless it says otherwise, since runs share the cores.
         dims: embedding dimensions d, for SLT and MLET alike.
-        inner_dims: inner dimensions k of the MLET arms.
+        inner_dims: inner dimensions k of the MLET arms, numbers or ``auto``.
         seeds: runs of each arm, with seeds 0, 1, ….
     """
 
     base: RunConfig
     dims: list[PositiveInt] = Setting(min_length=1)
-    inner_dims: list[PositiveInt] = Setting(min_length=1)
+    inner_dims: list[InnerDim] = Setting(min_length=1)
     seeds: PositiveInt = 3
 
     @field_validator("dims", "inner_dims")
     @classmethod
-    def _once(cls, value: list[int]) -> list[int]:
+    def _once(cls, value: list[int | str]) -> list[int | str]:
         return each_once(value)
 
     @field_validator("base", mode="before")
@@ -157,7 +163,7 @@ class StudyConfig(Settings):
             replaced.
         optimizers: settings by name, or a list of optimizer names with their default step sizes.
         dims: embedding dimensions d.
-        inner_dims: inner dimensions k of the MLET arms.
+        inner_dims: inner dimensions k of the MLET arms, numbers or ``auto``.
         mlet: model settings that the MLET arms put over the models' own, beside ``inner_dim``.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
             k = d, ``precision`` is what their tables are served in, and ``cut: {dim: 64, epochs:
@@ -173,7 +179,7 @@ class StudyConfig(Settings):
     models: dict[Name, AnyModelConfig] = Setting(min_length=1)
     optimizers: dict[Name, OptimizersConfig] = Setting(min_length=1)
     dims: list[PositiveInt] = Setting(min_length=1)
-    inner_dims: list[PositiveInt] = Setting(default_factory=list)
+    inner_dims: list[InnerDim] = Setting(default_factory=list)
     mlet: dict[str, Any] = Setting(default_factory=dict)
     peers: dict[Name, dict[str, Any]] = Setting(default_factory=dict)
     seeds: PositiveInt = 3
@@ -184,7 +190,7 @@ class StudyConfig(Settings):
 
     @field_validator("dims", "inner_dims")
     @classmethod
-    def _once(cls, value: list[int]) -> list[int]:
+    def _once(cls, value: list[int | str]) -> list[int | str]:
         return each_once(value)
 
     @field_validator("models", mode="before")

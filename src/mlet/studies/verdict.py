@@ -54,7 +54,7 @@ def finding(panel: Panel) -> str | None:
     else:
         gist = "two layers make no difference that these seeds can tell"
     return (
-        f"In one sentence: {gist}; k = {arms[0].inner_dim} is worth a table "
+        f"In one sentence: {gist}; k = {arms[0].method.changes['inner_dim']} is worth a table "
         f"{mean_reduction(methods[name])} as wide, with {better} of {len(arms)} dimensions better "
         f"than a single layer and {worse} worse."
     )

@@ -22,6 +22,7 @@ from mlet.models import CTRModel, build_model
 from mlet.reading import first_line
 from mlet.task import Task
 from mlet.training.config import RunConfig
+from mlet.training.inner_dims import with_inner_dims
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
@@ -66,6 +67,7 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
         DataError: also if a dense feature is NaN or infinite.
         TrainingError: training diverged: the loss is NaN or infinite.
     """
+    config = with_inner_dims(config)
     trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
     trainer.run.create(config)
     return trainer.fit()
@@ -199,7 +201,7 @@ class _Trainer:
         if self.config.start is not None:
             start_from_run(self.model, self.data, self.config.start)
         elif self.config.model.init == "co_occurrence":
-            start_from_co_occurrence(self.model, self.data, self.config.training.seed)
+            start_from_co_occurrence(self.model, self.data)
 
     def _end(self) -> None:
         """Come to the end at a step beyond the last one that is asked for."""

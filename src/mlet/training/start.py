@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mlet.data import PreparedDataset
-from mlet.data.co_occurrence import co_occurrence_vectors
+from mlet.data.co_occurrence import kept_co_occurrence_vectors
 from mlet.data.identity import check_data
 from mlet.data.prepare import Report
 from mlet.errors import RunError
@@ -24,16 +24,17 @@ ROW_NORM = 0.3
 def start_from_co_occurrence(
     model: CTRModel,
     data: PreparedDataset,
-    seed: int,
     report: Report = lambda what, done, total: None,
 ) -> None:
-    """Fill the rows of a model's tables, W2 of two-layer ones, with `co_occurrence_vectors`.
+    """Fill W2 of a model's two-layer tables with `kept_co_occurrence_vectors`; in a model without
+    such tables, the rows of its ordinary ones.
 
     Projections stay as they were drawn. Tables of linear parts are left alone.
     """
     tables = [part for part in model.embedding.modules() if isinstance(part, StackedTables)]
+    tables = [table for table in tables if table.inner_dim is not None] or tables
     for width in sorted({table.stacked.shape[1] for table in tables}):
-        vectors = co_occurrence_vectors(data, width, seed=seed, report=report)
+        vectors = kept_co_occurrence_vectors(data, width, report=report)
         for table in tables:
             if table.stacked.shape[1] == width:
                 for name in table.sizes:

@@ -7,6 +7,7 @@ from mlet.nn.compression.base import COMPRESSIONS, AnyCompression, Compression
 from mlet.nn.compression.deep_hash import DeepHash
 from mlet.nn.compression.hashing import Hashing
 from mlet.nn.compression.low_rank import LowRank, MixedDimension
+from mlet.nn.compression.pruned import Pruned
 from mlet.nn.compression.quantized import PRECISIONS, Precision, QuantizedTables, quantize
 from mlet.nn.compression.quotient_remainder import QuotientRemainder
 from mlet.nn.compression.tensor_train import TensorTrain
@@ -21,6 +22,7 @@ __all__ = [
     "LowRank",
     "MixedDimension",
     "Precision",
+    "Pruned",
     "QuantizedTables",
     "QuotientRemainder",
     "TensorTrain",

@@ -1,0 +1,48 @@
+"""``inner_dim: auto``: chosen from the data before training begins, and kept with the run."""
+
+from __future__ import annotations
+
+from mlet.data import PreparedDataset
+from mlet.models import ModelConfig
+from mlet.nn.inner_dim import InnerDim, TableSize, choose_inner_dims
+from mlet.training.config import RunConfig
+
+
+def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerDim]:
+    """What ``inner_dim: auto`` comes to for each field that ``inner_dims`` does not name."""
+    counts = data.training_counts
+    tables = {
+        field.name: TableSize(field.num_categories, model.dim, counts[field.name])
+        for field in data.schema.fields
+        if field.name not in model.inner_dims
+    }
+    return choose_inner_dims(tables, budget=model.budget)
+
+
+def with_inner_dims(config: RunConfig) -> RunConfig:
+    """A run's settings with numbers in the place of ``auto``, the same on every machine.
+
+    Tables that it leaves ordinary begin as ordinary tables do.
+    """
+    model = config.model
+    if model.inner_dim != "auto":
+        return config
+    found = inner_dims_of(model, PreparedDataset(config.data))
+    values = [chosen.value for chosen in found.values()]
+    usual = max(values, key=lambda value: (values.count(value), value or 0), default=None)
+    single = {name: chosen.value for name, chosen in found.items() if chosen.value != usual}
+    inner_dims = {**model.inner_dims, **single}
+    ordinary = usual is None and not any(inner_dims.values())
+    starts = model.init == "co_occurrence" and ordinary
+    return config.model_copy(
+        update={
+            "model": model.model_copy(
+                update={
+                    "inner_dim": usual,
+                    "inner_dims": inner_dims,
+                    "budget": None,
+                    "init": "variance_matched" if starts else model.init,
+                }
+            )
+        }
+    )
