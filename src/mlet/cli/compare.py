@@ -9,13 +9,24 @@ import typer
 
 from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, say, show_table
-from mlet.cli.settings import Assignments, Optimizer, Rate, overrides, parse_rates
-from mlet.cli.train import parse_integers
+from mlet.cli.settings import (
+    Assignments,
+    Optimizer,
+    Preset,
+    Rate,
+    arms_from,
+    from_file,
+    overrides,
+    parse_inner_dims,
+    parse_integers,
+    parse_rates,
+)
 from mlet.errors import ConfigError
 from mlet.models import MODELS
-from mlet.settings import load_yaml, merge
+from mlet.settings import merge
 from mlet.studies import CompareConfig, Comparison, write_comparison
 from mlet.studies import compare as compare_arms
+from mlet.training.presets import RECIPE
 
 
 def compare(
@@ -23,7 +34,9 @@ def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for runs and report.")],
     model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16",
-    inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
+    inner_dims: Annotated[
+        str, typer.Option(help="Inner dimensions k of the MLET arms; auto, the recipe's.")
+    ] = "auto",
     seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
     optimizer: Optimizer = None,
     learning_rate: Rate = None,
@@ -37,6 +50,7 @@ def compare(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of run settings.")] = None,
+    preset: Preset = RECIPE,
     set_: Assignments = None,
     rare_below: Annotated[
         int, typer.Option(help="A row is rare if a category has fewer training rows.", min=1)
@@ -55,8 +69,8 @@ def compare(
     budget, early stopping and seeds, and prints quality, size, time and the iso-quality reduction.
     Called again after an interruption, it continues. OUT gets compare.json and report.html.
     """
-    values = merge(
-        load_yaml(config) if config else {},
+    given = merge(
+        from_file(config, optimizer),
         overrides(
             model=model,
             optimizer=optimizer,
@@ -66,12 +80,14 @@ def compare(
             assignments=set_,
         ),
     )
+    values, mlet = arms_from(preset, given)
     values["data"] = str(data.resolve())
     comparison_config = CompareConfig.parse(
         {
             "base": values,
             "dims": parse_integers(dims, "--dims"),
-            "inner_dims": parse_integers(inner_dims, "--inner-dims"),
+            "inner_dims": parse_inner_dims(inner_dims),
+            "mlet": mlet,
             "seeds": seeds,
             "learning_rates": _rates(learning_rates, learning_rate),
             "rare_below": rare_below,

@@ -11,16 +11,26 @@ import typer
 
 from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, show_table
-from mlet.cli.settings import Assignments, Optimizer, overrides, parse_rates
-from mlet.cli.train import parse_integers
+from mlet.cli.settings import (
+    Assignments,
+    Optimizer,
+    Preset,
+    arms_from,
+    from_file,
+    overrides,
+    parse_inner_dims,
+    parse_integers,
+    parse_rates,
+)
 from mlet.models import MODELS
 from mlet.reporting.text import without_nan
-from mlet.settings import load_yaml, merge
+from mlet.settings import merge
 from mlet.studies.progressive_comparison import (
     ProgressiveConfig,
     ProgressiveResult,
     compare_progressively,
 )
+from mlet.training.presets import RECIPE
 
 
 def progressive(
@@ -28,7 +38,9 @@ def progressive(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the runs' numbers.")],
     model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "4,16",
-    inner_dims: Annotated[str, typer.Option(help="Inner dimensions k of the MLET arms.")] = "64",
+    inner_dims: Annotated[
+        str, typer.Option(help="Inner dimensions k of the MLET arms; auto, the recipe's.")
+    ] = "auto",
     optimizer: Optimizer = None,
     learning_rates: Annotated[
         str, typer.Option(help="Step sizes of the tables that every arm tries.")
@@ -44,6 +56,7 @@ def progressive(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of run settings; mlet: those of MLET arms.")
     ] = None,
+    preset: Preset = RECIPE,
     set_: Assignments = None,
     jobs: Annotated[
         int | None, typer.Option(help="Runs at once; default: one for each core.", min=1)
@@ -58,8 +71,8 @@ def progressive(
 
     Example: mlet progressive DATA --out OUT --dims 4,16 --set mlet.table_bias=true
     """
-    values = merge(
-        load_yaml(config) if config else {},
+    given = merge(
+        from_file(config, optimizer),
         overrides(
             model=model,
             optimizer=optimizer,
@@ -69,14 +82,15 @@ def progressive(
             assignments=set_,
         ),
     )
-    mlet = values.pop("mlet", {})
+    own = given.pop("mlet", None)
+    values, mlet = arms_from(preset, given)
     values["data"] = str(data.resolve())
     settings = ProgressiveConfig.parse(
         {
             "base": values,
             "dims": parse_integers(dims, "--dims"),
-            "inner_dims": parse_integers(inner_dims, "--inner-dims"),
-            "mlet": mlet,
+            "inner_dims": parse_inner_dims(inner_dims),
+            "mlet": mlet if own is None else own,
             "learning_rates": parse_rates(learning_rates),
             "block_rows": block_rows,
             "seeds": seeds,

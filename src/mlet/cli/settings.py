@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from mlet.errors import ConfigError
-from mlet.settings import merge, parse_assignments
-from mlet.training.config import OptimizerName, OptimizersConfig
+from mlet.settings import load_yaml, merge, parse_assignments
+from mlet.training.config import OptimizerName
+from mlet.training.presets import PRESETS, RECIPE, recipe, with_preset
 
 Optimizer: TypeAlias = Annotated[
     Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] | None,
@@ -22,9 +23,59 @@ Rate: TypeAlias = Annotated[
 RunData: TypeAlias = Annotated[
     Path | None, typer.Option("--data", help="Prepared data set; default: the run's own.")
 ]
+Preset: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        help="Settings to start from. recipe: what we found best for rare categories; plain: none "
+        f"of it; with the authors' settings: {', '.join(list(PRESETS)[1:])}.",
+    ),
+]
 Assignments: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.patience=5. Repeatable.")
 ]
+
+
+def parse_integers(text: str, option: str) -> list[int]:
+    """``"1,10,100"`` as numbers.
+
+    Raises:
+        ConfigError: a part is no integer.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected integers with commas, as 2,4,8") from None
+
+
+def parse_inner_dims(text: str) -> list[int | str]:
+    """``"64,auto"`` as inner dimensions.
+
+    Raises:
+        ConfigError: a part is neither an integer nor auto.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        return [part if part == "auto" else int(part) for part in parts]
+    except ValueError:
+        raise ConfigError(
+            f"--inner-dims {text!r}: expected integers with commas, as 16,64, or auto"
+        ) from None
+
+
+def parse_inner_dim(text: str | None) -> int | str | None:
+    """An inner dimension as an option gives it; None for 0, ordinary tables.
+
+    Raises:
+        ConfigError: it is neither an integer from 0 on nor auto.
+    """
+    if text is None or text == "auto":
+        return text
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(
+            f"--inner-dim {text!r}: expected an integer, 0 for ordinary tables, or auto"
+        )
+    return int(text) or None
 
 
 def parse_rates(text: str) -> list[float]:
@@ -55,15 +106,36 @@ def overrides(
         "training": {"epochs": epochs, "batch_size": batch_size},
     }
     values = _without_none(merge(values, extra or {}))
-    if optimizer is not None:
-        chosen = OptimizersConfig.same(optimizer, learning_rate)
-        values["optimizer"] = chosen.model_dump(include={"tables": True, "dense": True})
-    elif learning_rate is not None:
-        values["optimizer"] = {
-            "tables": {"learning_rate": learning_rate},
-            "dense": {"learning_rate": learning_rate},
-        }
+    dense = "adagrad" if optimizer == "rowwise_adagrad" else optimizer
+    chosen = {
+        part: _without_none({"name": name, "learning_rate": learning_rate})
+        for part, name in (("tables", optimizer), ("dense", dense))
+    }
+    if any(chosen.values()):
+        values["optimizer"] = chosen
     return merge(values, parse_assignments(assignments or []))
+
+
+def from_file(config: Path | None, optimizer: OptimizerName | None) -> dict[str, Any]:
+    """The settings of a file; of its optimizers none, where others are given as an option."""
+    values = load_yaml(config) if config else {}
+    if optimizer is not None:
+        values.pop("optimizer", None)
+    return values
+
+
+def arms_from(
+    preset: str, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the arms of a comparison share, and what its MLET arms have beside; None where that is
+    left to the comparison.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
+    if preset != RECIPE:
+        return with_preset(preset, given), {}
+    return merge({"optimizer": recipe(given)["optimizer"]}, given), None
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

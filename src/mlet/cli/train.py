@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from mlet.cli.console import TrainingBar, complain, print_json, say, show_table
-from mlet.cli.settings import Assignments, Optimizer, Rate, RunData, overrides
+from mlet.cli.settings import (
+    Assignments,
+    Optimizer,
+    Preset,
+    Rate,
+    RunData,
+    from_file,
+    overrides,
+    parse_inner_dim,
+    parse_integers,
+)
 from mlet.data import PreparedDataset
 from mlet.data.frequency import DEFAULT_EDGES
 from mlet.data.schema import SplitName
@@ -18,7 +28,7 @@ from mlet.export import collapse_checkpoint
 from mlet.models import MODELS
 from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
-from mlet.settings import load_yaml, merge
+from mlet.settings import merge
 from mlet.task import Task
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
@@ -27,7 +37,7 @@ from mlet.training.collapse import collapse_run
 from mlet.training.evaluate import SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
 from mlet.training.load import load_for_evaluation
-from mlet.training.presets import preset
+from mlet.training.presets import RECIPE, with_preset
 
 
 def train(
@@ -35,18 +45,12 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run instead.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    preset_name: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="recipe: what we found best for rare categories; paper: the authors' settings, or "
-            "theirs for criteo-kaggle or avazu.",
-        ),
-    ] = None,
+    preset: Preset = RECIPE,
     model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
     dim: Annotated[int | None, typer.Option(help="Embedding dimension d.", min=1)] = None,
     inner_dim: Annotated[
-        int | None, typer.Option(help="Inner dimension k; 0 for ordinary tables.", min=0)
+        str | None,
+        typer.Option(help="Inner dimension k; auto, the recipe's; 0 for ordinary tables (SLT)."),
     ] = None,
     optimizer: Optimizer = None,
     learning_rate: Rate = None,
@@ -65,16 +69,15 @@ def train(
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
     """
     if resume is not None:
-        given = (out, config, preset_name, model, dim, inner_dim, optimizer, learning_rate)
-        if any(value is not None for value in (*given, epochs, batch_size, seed, set_)):
+        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, epochs, batch_size)
+        if preset != RECIPE or any(value is not None for value in (*given, seed, set_)):
             raise ConfigError("--resume RUN takes everything from the run; give it alone")
         _watch(resume, data=data)
         return
     if out is None:
         raise ConfigError("missing --out RUN (or --resume RUN)")
-    values = merge(preset(preset_name) if preset_name else {}, load_yaml(config) if config else {})
     values = merge(
-        values,
+        from_file(config, optimizer),
         overrides(
             model=model,
             optimizer=optimizer,
@@ -83,13 +86,14 @@ def train(
             batch_size=batch_size,
             assignments=set_,
             extra={
-                "model": {"dim": dim, "inner_dim": inner_dim},
+                "model": {"dim": dim, "inner_dim": parse_inner_dim(inner_dim)},
                 "training": {"seed": seed},
             },
         ),
     )
-    if inner_dim == 0:
+    if inner_dim is not None and parse_inner_dim(inner_dim) is None:
         values = merge(values, {"model": {"inner_dim": None}})
+    values = with_preset(preset, values)
     if data is not None:
         values["data"] = str(data)
     if "data" not in values:
@@ -165,18 +169,6 @@ def evaluate(
         )
     else:
         _print_slices(slices, dataset, split, model.task)
-
-
-def parse_integers(text: str, option: str) -> list[int]:
-    """``"1,10,100"`` as numbers.
-
-    Raises:
-        ConfigError: a part is no integer.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} {text!r}: expected integers with commas, as 2,4,8") from None
 
 
 def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:

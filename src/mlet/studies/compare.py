@@ -69,6 +69,7 @@ class CompareConfig(ArmsConfig):
             "optimizers": {base.optimizer.tables.name: base.optimizer},
             "dims": self.dims,
             "inner_dims": self.inner_dims,
+            "mlet": self.mlet,
             "seeds": self.seeds,
             "tuning": {"learning_rates": self.tried_rates},
             "training": base.training,

@@ -36,13 +36,11 @@ class ProgressiveConfig(ArmsConfig):
     when it begins, in ``epochs`` shuffled passes.
 
     Attributes:
-        mlet: model settings that the MLET arms put over the base's, beside ``inner_dim``.
         learning_rates: step sizes of the tables that every arm tries, with seed 0; the best over
             the validation rows, scored progressively, is kept.
         block_rows: rows that are scored before any of them is trained on.
     """
 
-    mlet: dict[str, object] = Setting(default_factory=dict)
     learning_rates: list[PositiveFloat] = Setting(min_length=1)
     block_rows: PositiveInt = 10_000
 
@@ -54,7 +52,7 @@ class ProgressiveConfig(ArmsConfig):
 
     def methods(self) -> list[Method]:
         """Single-layer training, then MLET with each k."""
-        return [SLT, *mlet_methods(self.inner_dims, self.mlet)]
+        return [SLT, *mlet_methods(self.inner_dims, self.mlet or {})]
 
     def run(self, method: Method, dim: int, rate: float, seed: int) -> RunConfig:
         """One run of an arm."""

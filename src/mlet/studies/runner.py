@@ -14,7 +14,7 @@ from mlet.data import PreparedDataset
 from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
 from mlet.interrupts import DeferredInterrupt
-from mlet.settings import Settings
+from mlet.settings import Settings, load_yaml
 from mlet.studies.bias_only import bias_only
 from mlet.studies.datasets import DatasetConfig, make_ready
 from mlet.studies.ledger import Claim, Ledger
@@ -97,7 +97,7 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
     """A study may grow between calls; what was in it may not change."""
     file = out / "study.yaml"
     if file.exists():
-        before = StudyConfig.load(file)
+        before = _load_kept(file)
         changed = [
             name
             for name in ("tuning", "training", "resamples", "mlet")
@@ -111,11 +111,18 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
                 if name in new and _settled(old[name]) != _settled(new[name])
             ]
         if changed:
+            older = before.mlet == {} != study.mlet
+            hint = " (mlet 0.1 had no recipe: with mlet: {} it goes on)" if older else ""
             raise RunError(
                 f"{file}: the study in {out} has other {', '.join(changed)!r} settings; choose "
-                f"another --out"
+                f"another --out{hint}"
             )
     write_text(file, study.to_yaml())
+
+
+def _load_kept(file: Path) -> StudyConfig:
+    """The settings of a study as it was begun; those of mlet 0.1 knew nothing of a recipe."""
+    return StudyConfig.parse({"mlet": {}, **load_yaml(file)}, str(file))
 
 
 def _settled(part: Settings) -> Settings:

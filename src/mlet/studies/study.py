@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import Self
 
-from mlet.models import AnyModelConfig
+from mlet.models import AnyModelConfig, ModelConfig
 from mlet.nn.compression import Precision
 from mlet.settings import Settings
 from mlet.studies.datasets import DatasetConfig
@@ -20,6 +20,7 @@ from mlet.studies.methods import SLT, Method, mlet_methods
 from mlet.task import Task
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig, TrainingConfig
+from mlet.training.presets import RECIPE_MODEL, recipe_optimizer
 
 #: Names become folders of runs.
 Name = Annotated[str, Setting(pattern=r"^[\w.+=-]+$")]
@@ -118,6 +119,14 @@ def one_thread(training: Any) -> Any:
     return {"threads": 1, **training} if isinstance(training, Mapping) else training
 
 
+def recipe_of_arms(models: Collection[ModelConfig]) -> dict[str, Any]:
+    """What the recipe is of MLET arms, beside their k: without what a model was given itself."""
+    given = {name for model in models for name in model.model_fields_set}
+    compressed = any(model.compression is not None for model in models)
+    left_out = {"inner_dim", *given, *(RECIPE_MODEL if compressed else ())}
+    return {name: value for name, value in RECIPE_MODEL.items() if name not in left_out}
+
+
 class ArmsConfig(Settings):
     """What comparisons of a single run's arms share.
 
@@ -126,12 +135,15 @@ class ArmsConfig(Settings):
             run unless it says otherwise, since runs share the cores.
         dims: embedding dimensions d, for SLT and MLET alike.
         inner_dims: inner dimensions k of the MLET arms, numbers or ``auto``.
+        mlet: model settings that the MLET arms put over the base's, beside ``inner_dim``; null is
+            the recipe's, but for those that the base was given.
         seeds: runs of each arm, with seeds 0, 1, ….
     """
 
     base: RunConfig
     dims: list[PositiveInt] = Setting(min_length=1)
     inner_dims: list[InnerDim] = Setting(min_length=1)
+    mlet: dict[str, Any] | None = None
     seeds: PositiveInt = 3
 
     @field_validator("dims", "inner_dims")
@@ -153,6 +165,12 @@ class ArmsConfig(Settings):
             raise ValueError("start: arms begin on their own, not with the weights of a run")
         return value
 
+    @model_validator(mode="after")
+    def _recipe_by_default(self) -> Self:
+        if self.mlet is None:
+            object.__setattr__(self, "mlet", recipe_of_arms([self.base.model]))
+        return self
+
 
 class StudyConfig(Settings):
     """The grid: data sets × models × optimizers × methods × dimensions × seeds.
@@ -161,10 +179,11 @@ class StudyConfig(Settings):
         datasets: by name; see `DatasetConfig`.
         models: settings by name, or a list of model names. Their ``dim`` and ``inner_dim`` are
             replaced.
-        optimizers: settings by name, or a list of optimizer names with their default step sizes.
+        optimizers: settings by name, or a list of optimizer names with the recipe's settings.
         dims: embedding dimensions d.
         inner_dims: inner dimensions k of the MLET arms, numbers or ``auto``.
-        mlet: model settings that the MLET arms put over the models' own, beside ``inner_dim``.
+        mlet: model settings that the MLET arms put over the models' own, beside ``inner_dim``; null
+            is the recipe's, but for those that a model was given; ``{}`` is none.
         peers: other methods by name: the model settings that make them; ``inner_dim: dim`` means
             k = d, ``precision`` is what their tables are served in, and ``cut: {dim: 64, epochs:
             1}`` makes them of a wider single-layer model (see `Cut`).
@@ -180,7 +199,7 @@ class StudyConfig(Settings):
     optimizers: dict[Name, OptimizersConfig] = Setting(min_length=1)
     dims: list[PositiveInt] = Setting(min_length=1)
     inner_dims: list[InnerDim] = Setting(default_factory=list)
-    mlet: dict[str, Any] = Setting(default_factory=dict)
+    mlet: dict[str, Any] | None = None
     peers: dict[Name, dict[str, Any]] = Setting(default_factory=dict)
     seeds: PositiveInt = 3
     tuning: TuningConfig = TuningConfig()
@@ -209,13 +228,21 @@ class StudyConfig(Settings):
     @classmethod
     def _named_optimizers(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return {name: OptimizersConfig.same(name) for name in value}
+            return {
+                name: recipe_optimizer(str(name)) or {"tables": {"name": name}} for name in value
+            }
         return value
 
     @field_validator("training", mode="before")
     @classmethod
     def _one_thread(cls, value: Any) -> Any:
         return one_thread(value)
+
+    @model_validator(mode="after")
+    def _recipe_by_default(self) -> Self:
+        if self.mlet is None:
+            object.__setattr__(self, "mlet", recipe_of_arms(self.models.values()))
+        return self
 
     @model_validator(mode="after")
     def _peers_are_models(self) -> Self:
@@ -253,7 +280,7 @@ class StudyConfig(Settings):
 
     def methods(self) -> list[Method]:
         """Single-layer training, MLET with each k, then the peers."""
-        mlet = mlet_methods(self.inner_dims, self.mlet)
+        mlet = mlet_methods(self.inner_dims, self.mlet or {})
         peers = [Method.peer(name, settings) for name, settings in self.peers.items()]
         return [SLT, *mlet, *peers]
 

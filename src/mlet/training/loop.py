@@ -28,6 +28,7 @@ from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
 from mlet.training.start import start_from_co_occurrence, start_from_run
+from mlet.training.unknown import UnknownRows
 
 #: Where ``training.validate_every`` is not set.
 _VALIDATIONS_PER_EPOCH = 4
@@ -125,6 +126,7 @@ class _Trainer:
         self.validation = self.data.split("valid")
         self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
         self.task = self.model.task
+        self.unknown = UnknownRows(self.model, self.data)
         self.optimizers = Optimizers(config.optimizer, self.model, settings.batch_size)
         if self.task.label not in self.validation.labels:
             raise DataError(
@@ -251,6 +253,7 @@ class _Trainer:
     def _validate(self, last: bool) -> None:
         """Score the validation split; keep the weights if they are the best; decide to stop."""
         settings, progress = self.config.training, self.progress
+        self.unknown.fill()
         predictions = predict(self.model, self.validation, device=settings.device)
         if not np.isfinite(predictions).all():
             raise TrainingError(

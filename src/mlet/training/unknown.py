@@ -1,0 +1,65 @@
+"""The vector of id 0, which stands for categories that training never saw.
+
+Where every category of the training rows has an id of its own, no training row has id 0, and its
+vector would stay as it was drawn. What a new category is like is best told by those that were seen
+least: they are what a new one is one row later. A mean that weighs by counts, or takes all
+categories alike, is that of frequent ones, which new ones are not (measured: docs/training.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mlet.data import PreparedDataset
+from mlet.models import CTRModel
+from mlet.nn.stacked_tables import StackedTables
+
+#: Share of a field's categories that stand for those never seen, and how many they are at least.
+_SHARE, _AT_LEAST = 0.1, 10
+
+
+class UnknownRows:
+    """Row 0 of a model's tables, where no training row has id 0.
+
+    Args:
+        model: tables that share rows between categories, or compute them, are left alone.
+        data: what it is trained on.
+    """
+
+    def __init__(self, model: CTRModel, data: PreparedDataset) -> None:
+        least = {}
+        for field in data.schema.fields:
+            if not data.vocabulary(field.name)["count"][0]:
+                least[field.name] = least_seen(data.training_counts[field.name])
+        self._rows: list[tuple[StackedTables, str, Tensor]] = [
+            (part, name, ids)
+            for part in model.modules()
+            if isinstance(part, StackedTables)
+            for name, ids in least.items()
+            if part.sizes.get(name) == len(data.training_counts[name]) and len(ids)
+        ]
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Give each the mean of the rows of the least seen categories; W2's where it is two-layer,
+        so that the mean is that of the product."""
+        for table, name, ids in self._rows:
+            rows = table.rows_of(name)
+            rows[0] = rows[ids.to(rows.device)].float().mean(dim=0).to(rows.dtype)
+
+
+def least_seen(counts: npt.NDArray[np.int64]) -> Tensor:
+    """The tenth of the categories that were seen least in training, at least ten, ties included.
+
+    Args:
+        counts: (n,) training rows of each id; categories without any are none of them.
+    """
+    seen = np.flatnonzero(counts)
+    if not len(seen):
+        return torch.from_numpy(seen)
+    number = min(len(seen), max(_AT_LEAST, round(_SHARE * len(seen))))
+    limit = np.partition(counts[seen], number - 1)[number - 1]
+    return torch.from_numpy(seen[counts[seen] <= limit])
