@@ -98,7 +98,10 @@ def test_a_comparison_is_left_alone(mlet: Mlet, old: Path) -> None:
 @pytest.mark.slow
 def test_a_study_goes_on(mlet: Mlet, old: Path) -> None:
     before = json.loads((old / "study.json").read_text())
-    mlet("sweep", "study.yaml", "--out", "study", "--jobs", 2)
+    refused = mlet("sweep", "study.yaml", "--out", "study", "--jobs", 2, code=2).stderr
+    assert "has other 'mlet, optimizers.adagrad' settings" in refused, "of the recipe"
+    assert "sweep study/study.yaml --set mlet={} goes on with it" in refused
+    mlet("sweep", "study/study.yaml", "--set", "mlet={}", "--out", "study", "--jobs", 2)
     after = json.loads((old / "study" / "study.json").read_text())
     assert set(before) <= set(after)
     close(after, before)

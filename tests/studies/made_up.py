@@ -31,6 +31,7 @@ def made_up(
             "optimizers": ["adagrad"],
             "dims": sorted({dim for _, dim in auc}),
             "inner_dims": [16],
+            "mlet": {},
             "seeds": 2,
         },
         "study",

@@ -26,7 +26,7 @@ def study(data: Path | None = None, **tuning: object) -> StudyConfig:
         {
             "datasets": {"clicks": {"prepared": str(data)} if data else {"synthetic": {}}},
             "models": {"dlrm": {"bottom_mlp": [8], "top_mlp": [8]}},
-            "optimizers": ["adagrad"],
+            "optimizers": {"adagrad": {"tables": {"name": "adagrad"}}},
             "dims": [2],
             "inner_dims": [8],
             "seeds": SEEDS,

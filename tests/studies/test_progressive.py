@@ -115,6 +115,7 @@ def test_arms_are_compared_and_the_comparison_continues(mlet, tmp_path: Path) ->
         "progressive", data, "--out", "out", "--dims", "2", "--inner-dims", "6", "--seeds", "2",
         "--learning-rates", "0.05,0.2,1e30", "--block-rows", "200", "--batch-size", "50",
         "--set", "mlet.table_bias=true", "--set", "model.top_mlp=[8]", "--json", "found.json",
+        "--preset", "plain",
     )  # fmt: skip
     printed = mlet(*command).stdout
     assert "mlet-k6" in printed

@@ -11,7 +11,7 @@ from mlet.errors import ConfigError
 from mlet.settings import merge, parse_assignments
 from mlet.training import RunConfig
 from mlet.training.config import OptimizersConfig
-from mlet.training.presets import preset
+from mlet.training.presets import recipe_optimizer, with_preset
 
 
 def test_yaml_round_trip_is_complete(tmp_path: Path) -> None:
@@ -86,15 +86,16 @@ def test_bad_assignments() -> None:
 
 @pytest.mark.parametrize("name", ["criteo-kaggle", "avazu"])
 def test_presets_hold_the_authors_settings(name: str) -> None:
-    config = RunConfig.parse({"data": "d", **preset(name)}, name)
+    config = RunConfig.parse({"data": "d", **with_preset(name, {})}, name)
     assert config.optimizer.tables.name == config.optimizer.dense.name == "sgd"
     assert config.optimizer.tables.learning_rate == 0.2
     assert (config.training.batch_size, config.training.epochs) == (128, 1)
     assert config.model.top_mlp == [512, 256]
     with pytest.raises(
-        ConfigError, match="no preset 'criteo'; there are: recipe, paper, criteo-kaggle, avazu"
+        ConfigError,
+        match="no preset 'criteo'; there are: recipe, plain, paper, criteo-kaggle, avazu",
     ):
-        preset("criteo")
+        with_preset("criteo", {})
 
 
 def test_each_method_has_its_own_default_step_size() -> None:
@@ -107,11 +108,46 @@ def test_each_method_has_its_own_default_step_size() -> None:
 
 def test_the_recipe_and_the_papers_settings_differ_where_they_say() -> None:
     recipe, paper = (
-        RunConfig.parse({"data": "d", **preset(name)}, name) for name in ("recipe", "paper")
+        RunConfig.parse(with_preset(name, {"data": "d"}), name) for name in ("recipe", "paper")
     )
     assert (recipe.model.init, recipe.model.table_bias) == ("co_occurrence", True)
     assert (paper.model.init, paper.model.table_bias) == ("paper", False)
-    assert recipe.model.inner_dim == paper.model.inner_dim == 64
+    assert (recipe.model.inner_dim, paper.model.inner_dim) == ("auto", 64)
     assert (recipe.optimizer.tables.name, paper.optimizer.tables.name) == ("adagrad", "sgd")
     assert recipe.optimizer.tables.damping > 0 == paper.optimizer.tables.damping
     assert recipe.optimizer.tables.projection_lr < 1 == paper.optimizer.tables.projection_lr
+
+
+def with_recipe(**given: object) -> RunConfig:
+    return RunConfig.parse(with_preset("recipe", {"data": "d", **given}), "test")
+
+
+def test_what_is_given_stands_over_the_recipe() -> None:
+    config = with_recipe(
+        model={"inner_dim": 16, "init": "paper"},
+        optimizer={"tables": {"learning_rate": 0.7}, "dense": {"name": "sgd"}},
+    )
+    model, tables, dense = config.model, config.optimizer.tables, config.optimizer.dense
+    assert (model.inner_dim, model.init, model.table_bias) == (16, "paper", True)
+    assert (tables.name, tables.learning_rate, tables.damping) == ("adagrad", 0.7, 1.0)
+    assert (dense.name, dense.learning_rate) == ("sgd", 0.1), "not the step size of another method"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+def test_the_recipe_has_step_sizes_for_every_method(name: str) -> None:
+    config = with_recipe(optimizer={"tables": {"name": name}})
+    expected = recipe_optimizer(name)
+    assert config.optimizer.tables.learning_rate == expected["tables"]["learning_rate"]
+    assert config.optimizer.tables.projection_lr == 0.3
+    assert config.optimizer.tables.damping == (0 if name == "sgd" else 1)
+    assert config.optimizer.dense.name == ("adagrad" if name.endswith("adagrad") else name)
+    with pytest.raises(ConfigError, match=r"optimizer\.tables\.name"):
+        with_recipe(optimizer={"tables": {"name": "adamm"}})
+
+
+def test_single_layer_and_compressed_tables_are_what_they_are() -> None:
+    for given in ({"inner_dim": None}, {"compression": {"name": "hashing", "collisions": 2}}):
+        model = with_recipe(model=given).model
+        assert (model.inner_dim, model.init, model.table_bias) == (None, "paper", False)
+    mixed = with_recipe(model={"inner_dim": None, "inner_dims": {"user": 8}}).model
+    assert (mixed.inner_dim, mixed.init, mixed.table_bias) == (None, "co_occurrence", True)

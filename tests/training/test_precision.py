@@ -65,6 +65,7 @@ def test_methods_that_are_served_in_another_way_share_their_runs(small_data: Pat
         "optimizers": ["adagrad"],
         "dims": [2],
         "inner_dims": [8],
+        "mlet": {},
         "peers": peers,
     }
     study = StudyConfig.parse(values, "study")

@@ -37,6 +37,7 @@ from mlet.training.collapse import collapse_run
 from mlet.training.evaluate import SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
 from mlet.training.load import load_for_evaluation
+from mlet.training.inner_dims import inner_dims_of
 from mlet.training.presets import RECIPE, with_preset
 
 
@@ -108,6 +109,7 @@ def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = N
     try:
         with TrainingBar() as bar:
             if config is not None:
+                _tell_inner_dims(config)
                 summary = train_run(config, path, bar)
             else:
                 summary = resume_run(path, bar, data=data)
@@ -115,6 +117,26 @@ def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = N
         complain(f"stopped; continue with: mlet train --resume {path}")
         raise typer.Exit(130) from None
     _print_summary(summary, path)
+
+
+def _tell_inner_dims(config: RunConfig) -> None:
+    """Say what ``inner_dim: auto`` comes to."""
+    if config.model.inner_dim != "auto":
+        return
+    found = inner_dims_of(config.model, PreparedDataset(config.data))
+    two_layer = {name: chosen.value for name, chosen in found.items() if chosen.value}
+    for k in sorted(set(two_layer.values()), reverse=True):
+        names = [name for name, value in two_layer.items() if value == k]
+        say(f"two layers, k = {k}: {_some(names)}")
+    ordinary = [f"{name} ({one.reason})" for name, one in found.items() if not one.value]
+    if ordinary:
+        say(f"ordinary tables: {_some(ordinary)}")
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    """Names with commas; of many the first ones."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _print_summary(summary: Summary, path: Path) -> None:

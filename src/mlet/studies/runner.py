@@ -112,10 +112,10 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
             ]
         if changed:
             older = before.mlet == {} != study.mlet
-            hint = " (mlet 0.1 had no recipe: with mlet: {} it goes on)" if older else ""
+            hint = f" (mlet 0.1 had no recipe: sweep {file} --set mlet={{}} goes on with it)"
             raise RunError(
                 f"{file}: the study in {out} has other {', '.join(changed)!r} settings; choose "
-                f"another --out{hint}"
+                f"another --out{hint if older else ''}"
             )
     write_text(file, study.to_yaml())
 
