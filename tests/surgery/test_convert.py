@@ -98,11 +98,25 @@ def test_extra_directions_have_the_stated_scale_and_take_part_at_once() -> None:
     assert (layer.projection.grad[4:] != 0).all()
 
 
-def test_fresh_draws_the_papers_initialisation() -> None:
+@pytest.mark.parametrize(("init", "std"), [("fresh", 64**-0.5), ("paper", 0.25)])
+def test_fresh_is_variance_matched_and_the_papers_is_the_papers(init: str, std: float) -> None:
     torch.manual_seed(0)
-    layer = mlet.convert(nn.Embedding(1_000, 4), 64, init="fresh")
+    layer = mlet.convert(nn.Embedding(1_000, 4), 64, init=init)
     assert layer.inner.abs().max() <= 1_000**-0.5
-    assert layer.projection.std().item() == pytest.approx(0.25, rel=0.15)
+    assert layer.projection.std().item() == pytest.approx(std, rel=0.15)
+
+
+def test_inner_dimensions_can_be_chosen() -> None:
+    model = nn.ModuleDict(
+        {"user": nn.Embedding(1_000, 4), "kind": nn.Embedding(9, 4), "wide": nn.Embedding(99, 32)}
+    )
+    converted = mlet.convert(model, "auto")
+    assert converted["user"].inner_dim == 64
+    assert type(converted["kind"]) is type(converted["wide"]) is nn.Embedding
+    with pytest.raises(ConversionError, match=r"kind: 9 categories only; wide: d = 32 is wide"):
+        mlet.convert(nn.ModuleDict({"kind": model["kind"], "wide": model["wide"]}), "auto")
+    with pytest.raises(ConversionError, match="or 'auto'"):
+        mlet.convert(nn.Embedding(9, 2), "large")
 
 
 def test_options_mode_dtype_and_frozenness_come_along() -> None:

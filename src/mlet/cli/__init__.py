@@ -27,7 +27,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     warnings.showwarning = _warn
     try:
-        app()
+        app(prog_name="mlet")
     except MletError as error:
         complain(f"error: {error}")
     except OSError as error:

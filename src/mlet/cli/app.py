@@ -8,6 +8,7 @@ import typer
 
 from mlet import __version__
 from mlet.cli.compare import compare
+from mlet.cli.describe import describe
 from mlet.cli.inspect import inspect, suggest_k
 from mlet.cli.prepare import prepare_app
 from mlet.cli.progressive import progressive
@@ -39,8 +40,9 @@ def _mlet(
     """Multi-layer embedding training: better or smaller embedding tables, free when serving.
 
     Click data becomes a prepared data set (**prepare**, or **synthesize** for data of
-    known truth); a model is trained on it (**train**), scored (**evaluate**) and written
-    with ordinary tables (**collapse**). **compare** does it all, with and without MLET.
+    known truth; **describe** says how sparse it is); a model is trained on it (**train**),
+    scored (**evaluate**) and written with ordinary tables (**collapse**). **compare** does it
+    all, with and without MLET.
     **progressive** compares on data with time, block after block of what comes next.
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.
@@ -49,6 +51,7 @@ def _mlet(
 
 app.add_typer(prepare_app, name="prepare")
 app.command()(synthesize)
+app.command()(describe)
 app.command()(train)
 app.command()(evaluate)
 app.command()(collapse)

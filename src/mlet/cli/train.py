@@ -36,8 +36,8 @@ from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
 from mlet.training.evaluate import SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
-from mlet.training.load import load_for_evaluation
 from mlet.training.inner_dims import inner_dims_of
+from mlet.training.load import load_for_evaluation
 from mlet.training.presets import RECIPE, with_preset
 
 

@@ -16,21 +16,24 @@ from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
+from mlet.nn.inner_dim import TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.modules import check_plain, check_replaceable, find, replace
 
 #: A glob on the qualified name, or a compiled regular expression searched in it.
 Pattern: TypeAlias = str | re.Pattern[str]
 Patterns: TypeAlias = Pattern | Sequence[Pattern] | None
-#: Inner dimension of every table, by name pattern, or by rule ``(name, n, d) -> k or None``.
-InnerDim: TypeAlias = int | Mapping[str, int] | Callable[[str, int, int], int | None]
+#: Inner dimension of every table, by name pattern, by rule ``(name, n, d) -> k``, or chosen.
+InnerDim: TypeAlias = (
+    int | Mapping[str, int] | Callable[[str, int, int], int | None] | Literal["auto"]
+)
 
 ConversionInit: TypeAlias = Literal["preserve", "paper", "variance_matched", "fresh"]
 #: How the factors of a new layer are drawn, which ``preserve`` then overwrites.
 _DRAWN: dict[str, InitName] = {
     "preserve": "paper",
     **{name: name for name in INITIALISATIONS},
-    "fresh": "paper",
+    "fresh": "variance_matched",
 }
 
 
@@ -54,15 +57,16 @@ def convert(
         model: any module.
         inner_dim: the inner dimension k; or a mapping from name patterns to k, the first match
             counting and tables without one left alone; or a rule ``(name, n, d) -> k``, None
-            leaving the table alone.
+            leaving the table alone; or ``"auto"``, the rule of `mlet.nn.inner_dim`, which leaves
+            wide and tiny tables alone and keeps to a quarter of the machine's memory.
         include, exclude: globs (``"*.user_table"``) or compiled regular expressions on qualified
             names. By default every table is included.
         min_rows: tables with fewer categories are left alone.
         init: ``"preserve"`` keeps the table's values to float precision (see
             `mlet.nn.init.balanced_factors`; the extra directions are drawn with standard
             deviation ``1/sqrt(n)``); ``"paper"`` and ``"variance_matched"`` draw both
-            factors afresh (see `mlet.nn.init`), for training from scratch; ``"fresh"`` is an older
-            name of ``"paper"``.
+            factors afresh (see `mlet.nn.init`), for training from scratch; ``"fresh"`` is the one
+            of them that we recommend, ``"variance_matched"``.
 
     Returns:
         The model; or, if it was itself a table, the layer that replaces it.
@@ -89,11 +93,13 @@ def convert(
         )
         raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
     chosen = _choose(tables, include, exclude, min_rows)
-    sizes = _inner_dims(chosen, inner_dim)
+    reasons: dict[str, str] = {}
+    sizes = _inner_dims(chosen, inner_dim, reasons)
     if not sizes:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ConversionError(
             f"nothing to convert: no table is left of {', '.join(tables)}; check include, exclude, "
-            f"min_rows and inner_dim"
+            f"min_rows and inner_dim{f' ({why})' if why else ''}"
         )
     for name in sizes:
         _check_weight(model, name, chosen[name])
@@ -145,9 +151,22 @@ def _choose(
 
 
 def _inner_dims(
-    tables: Mapping[str, nn.Embedding | nn.EmbeddingBag], inner_dim: InnerDim
+    tables: Mapping[str, nn.Embedding | nn.EmbeddingBag],
+    inner_dim: InnerDim,
+    reasons: dict[str, str],
 ) -> dict[str, int]:
-    """k of each table that is to be converted."""
+    """k of each table that is to be converted; of others the reason, where there is one."""
+    if isinstance(inner_dim, str):
+        if inner_dim != "auto":
+            _whole(inner_dim)
+        found = choose_inner_dims(
+            {
+                name: TableSize(table.num_embeddings, table.embedding_dim)
+                for name, table in tables.items()
+            }
+        )
+        reasons.update({name: one.reason for name, one in found.items() if one.value is None})
+        return {name: one.value for name, one in found.items() if one.value is not None}
     if isinstance(inner_dim, Mapping):
         _selected(list(tables), list(inner_dim), "inner_dim")
         rule = _first_match(inner_dim)
@@ -163,18 +182,18 @@ def _inner_dims(
     return sizes
 
 
-def _whole(k: SupportsIndex) -> int:
+def _whole(k: SupportsIndex | str) -> int:
     """An inner dimension as an int, also one of NumPy's.
 
     Raises:
         ConversionError: it is none.
     """
     try:
-        return operator.index(k)
+        return operator.index(k)  # type: ignore[arg-type]
     except TypeError:
         raise ConversionError(
-            f"inner_dim={k!r}: expected an integer, a mapping from names to integers, or a rule "
-            f"(name, n, d) that gives one"
+            f"inner_dim={k!r}: expected an integer, a mapping from names to integers, a rule "
+            f"(name, n, d) that gives one, or 'auto'"
         ) from None
 
 
