@@ -14,7 +14,7 @@ CLIENTS := $(VENV)/.clients
 .PHONY: help demo test lint style bench campaign clean
 
 help:
-	@echo "make demo   compare single- and multi-layer training on embedded data (about 3 minutes)"
+	@echo "make demo   compare single- and multi-layer training on embedded data (about 2 minutes)"
 	@echo "make test   run the whole test suite"
 	@echo "make lint   check style and types"
 	@echo "make style  repair what style checks can repair"
@@ -34,8 +34,8 @@ $(CLIENTS): $(INSTALLED)
 	@touch $@
 
 demo: $(INSTALLED)
-	@test -f $(DEMO)/data/schema.json || $(BIN)/mlet synthesize --out $(DEMO)/data
-	@$(BIN)/mlet compare $(DEMO)/data --out $(DEMO)/comparison
+	@test -f $(DEMO)/data/schema.json || $(BIN)/mlet synthesize --preset user-item --out $(DEMO)/data
+	@$(BIN)/mlet compare $(DEMO)/data --out $(DEMO)/comparison --batch-size 1024
 
 test: $(INSTALLED) $(CLIENTS)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal --durations 10

@@ -175,5 +175,6 @@ def test_make_demo(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "SLT and MLET" in result.stdout
+    assert "beat SLT of the same dimension" in result.stdout, "three seeds tell something apart"
     assert f"report: {tmp_path / 'demo' / 'comparison' / 'report.html'}" in result.stdout
     assert (tmp_path / "demo" / "comparison" / "report.html").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from mlet.cli.console import counting, say
 from mlet.cli.prepare import print_schema
 from mlet.data import SplitRule, prepare
 from mlet.data.readers.criteo import write_criteo_tsv
-from mlet.data.synthetic import SyntheticSource, preset
+from mlet.data.synthetic import PresetName, SyntheticSource, preset
 from mlet.errors import ConfigError
 from mlet.settings import parse_assignments
 
@@ -19,8 +19,12 @@ from mlet.settings import parse_assignments
 def synthesize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory (or file) to create.")],
     preset_name: Annotated[
-        Literal["default", "criteo"],
-        typer.Option("--preset", help="'criteo': 26 fields of its cardinalities, 13 dense."),
+        PresetName,
+        typer.Option(
+            "--preset",
+            help="user-item: two sparse fields, the demo's; criteo: 26 fields of its "
+            "cardinalities, 13 dense.",
+        ),
     ] = "default",
     rows: Annotated[int | None, typer.Option(help="Rows in all.", min=100)] = None,
     seed: Annotated[int, typer.Option(help="Of everything.", min=0)] = 0,

@@ -6,7 +6,12 @@ A row draws one category in each of F fields, by a Zipf law, and D dense feature
 average, rank or predict better.
 """
 
-from mlet.data.synthetic.config import CRITEO_CARDINALITIES, SyntheticConfig, preset
+from mlet.data.synthetic.config import (
+    CRITEO_CARDINALITIES,
+    PresetName,
+    SyntheticConfig,
+    preset,
+)
 from mlet.data.synthetic.source import SyntheticSource
 
-__all__ = ["CRITEO_CARDINALITIES", "SyntheticConfig", "SyntheticSource", "preset"]
+__all__ = ["CRITEO_CARDINALITIES", "PresetName", "SyntheticConfig", "SyntheticSource", "preset"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
@@ -50,7 +50,28 @@ class SyntheticConfig(Settings):
         return value
 
 
-def preset(name: Literal["default", "criteo"], **changes: object) -> SyntheticConfig:
-    """The embedded default, or Criteo-Kaggle's shape (26 fields, 13 dense) for speed work."""
-    shape = {"cardinalities": CRITEO_CARDINALITIES, "dense": 13} if name == "criteo" else {}
-    return SyntheticConfig.parse(shape | changes, "synthetic data")
+PresetName: TypeAlias = Literal["default", "user-item", "criteo"]
+
+_PRESETS: dict[PresetName, dict[str, object]] = {
+    "default": {},
+    # As where people choose among items: most of the label is in which of them meet.
+    "user-item": {
+        "rows": 400_000,
+        "cardinalities": [20_000, 5_000],
+        "dense": 0,
+        "zipf": 0.7,
+        "clusters": 64,
+        "rank": 8,
+        "noise": 0.2,
+        "signal": 4.0,
+        "click_rate": 0.3,
+    },
+    # Criteo-Kaggle's shape, for speed work.
+    "criteo": {"cardinalities": CRITEO_CARDINALITIES, "dense": 13},
+}
+
+
+def preset(name: PresetName, **changes: object) -> SyntheticConfig:
+    """The embedded default; ``user-item``, two fields of sparse categories (the demo's); or
+    ``criteo``, 26 fields and 13 dense features."""
+    return SyntheticConfig.parse(_PRESETS[name] | changes, "synthetic data")
