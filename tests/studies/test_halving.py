@@ -45,8 +45,8 @@ def goes_on(rule: Halving, found: list[float], before: list[list[float]]) -> boo
         rung *= rule.factor
     if rung > len(found):
         return True
-    values = sorted([trial[rung - 1] for trial in before if len(trial) >= rung] + [found[-1]])
-    return found[-1] >= values[-max(1, len(values) // rule.factor)]
+    values = sorted([max(trial[:rung]) for trial in before if len(trial) >= rung] + [max(found)])
+    return max(found) >= values[-max(1, len(values) // rule.factor)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,6 +68,12 @@ def test_a_trial_goes_on_while_it_is_among_the_best(
             if not expected:
                 break
         before.append(found)
+
+
+def test_what_a_trial_has_kept_counts_not_what_it_has_become() -> None:
+    steady, overfit = [0.60, 0.70, 0.71, 0.71], [0.65, 0.78, 0.60, 0.50]
+    assert not Halving(2, 2, [steady]).gives_up(overfit)
+    assert Halving(2, 2, [overfit]).gives_up(steady)
 
 
 def claimed(ledger: Ledger, config: StudyConfig) -> list[Claim]:

@@ -1,15 +1,17 @@
 """Successive halving: a trial that falls behind the arm's own earlier ones is not trained on.
 
 Jamieson and Talwalkar 2016 (arXiv 1502.07943), in the asynchronous form of Li et al. 2020 (arXiv
-1810.05934), by Optuna's pruner. At a *rung*, a number of validations, a trial goes on if its
-headline metric is among the best ``1 / factor`` that trials of the same arm had there, itself
-included; with fewer than ``factor`` of them, if it is the best.
+1810.05934), by Optuna's pruner. At a *rung*, a number of validations, a trial goes on if the best
+headline metric that it has had so far is among the best ``1 / factor`` of those that trials of the
+same arm had had there, itself included; with fewer than ``factor`` of them, if it is the best. The
+best so far, since that is what a run keeps: where models overfit, the latest says little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from mlet.task import Task
@@ -54,8 +56,8 @@ class Halving:
 def _told(trial: Any, values: Sequence[float]) -> bool:
     """Whether the pruner would end a trial at the last of these values."""
     prune = False
-    for place, value in enumerate(values):
-        trial.report(value, place + 1)
+    for place, best in enumerate(accumulate(values, max)):
+        trial.report(best, place + 1)
         prune = trial.should_prune()
     return prune
 
