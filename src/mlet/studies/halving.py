@@ -67,10 +67,16 @@ class HalvingObserver(SilentObserver):
 
     def __init__(self, halving: Halving, run: RunDirectory, task: Task) -> None:
         self._halving, self._run, self._task = halving, run, task
+        self._steps: float = float("inf")
+
+    def start(self, task: Task, steps: int, done: int) -> None:
+        """Know where the run ends by itself."""
+        self._steps = steps
 
     def validation(self, record: dict[str, float]) -> None:
         """Compare what the run has had so far, before it was interrupted too."""
-        if self._halving.gives_up(qualities(self._run, self._task)):
+        at_its_end = record["step"] >= self._steps  # nothing is saved any more
+        if not at_its_end and self._halving.gives_up(qualities(self._run, self._task)):
             raise Pruned
 
 
