@@ -54,10 +54,15 @@ def finding(panel: Panel) -> str | None:
     else:
         gist = "two layers make no difference that these seeds can tell"
     return (
-        f"In one sentence: {gist}; k = {arms[0].method.changes['inner_dim']} is worth a table "
+        f"In one sentence: {gist}; {_k_of(arms[0])} is worth a table "
         f"{mean_reduction(methods[name])} as wide, with {better} of {len(arms)} dimensions better "
         f"than a single layer and {worse} worse."
     )
+
+
+def _k_of(arm: ArmResult) -> str:
+    k = arm.method.changes["inner_dim"]
+    return "k as chosen for each field" if k == "auto" else f"k = {k}"
 
 
 def panel_verdict(panel: Panel) -> list[str]:
