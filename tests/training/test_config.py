@@ -115,7 +115,7 @@ def test_the_recipe_and_the_papers_settings_differ_where_they_say() -> None:
     assert (recipe.model.inner_dim, paper.model.inner_dim) == ("auto", 64)
     assert (recipe.optimizer.tables.name, paper.optimizer.tables.name) == ("adagrad", "sgd")
     assert recipe.optimizer.tables.damping > 0 == paper.optimizer.tables.damping
-    assert recipe.optimizer.tables.projection_lr < 1 == paper.optimizer.tables.projection_lr
+    assert recipe.optimizer.tables.matched_steps > paper.optimizer.tables.matched_steps
 
 
 def with_recipe(**given: object) -> RunConfig:
@@ -129,7 +129,7 @@ def test_what_is_given_stands_over_the_recipe() -> None:
     )
     model, tables, dense = config.model, config.optimizer.tables, config.optimizer.dense
     assert (model.inner_dim, model.init, model.table_bias) == (16, "paper", True)
-    assert (tables.name, tables.learning_rate, tables.damping) == ("adagrad", 0.7, 1.0)
+    assert (tables.name, tables.learning_rate, tables.damping) == ("adagrad", 0.7, 0.5)
     assert (dense.name, dense.learning_rate) == ("sgd", 0.1), "not the step size of another method"
 
 
@@ -138,8 +138,8 @@ def test_the_recipe_has_step_sizes_for_every_method(name: str) -> None:
     config = with_recipe(optimizer={"tables": {"name": name}})
     expected = recipe_optimizer(name)
     assert config.optimizer.tables.learning_rate == expected["tables"]["learning_rate"]
-    assert config.optimizer.tables.projection_lr == 0.3
-    assert config.optimizer.tables.damping == (0 if name == "sgd" else 1)
+    assert config.optimizer.tables.matched_steps
+    assert config.optimizer.tables.damping == (0 if name == "sgd" else 0.5)
     assert config.optimizer.dense.name == ("adagrad" if name.endswith("adagrad") else name)
     with pytest.raises(ConfigError, match=r"optimizer\.tables\.name"):
         with_recipe(optimizer={"tables": {"name": "adamm"}})

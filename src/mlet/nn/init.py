@@ -57,6 +57,13 @@ INITIALISATIONS: dict[InitName, Callable[[Tensor, Tensor], None]] = {
 }
 
 
+#: Standard deviation of the projection's entries as initialised, given k.
+PROJECTION_STDS: dict[InitName, Callable[[int], float]] = {
+    "paper": lambda inner_dim: PAPER_PROJECTION_STD,
+    "variance_matched": lambda inner_dim: 1.0 / math.sqrt(inner_dim),
+}
+
+
 @torch.no_grad()
 def balanced_factors(table: Tensor, inner_dim: int, extra_std: float) -> tuple[Tensor, Tensor]:
     """Factor a table (n × d) exactly as ``W2 W1`` with W2 (n × k), W1 (k × d), k ≥ d.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mlet.engine import Lookups, RowGradient, look_up
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
-from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors, single_layer_
+from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors, single_layer_
 from mlet.nn.two_layer import check_dimensions
 
 
@@ -92,6 +92,13 @@ class StackedTables(FieldTables):
     def stacked(self) -> nn.Parameter:
         """The matrix that is looked up: ``inner`` or ``weight``."""
         return self.weight if self.inner_dim is None else self.inner
+
+    @property
+    def projection_std(self) -> float | None:
+        """Standard deviation of the projection as initialised; None of ordinary tables."""
+        if self.inner_dim is None:
+            return None
+        return PROJECTION_STDS[self.init](self.inner_dim)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -16,6 +16,7 @@ from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state
 from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
+from mlet.optim.matched_steps import matched_steps
 
 #: ε of what all rows share.
 _SHARED_EPS = 1e-8
@@ -29,6 +30,10 @@ class FusedOptimizer(Optimizer):
     densely (row-wise Adagrad: by plain Adagrad), what all rows of a table share, projections and
     biases, unless it was frozen when the optimizer was made. Its step size is ``projection_lr``
     times the tables'.
+
+    With ``matched_steps``, the step size and ``eps`` of the rows of a two-layer table, and the step
+    size of its projection, are multiplied by factors which make its first step as long as that of
+    an ordinary table (`mlet.optim.matched_steps`): one setting then serves both.
 
     ``eps`` is that of the tables' rows. A large one, beside √s of a row that was touched a few
     times, makes its steps as small as its gradients: rare categories then move by what is known of
@@ -141,7 +146,7 @@ class FusedOptimizer(Optimizer):
         for table in self._tables:
             if table.row_gradients:
                 gradient = RowGradient.merge(table.row_gradients, table.stack)
-                self._update(table, gradient, rule)
+                self._update(table, gradient, self._rule_for(table, rule))
                 table.row_gradients.clear()
             bias = table.table_bias
             if bias is not None and bias.requires_grad and bias.grad is not None:
@@ -166,6 +171,7 @@ class FusedOptimizer(Optimizer):
         super().load_state_dict(state_dict)
         (group,) = self.param_groups
         group.setdefault("projection_lr", 1.0)  # mlet 0.1 had none
+        group.setdefault("matched_steps", False)
         for place, parameter in enumerate(group["params"]):
             for name, value in state_dict["state"].get(place, {}).items():
                 self.state[parameter][name] = value.to(parameter.device, copy=True).contiguous()
@@ -177,6 +183,16 @@ class FusedOptimizer(Optimizer):
         """The rule of the tables, or of the projections: dense."""
         dense = RuleName.ADAGRAD if self.rule_name is RuleName.ROWWISE_ADAGRAD else self.rule_name
         return self.rule_name if stacked else dense
+
+    def _rule_for(self, table: StackedTables, rule: Rule) -> Rule:
+        """The rule of one stack's rows."""
+        (group,) = self.param_groups
+        std = table.projection_std
+        if std is None or not group["matched_steps"]:
+            return rule
+        assert table.inner_dim is not None
+        factors = matched_steps(rule.name, table.inner_dim, table.dim, std)
+        return replace(rule, lr=rule.lr * factors.lr, eps=rule.eps * factors.eps)
 
     def _update(self, table: StackedTables, gradient: RowGradient, rule: Rule) -> None:
         projection = None if table.inner_dim is None else table.projection
@@ -212,7 +228,8 @@ class FusedSGD(FusedOptimizer):
         module: holds one `FieldEmbedding` or more.
         lr: step size η.
         weight_decay: λ, on touched rows only.
-        projection_lr: step size of the projections, in units of ``lr``.
+        projection_lr: step size of the projections, in units of that of the rows.
+        matched_steps: make steps on two-layer tables as long as those on ordinary ones.
     """
 
     rule_name = RuleName.SGD
@@ -224,15 +241,16 @@ class FusedSGD(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         projection_lr: float = 1.0,
+        matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps))
 
 
 class FusedAdagrad(FusedOptimizer):
     """Adagrad on touched rows; state: as many floats as the table has.
 
     Args:
-        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
@@ -246,15 +264,16 @@ class FusedAdagrad(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps))
 
 
 class FusedRowWiseAdagrad(FusedOptimizer):
     """Adagrad with one accumulator a row, of the mean squared gradient; state: n floats.
 
     Args:
-        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
@@ -268,8 +287,9 @@ class FusedRowWiseAdagrad(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps))
 
 
 class FusedLazyAdam(FusedOptimizer):
@@ -277,7 +297,7 @@ class FusedLazyAdam(FusedOptimizer):
     the projections get ordinary Adam. State: twice as many floats as the table has.
 
     Args:
-        module, lr, weight_decay, projection_lr: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
         betas: β₁, β₂.
         eps: ε, outside the root, before bias correction as in SparseAdam.
     """
@@ -293,8 +313,11 @@ class FusedLazyAdam(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, eps, betas))
+        super().__init__(
+            module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps, betas)
+        )
 
 
 def _rebuilt(
@@ -318,10 +341,12 @@ def _defaults(
     lr: float,
     weight_decay: float,
     projection_lr: float,
+    matched_steps: bool,
     eps: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> dict[str, Any]:
     return {
+        "matched_steps": matched_steps,
         "lr": lr,
         "weight_decay": weight_decay,
         "projection_lr": projection_lr,

@@ -50,6 +50,8 @@ class TableOptimizerConfig(_StepSize):
         name: the method.
         projection_lr: step size of the projections and of table biases, in units of
             ``learning_rate``.
+        matched_steps: multiply the step size and damping of a two-layer table by what makes its
+            first step as long as that of an ordinary table (`mlet.optim.matched_steps`).
         damping: makes the first steps of a row as small as its gradients, where Adagrad and Adam
             would make them as large as all others: what a rare row has learnt from a few examples
             then weighs little (``docs/training.md``). It is the ε of rows, beside the root of their
@@ -61,6 +63,7 @@ class TableOptimizerConfig(_StepSize):
 
     name: OptimizerName = "adagrad"
     projection_lr: float = Setting(1.0, gt=0)
+    matched_steps: bool = False
     damping: float = Setting(0.0, ge=0)
     weight_decay: float = Setting(0.0, ge=0)
 

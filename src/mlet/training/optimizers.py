@@ -60,6 +60,7 @@ class Optimizers:
                 lr=tables.learning_rate,
                 weight_decay=tables.weight_decay,
                 projection_lr=tables.projection_lr,
+                matched_steps=tables.matched_steps,
                 **({} if tables.name == "sgd" else {"eps": _EPS + tables.damping / batch_size}),
             )
             (group,) = embeddings.param_groups

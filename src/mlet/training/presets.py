@@ -25,9 +25,9 @@ def recipe_optimizer(name: str = "adagrad") -> dict[str, Any]:
     if name not in _RATES:
         return {}  # refused with the rest of the settings, where all names are known
     tables, dense = _RATES[name]
-    damping = {} if name == "sgd" else {"damping": 1.0}
+    damping = {} if name == "sgd" else {"damping": 0.5}
     return {
-        "tables": {"name": name, "learning_rate": tables, "projection_lr": 0.3, **damping},
+        "tables": {"name": name, "learning_rate": tables, "matched_steps": True, **damping},
         "dense": {
             "name": "adagrad" if name == "rowwise_adagrad" else name,
             "learning_rate": dense,

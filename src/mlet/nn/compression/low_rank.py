@@ -49,6 +49,10 @@ class LowRankTables(StackedTables):
         """A (n × r) and B (r × d): names that nobody takes for factors to be collapsed."""
         return dict(zip(_PARTS.values(), super().parts(name).values(), strict=True))
 
+    @property
+    def projection_std(self) -> None:
+        """None: B is no wide projection, and steps are not to be made as long as others for it."""
+
     def factors(self, name: str) -> Factors:
         """The product: it is a table like any other."""
         return Factors(self.table(name), None)
