@@ -15,7 +15,7 @@ from mlet.studies import StudyConfig, sweep
 from mlet.studies.arm_table import markdown
 from mlet.studies.bias_only import BiasOnly, bias_only
 from mlet.studies.report import to_dict, write_report
-from mlet.studies.verdict import bias_sentences
+from mlet.studies.verdict import data_sentences
 from mlet.task import TASKS
 from mlet.training.config import TrainingConfig
 
@@ -99,7 +99,9 @@ def test_every_study_says_it(tmp_path: Path) -> None:
         "study",
     )
     result = sweep(config, tmp_path / "out", jobs=1)
-    (sentence,) = bias_sentences(result)
+    sentence, unseen = data_sentences(result)
+    share = (data.rarest_counts("test") == 0).mean()
+    assert unseen.startswith(f"mine: {share:.1%} of the test rows")
     assert sentence.startswith("mine: beware")
     assert sentence in markdown(result)
     assert sentence in write_report(result, tmp_path / "out").read_text()

@@ -14,7 +14,7 @@ from mlet.settings import load_yaml, merge, parse_assignments
 from mlet.studies import StudyConfig, StudyResult, write_report
 from mlet.studies import sweep as run_study
 from mlet.studies.arm_table import reduction_columns, reduction_rows
-from mlet.studies.verdict import bias_sentences, counts
+from mlet.studies.verdict import counts, data_sentences
 
 
 def sweep(
@@ -95,7 +95,7 @@ def _print(result: StudyResult) -> None:
             f"MLET arms: {found['better']} better, {found['worse']} worse than SLT, "
             f"{found['unclear']} cannot be told apart."
         )
-    for sentence in bias_sentences(result):
+    for sentence in data_sentences(result):
         say(sentence)
     for failure in result.failures:
         say(f"no result: {failure.arm.name}: {'; '.join(failure.reasons)}")

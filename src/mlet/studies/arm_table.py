@@ -9,7 +9,7 @@ from mlet.reporting.text import as_markdown, human_bytes
 from mlet.studies.methods import SLT
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
 from mlet.studies.results import OUTCOMES, ArmResult, Panel, Rows, StudyResult
-from mlet.studies.verdict import bias_sentences
+from mlet.studies.verdict import data_sentences
 from mlet.task import Metric, Task
 
 TUNING_COLUMNS = (
@@ -155,8 +155,8 @@ def markdown(result: StudyResult) -> str:
     ]
     parts += ["## Tuning\n", as_markdown(TUNING_COLUMNS, [tuning_row(result)])]
     if result.biases:
-        sentences = "\n".join(f"- {sentence}" for sentence in bias_sentences(result))
-        parts += ["## What click rates alone give\n", f"{sentences}\n"]
+        sentences = "\n".join(f"- {sentence}" for sentence in data_sentences(result))
+        parts += ["## The data\n", f"{sentences}\n"]
     columns = arm_columns(result.study.task)
     for panel in result.panels:
         parts += [f"## {panel.title}\n", as_markdown(columns, arm_rows(panel, columns))]

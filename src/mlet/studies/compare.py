@@ -25,7 +25,7 @@ from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import ArmsConfig, StudyConfig
-from mlet.studies.verdict import bias_sentences, failed_settings, finding, panel_verdict
+from mlet.studies.verdict import data_sentences, failed_settings, finding, panel_verdict
 
 #: The step sizes tried by default, as shares of the base's.
 _TRIED = (0.25, 1.0, 4.0)
@@ -104,7 +104,7 @@ class Comparison:
         """Sentences for a reader in a hurry: where MLET helped, and where it did not."""
         found = finding(self.panel)
         first = [] if found is None else [found]
-        return [*first, *panel_verdict(self.panel), *bias_sentences(self.result)]
+        return [*first, *panel_verdict(self.panel), *data_sentences(self.result)]
 
     @property
     def columns(self) -> tuple[str, ...]:

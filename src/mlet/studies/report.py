@@ -27,7 +27,7 @@ from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_co
 from mlet.studies.methods import SLT
 from mlet.studies.reductions import reduction
 from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
-from mlet.studies.verdict import bias_sentences, counts, expected_by_chance, help_paragraphs
+from mlet.studies.verdict import counts, data_sentences, expected_by_chance, help_paragraphs
 
 
 def write_report(result: StudyResult, out: Path) -> Path:
@@ -61,7 +61,7 @@ def write_report(result: StudyResult, out: Path) -> Path:
         chance=expected_by_chance(result),
         helped=helped,
         not_helped=not_helped,
-        biases=bias_sentences(result),
+        biases=data_sentences(result),
         study_yaml=result.study.to_yaml(),
     )
     path = out / "report.html"

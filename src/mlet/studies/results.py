@@ -147,6 +147,7 @@ class Panel:
         slices: of the test rows; see `training_count_deciles`.
         rare_below: training count below which a row's rarest category makes it rare.
         rare_rows: test rows that are.
+        unseen_share: of the test rows, those with a category that training never saw.
     """
 
     dataset: str
@@ -160,6 +161,7 @@ class Panel:
     slices: tuple[Slice, ...]
     rare_below: int
     rare_rows: int
+    unseen_share: float = 0.0
 
     @property
     def title(self) -> str:
@@ -268,9 +270,8 @@ def collect(
     """Read the final runs of every arm and score them on the test split's slices."""
     datasets = {name: PreparedDataset(path) for name, path in data.items()}
     slices = {name: training_count_deciles(opened) for name, opened in datasets.items()}
-    rare = {
-        name: opened.rarest_counts("test") < study.rare_below for name, opened in datasets.items()
-    }
+    rarest = {name: opened.rarest_counts("test") for name, opened in datasets.items()}
+    rare = {name: counts < study.rare_below for name, counts in rarest.items()}
     found, failures = [], []
     for (dataset, model, optimizer), members in panels(study.arms()):
         arms = []
@@ -298,6 +299,7 @@ def collect(
                     tuple(slices[dataset]),
                     study.rare_below,
                     int(rare[dataset].sum()),
+                    float((rarest[dataset] == 0).mean()) if len(rarest[dataset]) else 0.0,
                 )
             )
     schemas = {name: opened.schema for name, opened in datasets.items()}

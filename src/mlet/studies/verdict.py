@@ -25,10 +25,16 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
     return helped, not_helped
 
 
-def bias_sentences(result: StudyResult) -> list[str]:
-    """What click rates alone give on each data set, and where that is a reason for doubt."""
+def data_sentences(result: StudyResult) -> list[str]:
+    """Of each data set: what click rates alone give, where that is a reason for doubt; and how many
+    test rows hold a category that training never saw, of which no method knows anything."""
     task = result.study.task
-    return [found.sentence(name, task) for name, found in result.biases.items()]
+    sentences = [found.sentence(name, task) for name, found in result.biases.items()]
+    unseen = {panel.dataset: panel.unseen_share for panel in result.panels}
+    return sentences + [
+        f"{name}: {share:.1%} of the test rows hold a category that training never saw."
+        for name, share in unseen.items()
+    ]
 
 
 def finding(panel: Panel) -> str | None:
