@@ -183,7 +183,8 @@ def test_statements_follow_from_the_numbers(small_data: Path) -> None:
     for one in reductions.values():
         assert one["low"]["reduction"] <= one["reduction"] <= one["high"]["reduction"]
     assert found[-1]["rare"]["reduction"] is None, "no AUC of rare rows, no reduction"
-    first, beat, worse, unclear, edge = comparison.verdict()
+    first, beat, worse, unclear, edge, unseen = comparison.verdict()
+    assert unseen == "clicks: 0.0% of the test rows hold a category that training never saw."
     assert first.startswith("In one sentence: two layers help at some dimensions")
     assert "beat SLT" in beat
     assert "d=2 (+0.0200)" in beat
