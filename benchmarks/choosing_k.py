@@ -53,7 +53,8 @@ class Comparison:
         values = base.model_copy(
             update={"optimizer": base.optimizer.at(arm["learning_rate"])}
         ).model_dump(mode="json")
-        tables = {"model": {"dim": arm["dim"], "inner_dim": arm["inner_dim"]}}
+        own = self.config.mlet or {}
+        tables = {"model": {**own, "dim": arm["dim"], "inner_dim": arm["inner_dim"]}}
         config = RunConfig.parse(
             merge(merge(values, merge(tables, {"training": {"seed": seed}})), changes), name
         )
