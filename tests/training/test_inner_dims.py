@@ -78,6 +78,12 @@ def test_a_run_keeps_what_was_chosen(small_data: Path, tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.parametrize("wrong", [0, -1, "Auto", 2.5])
+def test_what_is_no_inner_dimension(small_data: Path, wrong: object) -> None:
+    with pytest.raises(ConfigError, match="an integer above 0, auto, or null for ordinary tables"):
+        config(small_data, inner_dim=wrong)
+
+
 def test_a_model_alone_cannot_choose(small_data: Path) -> None:
     with pytest.raises(ConfigError, match="with_inner_dims"):
         build_model(config(small_data).model, PreparedDataset(small_data).schema)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import torch
+from pydantic import BeforeValidator, SerializeAsAny, field_validator, model_validator
 from pydantic import Field as Setting
-from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -26,6 +26,17 @@ from mlet.task import TASKS, Task
 
 #: Width of a hidden layer.
 Width = Annotated[int, Setting(ge=1)]
+
+
+def _inner_dim(value: Any) -> Any:
+    """One error for what is neither, where a union would give one for each."""
+    if value is None or value == "auto" or (isinstance(value, int) and value >= 1):
+        return value
+    raise ValueError("expected an integer above 0, auto, or null for ordinary tables")
+
+
+#: k, chosen by field, or none.
+InnerDimSetting: TypeAlias = Annotated[int | Literal["auto"] | None, BeforeValidator(_inner_dim)]
 
 
 class ModelConfig(Choice):
@@ -58,7 +69,7 @@ class ModelConfig(Choice):
 
     name: str
     dim: int = Setting(16, ge=1)
-    inner_dim: Annotated[int, Setting(ge=1)] | Literal["auto"] | None = None
+    inner_dim: InnerDimSetting = None
     inner_dims: dict[str, Annotated[int, Setting(ge=1)] | None] = Setting(default_factory=dict)
     budget: int | None = Setting(None, ge=1)
     init: InitName | Literal["co_occurrence"] = "paper"
