@@ -258,5 +258,11 @@ def test_help_teaches(
     assert len(text.splitlines()) > 8
 
 
+def test_it_is_a_module_too() -> None:
+    words = [sys.executable, "-m", "mlet", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert "Usage: mlet [OPTIONS]" in done.stdout
+
+
 def test_version(mlet: Mlet) -> None:
     assert mlet("--version").stdout.startswith("mlet 0.")

@@ -235,6 +235,6 @@ def test_convert_draws_factors_as_asked(init: str) -> None:
     torch.manual_seed(1)
     layer = mlet.convert(nn.Embedding(900, 4), 400, init=init)  # type: ignore[arg-type]
     assert isinstance(layer, mlet.Embedding)
-    expected = 1 / 20 if init == "variance_matched" else 0.25
+    expected = 0.25 if init == "paper" else 1 / 20
     assert layer.projection.std().item() == pytest.approx(expected, rel=0.1)
     assert layer.inner.abs().max() <= 900**-0.5
