@@ -58,6 +58,8 @@ def table(panels: list[Panel], dims: list[int], rows: Rows, measure: Metric) -> 
                 continue
             mean = slt.estimate(rows, measure).mean
             cells.append(f"{mean:.4f} {gain(panel, arm, rows, measure)}")
+        if not any(cells[3:]):
+            continue  # nothing of it is finished on both sides
         if rows == "test" and measure == panel.task.headline:
             pairs = up_to_widest([panel])
             cells.append(mean_reduction(pairs) if pairs else "")
