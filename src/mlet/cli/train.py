@@ -36,7 +36,7 @@ from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
 from mlet.training.evaluate import SliceScores
 from mlet.training.evaluate import evaluate as evaluate_model
-from mlet.training.inner_dims import inner_dims_of
+from mlet.training.inner_dims import inner_dims_of, with_inner_dims
 from mlet.training.load import load_for_evaluation
 from mlet.training.presets import RECIPE, with_preset
 
@@ -109,7 +109,7 @@ def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = N
     try:
         with TrainingBar() as bar:
             if config is not None:
-                _tell_inner_dims(config)
+                config = _telling_inner_dims(config)
                 summary = train_run(config, path, bar)
             else:
                 summary = resume_run(path, bar, data=data)
@@ -119,10 +119,10 @@ def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = N
     _print_summary(summary, path)
 
 
-def _tell_inner_dims(config: RunConfig) -> None:
-    """Say what ``inner_dim: auto`` comes to."""
+def _telling_inner_dims(config: RunConfig) -> RunConfig:
+    """The settings with what ``inner_dim: auto`` comes to, which is said."""
     if config.model.inner_dim != "auto":
-        return
+        return config
     found = inner_dims_of(config.model, PreparedDataset(config.data))
     two_layer = {name: chosen.value for name, chosen in found.items() if chosen.value}
     for k in sorted(set(two_layer.values()), reverse=True):
@@ -131,6 +131,7 @@ def _tell_inner_dims(config: RunConfig) -> None:
     ordinary = [f"{name} ({one.reason})" for name, one in found.items() if not one.value]
     if ordinary:
         say(f"ordinary tables: {_some(ordinary)}")
+    return with_inner_dims(config, found)
 
 
 def _some(names: list[str], most: int = 8) -> str:

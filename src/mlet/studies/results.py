@@ -24,7 +24,7 @@ from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import Arm, StudyConfig, panels
 from mlet.task import Metric, Task
-from mlet.training import RunConfig, RunDirectory
+from mlet.training import RunConfig, RunDirectory, with_inner_dims
 
 #: A chosen step size this near to an end of the range tried, in shares of it, is reported.
 _EDGE = 0.05
@@ -324,8 +324,11 @@ def _read(
     assert setting is not None
     runs, resamples, sliced = [], [], []
     paths = tuple(run_path(out, trained.name, setting, seed) for seed in range(study.seeds))
+    # What auto comes to is the same for all seeds, and asks for every vocabulary.
+    first = with_inner_dims(study.run(trained, setting, 0, data.root))
     for seed, path in enumerate(paths):
-        check_run(study.run(trained, setting, seed, data.root), path)
+        training = first.training.model_copy(update={"seed": seed})
+        check_run(first.model_copy(update={"training": training}), path)
         RunDirectory(path).check_data(data, same_rows=True)
         score_run(path, data.root, study.resamples, precision)  # of a study that has grown
         test, summary = read_test_scores(path, precision), RunDirectory(path).summary()

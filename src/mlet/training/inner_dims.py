@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mlet.data import PreparedDataset
 from mlet.models import ModelConfig
 from mlet.nn.inner_dim import InnerDim, TableSize, choose_inner_dims
@@ -19,15 +21,17 @@ def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerD
     return choose_inner_dims(tables, budget=model.budget)
 
 
-def with_inner_dims(config: RunConfig) -> RunConfig:
+def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = None) -> RunConfig:
     """A run's settings with numbers in the place of ``auto``, the same on every machine.
 
-    Tables that it leaves ordinary begin as ordinary tables do.
+    Tables that it leaves ordinary begin as ordinary tables do. ``found`` is what `inner_dims_of`
+    gave, where that was asked for before.
     """
     model = config.model
     if model.inner_dim != "auto":
         return config
-    found = inner_dims_of(model, PreparedDataset(config.data))
+    if found is None:
+        found = inner_dims_of(model, PreparedDataset(config.data))
     values = [chosen.value for chosen in found.values()]
     usual = max(values, key=lambda value: (values.count(value), value or 0), default=None)
     single = {name: chosen.value for name, chosen in found.items() if chosen.value != usual}
