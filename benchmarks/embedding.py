@@ -6,6 +6,7 @@ of the medians.
 
     python benchmarks/embedding.py                      # the reference setting
     python benchmarks/embedding.py --grid --json all.json
+    python benchmarks/embedding.py --device cuda  # without FBGEMM: ours is a CPU build
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Setting:
     dim: int = 16
     zipf: float = 1.1
     optimizer: str = "sgd"
+    device: str = "cpu"
 
     @property
     def sizes(self) -> list[int]:
@@ -68,7 +70,7 @@ class Setting:
         ids = f"Zipf {self.zipf:g}" if self.zipf else "uniform"
         return (
             f"batch {self.batch}, k={self.inner_dim}, d={self.dim}, cap {self.cap:,}, {ids}, "
-            f"{self.optimizer}"
+            f"{self.optimizer}, {self.device}"
         )
 
 
@@ -86,7 +88,7 @@ class StockBags(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        offsets = torch.arange(len(ids))
+        offsets = torch.arange(len(ids), device=ids.device)
         columns = ids.unbind(1)
         return torch.stack(
             [bag(column, offsets) for bag, column in zip(self.bags, columns, strict=True)], 1
@@ -153,7 +155,7 @@ def id_batches(setting: Setting, count: int) -> Iterator[Tensor]:
             np.searchsorted(w, generator.random(setting.batch) * w[-1], side="right")
             for w in weights
         ]
-        yield torch.from_numpy(np.stack(columns, 1))
+        yield torch.from_numpy(np.stack(columns, 1)).to(setting.device)
 
 
 def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
@@ -186,7 +188,8 @@ def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
 def training_step(model: nn.Module, setting: Setting) -> Callable[[Tensor], None]:
     """Forward, backward of a fixed upstream gradient, optimizer; any batch up to 8 192 rows."""
     steppers = optimizers(model, setting.optimizer)
-    upstream = torch.randn(8_192, len(setting.sizes), setting.dim) / setting.batch
+    upstream = torch.randn(8_192, len(setting.sizes), setting.dim).to(setting.device)
+    upstream /= setting.batch
 
     def run(ids: Tensor) -> None:
         for optimizer in steppers:
@@ -194,6 +197,8 @@ def training_step(model: nn.Module, setting: Setting) -> Callable[[Tensor], None
         model(ids).backward(upstream[: len(ids)])
         for optimizer in steppers:
             optimizer.step()
+        if setting.device != "cpu":
+            torch.cuda.synchronize()
 
     return run
 
@@ -211,11 +216,13 @@ def contenders(setting: Setting) -> dict[str, Callable[[Tensor], None]]:
         OURS_SLT: lambda: fields(None),
         OURS: lambda: fields(k),
     }
-    if SplitTableBatchedEmbeddingBagsCodegen is not None:
+    if SplitTableBatchedEmbeddingBagsCodegen is not None and setting.device == "cpu":
         builders[FBGEMM] = lambda: TableBatched(sizes, d, setting.optimizer)
         if 4 * sum(sizes) * k <= _LARGEST_THIRD:
             builders[WIDE] = lambda: WideTableBatched(sizes, k, d, setting.optimizer)
-    return {name: training_step(build(), setting) for name, build in builders.items()}
+    return {
+        name: training_step(build().to(setting.device), setting) for name, build in builders.items()
+    }
 
 
 def measure(setting: Setting, rounds: int) -> dict[str, float]:
@@ -223,12 +230,12 @@ def measure(setting: Setting, rounds: int) -> dict[str, float]:
     return interleave(contenders(setting), id_batches(setting, rounds + 3))
 
 
-def measure_grid(rounds: int) -> Iterator[tuple[Setting, dict[str, float]]]:
+def measure_grid(rounds: int, device: str) -> Iterator[tuple[Setting, dict[str, float]]]:
     """Optimizer, cap, shape, ids, batch: every combination, tables made once for each shape."""
     for optimizer, cap, (k, d) in product(
         ("sgd", "rowwise_adagrad"), (200_000, 2_000_000), ((64, 16), (64, 4), (128, 16))
     ):
-        tables = Setting(cap=cap, inner_dim=k, dim=d, optimizer=optimizer)
+        tables = Setting(cap=cap, inner_dim=k, dim=d, optimizer=optimizer, device=device)
         steps = contenders(tables)
         for zipf, batch in product((1.1, 0.0), (256, 2_048, 8_192)):
             setting = replace(tables, zipf=zipf, batch=batch)
@@ -257,6 +264,7 @@ def main() -> None:
     parser.add_argument(
         "--optimizer", choices=["sgd", "rowwise_adagrad"], default=default.optimizer
     )
+    parser.add_argument("--device", default=default.device, help="cpu or cuda")
     parser.add_argument("--grid", action="store_true", help="all 72 settings instead of one")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each contender")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
@@ -268,12 +276,14 @@ def main() -> None:
         default,
         **{
             name: getattr(options, name)
-            for name in ("batch", "cap", "dim", "inner_dim", "zipf", "optimizer")
+            for name in ("batch", "cap", "dim", "inner_dim", "zipf", "optimizer", "device")
         },
     )
     rows = []
     measured = (
-        measure_grid(options.rounds) if options.grid else [(one, measure(one, options.rounds))]
+        measure_grid(options.rounds, options.device)
+        if options.grid
+        else [(one, measure(one, options.rounds))]
     )
     for setting, medians in measured:
         show(setting, medians)

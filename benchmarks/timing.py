@@ -40,7 +40,7 @@ def interleave(
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """What the figures depend on: processor, threads, versions."""
+    """What the figures depend on: processor, GPU, threads, versions."""
     model = next(
         (
             line.split(":")[1].strip()
@@ -51,6 +51,7 @@ def environment(*packages: str) -> dict[str, Any]:
     )
     return {
         "processor": model,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in ("torch", "numpy", "numba", *packages)},
     }
