@@ -133,6 +133,23 @@ def test_what_is_given_stands_over_the_recipe() -> None:
     assert (dense.name, dense.learning_rate) == ("sgd", 0.1), "not the step size of another method"
 
 
+@pytest.mark.parametrize(
+    ("model", "biased"),
+    [
+        ({}, True),
+        ({"name": "dlrm", "interaction": "cat"}, False),
+        ({"name": "deepfm"}, False),
+        ({"name": "autoint"}, False),
+        ({"name": "deepfm", "table_bias": True}, True),
+        ({"name": "dlrm", "table_bias": False}, False),
+    ],
+)
+def test_the_recipes_tables_have_biases_where_vectors_meet_in_products_alone(
+    model: dict[str, object], biased: bool
+) -> None:
+    assert with_recipe(model=model).model.table_bias is biased
+
+
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
 def test_the_recipe_has_step_sizes_for_every_method(name: str) -> None:
     config = with_recipe(optimizer={"tables": {"name": name}})

@@ -63,7 +63,8 @@ class ModelConfig(Choice):
             memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
             Collapsed models are float32.
         table_bias: add a trained vector to all rows of a field's table, two-layer or not; it
-            collapses with the rest. Not in width-1 tables of linear parts.
+            collapses with the rest. Not in width-1 tables of linear parts. ``auto`` is true for
+            models in which categories act through products alone (`products_alone`).
         init_scale: initialise tables' rows this many times larger.
     """
 
@@ -80,6 +81,24 @@ class ModelConfig(Choice):
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     table_bias: bool = False
     init_scale: float = Setting(1.0, gt=0)
+
+    @classmethod
+    def products_alone(cls, values: Mapping[str, Any]) -> bool:
+        """Whether categories act through products with one another alone, with these settings.
+
+        Neither a weight of its own nor its vector by itself then brings a category into the logit;
+        its product with the bias of another table does, and that is what a bias is worth. A model
+        that has them gains nothing from one (docs/results.md, "Ideas").
+        """
+        del values
+        return False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _biases_where_they_have_a_part(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("table_bias") != "auto":
+            return values
+        return {**values, "table_bias": cls.products_alone(values)}
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field as Setting
@@ -28,6 +29,11 @@ class DLRMConfig(ModelConfig):
     bottom_mlp: list[Width] = Setting([64, 32])
     top_mlp: list[Width] = Setting([64, 32])
     interaction: Literal["dot", "cat"] = "dot"
+
+    @classmethod
+    def products_alone(cls, values: Mapping[str, Any]) -> bool:
+        """Of the embeddings, inner products are all that ``dot`` gives to the top MLP."""
+        return bool(values.get("interaction", "dot") == "dot")
 
 
 @MODELS.register("dlrm")

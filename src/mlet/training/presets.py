@@ -9,7 +9,7 @@ from mlet.errors import ConfigError
 from mlet.settings import merge
 
 #: The recipe's model settings: chosen on debdeps, confirmed in docs/results.md.
-RECIPE_MODEL: dict[str, Any] = {"inner_dim": "auto", "init": "co_occurrence", "table_bias": True}
+RECIPE_MODEL: dict[str, Any] = {"inner_dim": "auto", "init": "co_occurrence", "table_bias": "auto"}
 
 #: Step sizes of tables and of dense layers, by the tables' optimizer.
 _RATES = {
