@@ -6,15 +6,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lookup_paths import PATHS, Tolerance, way_of
 from torch import nn
 from torch.func import functional_call
 
 import mlet
 
 
-@settings(max_examples=1_200, deadline=None)
-@given(st.data())
-def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=700, deadline=None)
+@given(data=st.data())
+def test_equals_torch_layer_on_the_product(path: str, data: st.DataObject) -> None:
+    with way_of(path) as (dtype, forward, backward):
+        check_against_torch(data, dtype, forward, backward)
+
+
+def check_against_torch(
+    data: st.DataObject, dtype: torch.dtype, forward: Tolerance, close: Tolerance
+) -> None:
     torch.manual_seed(data.draw(st.integers(0, 1_000)))
     n, d = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
     mode = data.draw(st.sampled_from(["sum", "mean", "max"]))
@@ -24,7 +33,7 @@ def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
     last = data.draw(st.booleans())
     two = mlet.EmbeddingBag(
         n, d, inner_dim=d + 3, mode=mode, padding_idx=padding, sparse=sparse,
-        scale_grad_by_freq=by_frequency, include_last_offset=last, dtype=torch.float64,
+        scale_grad_by_freq=by_frequency, include_last_offset=last, dtype=dtype,
         max_norm=data.draw(st.none() | st.floats(0.05, 1)),
     )  # fmt: skip
     with torch.no_grad():
@@ -42,11 +51,11 @@ def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
         offsets = starts if last else starts[:-1]
     weights = oracle_weights = None
     if mode == "sum" and not by_frequency and data.draw(st.booleans()):
-        weights = torch.randn(ids.shape, dtype=torch.float64, requires_grad=not sparse)
+        weights = torch.randn(ids.shape, dtype=dtype, requires_grad=not sparse)
         oracle_weights = weights.detach().clone().requires_grad_(not sparse)
 
     out, expected = two(ids, offsets, weights), oracle(ids, offsets, oracle_weights)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(out, expected, **forward)
 
     upstream = torch.randn_like(out)
     out.backward(upstream)
@@ -54,7 +63,6 @@ def test_equals_torch_layer_on_the_product(data: st.DataObject) -> None:
     grad = oracle.weight.grad.to_dense()
     if by_frequency:
         grad /= ids.flatten().bincount(minlength=n).clamp(min=1).unsqueeze(1)
-    close = {"rtol": 1e-9, "atol": 1e-12}
     assert two.inner.grad.is_sparse == sparse
     torch.testing.assert_close(two.inner.grad.to_dense(), grad @ two.projection.detach().T, **close)
     torch.testing.assert_close(two.projection.grad, two.inner.detach().T @ grad, **close)

@@ -4,6 +4,7 @@ from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import BackendName, choose_backend, use_backend
 from mlet.engine.function import look_up
 from mlet.engine.rules import Rule, RuleName, new_state
+from mlet.engine.vectors import distinct_vectors, engine_serves
 
 __all__ = [
     "BackendName",
@@ -13,6 +14,8 @@ __all__ = [
     "RuleName",
     "TableStack",
     "choose_backend",
+    "distinct_vectors",
+    "engine_serves",
     "look_up",
     "new_state",
     "use_backend",

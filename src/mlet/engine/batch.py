@@ -16,7 +16,7 @@ class TableStack:
     """Which rows of a stacked matrix are whose: T tables, one above the other.
 
     Attributes:
-        names: the field of each table, for errors.
+        names: the field of each table, for errors; "" for what is no field's.
         sizes: the number of categories of each.
     """
 
@@ -53,8 +53,9 @@ class TableStack:
         """The error for the id at a position of ``lookups.ids``."""
         table = int(np.searchsorted(lookups.starts, position, side="right")) - 1
         size = self.sizes[table]
+        whose = f"field {self.names[table]!r}: " if self.names[table] else ""
         return IndexError(
-            f"field {self.names[table]!r}: id {int(lookups.ids[position])} is outside its table "
+            f"{whose}id {int(lookups.ids[position])} is outside its table "
             f"of {size} categories (valid ids: 0 to {size - 1})"
         )
 
@@ -189,12 +190,6 @@ class RowGradient:
         kept = torch.cat([self.touched.new_zeros(1), self.touched]).cumsum(0)
         starts = tuple(kept[list(self.starts)].tolist())
         return RowGradient(self.rows[self.touched], starts, self.sums[self.touched])
-
-    def sorted(self) -> RowGradient:
-        """With rows ascending; tables keep their segments, since their rows ascend already."""
-        rows, order = torch.sort(self.rows)
-        touched = None if self.touched is None else self.touched[order]
-        return RowGradient(rows, self.starts, self.sums[order], touched)
 
     @staticmethod
     def merge(gradients: Sequence[RowGradient], stack: TableStack) -> RowGradient:

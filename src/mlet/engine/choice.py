@@ -17,7 +17,7 @@ from mlet.engine.backend import Backend
 BackendName = Literal["torch", "cpu", "cuda"]
 
 #: Dtypes of tables that the fast backends read and write; they compute in float32.
-_FAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _forced: ContextVar[BackendName | None] = ContextVar("forced backend", default=None)
 
@@ -40,7 +40,7 @@ def choose_backend(table: Tensor) -> Backend:
     """The backend for a table: see `use_backend`."""
     name = _forced.get()
     if name is None:
-        fast = table.dtype in _FAST_DTYPES
+        fast = table.dtype in FAST_DTYPES
         if table.device.type == "cpu" and fast:
             name = "cpu"
         elif table.device.type == "cuda" and fast and _has_triton():

@@ -80,6 +80,10 @@ class Embedding(TwoLayerTable):
 
     def forward(self, input: Tensor) -> Tensor:
         """Embeddings (…, d) of the categories ``input`` (…)."""
+        found = self._vectors(input)
+        if found is not None:
+            vectors, places = found
+            return F.embedding(places, vectors)
         self._renormalise(input)
         rows = F.embedding(input, self.inner, self.padding_idx, sparse=self.sparse)
         return self._project(rows, input)

@@ -101,6 +101,9 @@ class EmbeddingBag(TwoLayerTable):
             raise ValueError("offsets goes with a 1-D input only; each row of a 2-D one is a bag")
         if input.dim() == 1 and offsets is None:
             raise ValueError("a 1-D input needs offsets, the position where each bag starts")
+        found = self._vectors(input)
+        if found is not None:
+            return self._pool_distinct(*found, input, offsets, per_sample_weights)
         self._renormalise(input)
         if self.mode == "max" or self.scale_grad_by_freq:
             return self._pool_projected(input, offsets, per_sample_weights)
@@ -115,6 +118,29 @@ class EmbeddingBag(TwoLayerTable):
             padding_idx=self.padding_idx,
         )
         return self._multiply(pooled)
+
+    def _pool_distinct(
+        self,
+        vectors: Tensor,
+        places: Tensor,
+        input: Tensor,
+        offsets: Tensor | None,
+        per_sample_weights: Tensor | None,
+    ) -> Tensor:
+        """torch's pooling, of distinct vectors."""
+        padded = None
+        if self.padding_idx is not None:
+            left_out = places[input == self.padding_idx]
+            padded = int(left_out[0]) if len(left_out) else None
+        return F.embedding_bag(
+            places,
+            vectors,
+            offsets,
+            mode=self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=padded,
+        )
 
     def _pool_projected(
         self, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlet.engine import RowGradient, TableStack, distinct_vectors, engine_serves
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors
 from mlet.nn.product import product
@@ -72,11 +73,21 @@ class _ScaleGradientEagerly(_ScaleGradient):
         return tangent.view_as(tangent)
 
 
+def _scaled_gradient(values: Tensor, scale: Tensor) -> Tensor:
+    kind = _ScaleGradient if torch.compiler.is_compiling() else _ScaleGradientEagerly
+    scaled: Tensor = kind.apply(values, scale)  # type: ignore[no-untyped-call]
+    return scaled
+
+
 class TwoLayerTable(Factored):
     """An n × d table held as ``inner`` (n × k) times ``projection`` (k × d).
 
     Base of the public layers; it owns the parameters and torch's options whose meaning is stated
     on the *product*: ``padding_idx``, ``max_norm``, ``scale_grad_by_freq``.
+
+    Attributes:
+        row_gradients: where a fused optimizer (`mlet.optim`) trains the table, what the backward
+            passes since its last step left for it; else None.
     """
 
     inner: nn.Parameter
@@ -120,6 +131,7 @@ class TwoLayerTable(Factored):
         self.scale_grad_by_freq = scale_grad_by_freq
         self.sparse = sparse
         self.init = init
+        self.row_gradients: list[RowGradient] | None = None
         self.inner = nn.Parameter(
             torch.empty(num_embeddings, inner_dim, device=device, dtype=dtype)
         )
@@ -198,6 +210,32 @@ class TwoLayerTable(Factored):
             factors = self.max_norm / (norms[long] + 1e-7)
             self.inner[rows[long]] *= factors.unsqueeze(1)
 
+    def _vectors(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Vectors (R × d) of the distinct categories of ``ids``, and each id's place among them.
+
+        None where the engine does not serve: what traces or transforms the lookup, other dtypes,
+        no ids at all, and rows that `_renormalise` changes between one lookup and the next. The
+        same is then done in torch's operations, one projection a lookup.
+        """
+        factors = self.inner, self.projection
+        if self.max_norm is not None or ids.numel() == 0 or not engine_serves(*factors, ids):
+            return None
+        if self.inner.device != ids.device or self.inner.device != self.projection.device:
+            return None  # torch says what is where
+        vectors, places = distinct_vectors(
+            self.inner,
+            self.projection,
+            ids,
+            TableStack(("",), (self.num_embeddings,)),
+            frozen_row=self.padding_idx,
+            sparse=self.sparse,
+            sink=self.row_gradients,
+        )
+        if self.scale_grad_by_freq:
+            counts = torch.bincount(places.reshape(-1), minlength=len(vectors)).clamp(min=1)
+            vectors = _scaled_gradient(vectors, counts.to(vectors.dtype).reciprocal())
+        return vectors, places
+
     def _multiply(self, rows: Tensor) -> Tensor:
         """``rows @ projection`` in the parameters' own dtype.
 
@@ -224,11 +262,7 @@ class TwoLayerTable(Factored):
             # gradient out of the projection too, should the user have made the row non-zero.
             trained = (ids != self.padding_idx).to(embeddings.dtype)
             scale = trained if scale is None else scale * trained
-        if scale is None:
-            return embeddings
-        kind = _ScaleGradient if torch.compiler.is_compiling() else _ScaleGradientEagerly
-        scaled: Tensor = kind.apply(embeddings, scale)  # type: ignore[no-untyped-call]
-        return scaled
+        return embeddings if scale is None else _scaled_gradient(embeddings, scale)
 
     def extra_repr(self) -> str:
         """Torch's summary of the table, plus the inner dimension."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,6 +20,8 @@ from mlet.engine.rules import Rule
 #: that is small beside the batch most rows are asked for anyway.
 LOOKUP_COST = 60
 
+_NUMPY_DTYPES = {torch.float32: np.float32, torch.uint16: np.uint16, torch.int64: np.int64}
+
 
 class CPUBackend:
     """See `mlet.engine.backend.Backend`. Tables in float32, bfloat16 or float16."""
@@ -34,7 +37,7 @@ class CPUBackend:
             size <= count and size * row_cost <= count * LOOKUP_COST
             for size, count in zip(stack.sizes, work, strict=True)
         ]
-        ids = lookups.ids.numpy()
+        ids = _memory(lookups.ids)
         starts = np.array(lookups.starts, dtype=np.int64)
         loose = np.empty(total, np.int64)
         loose_touched = np.empty(total, np.bool_)
@@ -72,6 +75,22 @@ class CPUBackend:
         )
         return Distinct(rows, row_starts, slots, touched)
 
+    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+        """Rows in blocks."""
+        d = table.shape[1] if projection is None else projection.shape[2]
+        vectors = _floats(len(distinct.rows), d)
+        run(
+            kernels.project_of,
+            parallel.project,
+            _lengths(distinct.starts),
+            distinct.rows.numpy(),
+            np.array(distinct.starts, dtype=np.int64),
+            *_table(table),
+            _transposed(projection),
+            vectors.numpy(),
+        )
+        return vectors
+
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
     ) -> Tensor:
@@ -102,7 +121,7 @@ class CPUBackend:
             _lengths(lookups.starts),
             np.array(distinct.starts, dtype=np.int64),
             *_pooling(lookups, distinct),
-            grad.contiguous().numpy(),
+            _memory(grad.contiguous()),
             sums.numpy(),
         )
         return sums
@@ -179,11 +198,26 @@ def _lengths(starts: tuple[int, ...]) -> list[int]:
     return [stop - start for start, stop in pairwise(starts)]
 
 
+def _memory(tensor: Tensor) -> Any:
+    """A tensor of others, seen by NumPy for as long as a kernel runs.
+
+    `Tensor.numpy` would fix the size of its storage for good, and who frees it between uses, as
+    fully sharded training does with parameters, could not any more.
+    """
+    tensor = tensor.detach()
+    if not tensor.is_contiguous() or tensor.numel() == 0:
+        return tensor.numpy()
+    bytes_of = ctypes.c_byte * (tensor.numel() * tensor.element_size())
+    buffer: Any = bytes_of.from_address(tensor.data_ptr())
+    buffer.owner = tensor  # lives as long as the array
+    return np.ndarray(tuple(tensor.shape), _NUMPY_DTYPES[tensor.dtype], buffer)
+
+
 def _table(table: Tensor) -> tuple[Any, bool]:
     """The matrix as float32 or as raw 16 bits, and whether those are float16."""
     if table.dtype == torch.float32:
-        return table.detach().numpy(), False
-    return table.detach().view(torch.uint16).numpy(), table.dtype == torch.float16
+        return _memory(table), False
+    return _memory(table.detach().view(torch.uint16)), table.dtype == torch.float16
 
 
 def _transposed(projection: Tensor | None) -> Any:

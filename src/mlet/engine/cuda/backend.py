@@ -65,9 +65,10 @@ class CUDABackend(ReferenceBackend):
             starts = stack.starts_in(rows)
         return _Sorted(rows, starts, slots, touched, order=order, firsts=firsts)
 
-    def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+        """Rows in blocks, a program for some of a table's."""
         if projection is None:
-            return super()._project(table, projection, distinct)
+            return super().project(table, projection, distinct)
         tables, k, d = projection.shape
         vectors = torch.empty(len(distinct.rows), d, dtype=torch.float32, device=table.device)
         if len(vectors):
