@@ -11,7 +11,7 @@ from mlet.engine.rules import Rule
 
 
 class Backend(Protocol):
-    """The steps of training a stack of T tables.
+    """The five steps of training a stack of T tables.
 
     ``table`` is the stacked matrix: W2 (Σn × k) of two-layer tables, with ``projection`` W1
     (T × k × d); or W (Σn × d) of ordinary ones, with ``projection`` None. Results are
@@ -27,9 +27,6 @@ class Backend(Protocol):
         Raises:
             IndexError: an id outside its table; names field, id and table size.
         """
-
-    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
-        """The vectors (R × d) of the distinct rows."""
 
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct

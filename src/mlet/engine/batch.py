@@ -191,6 +191,12 @@ class RowGradient:
         starts = tuple(kept[list(self.starts)].tolist())
         return RowGradient(self.rows[self.touched], starts, self.sums[self.touched])
 
+    def sorted(self) -> RowGradient:
+        """With rows ascending; tables keep their segments, since their rows ascend already."""
+        rows, order = torch.sort(self.rows)
+        touched = None if self.touched is None else self.touched[order]
+        return RowGradient(rows, self.starts, self.sums[order], touched)
+
     @staticmethod
     def merge(gradients: Sequence[RowGradient], stack: TableStack) -> RowGradient:
         """The sum of several, as of several backward passes before one step."""

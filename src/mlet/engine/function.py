@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlet.engine.backend import Backend
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import choose_backend
 
@@ -46,38 +45,24 @@ class _Lookup(torch.autograd.Function):
         if ctx.sink is not None:
             ctx.sink.append(gradient)
             return None, None, None, None, None, None
-        factors = factor_gradients(table, projection, gradient, backend, sparse=ctx.sparse)
-        return *factors, None, None, None, None
-
-
-def factor_gradients(
-    table: Tensor,
-    projection: Tensor | None,
-    gradient: RowGradient,
-    backend: Backend,
-    *,
-    sparse: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """``.grad`` of a stack's matrix, sparse or dense, and of its projections (T × k × d)."""
-    # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
-    gradient = gradient.compact()
-    rows_grad, projection_grad = gradient.sums, None
-    if projection is not None:
-        rows_grad, projection_grad = backend.factor_gradients(table, projection, gradient)
-        projection_grad = projection_grad.to(projection.dtype)
-    rows_grad = rows_grad.to(table.dtype)
-    if not sparse:
-        dense = torch.zeros_like(table).index_copy_(0, gradient.rows, rows_grad)
-        return dense, projection_grad
-    rows, order = torch.sort(gradient.rows)
-    sparse_grad = torch.sparse_coo_tensor(
-        rows.unsqueeze(0),
-        rows_grad[order],
-        table.shape,
-        is_coalesced=True,
-        check_invariants=False,
-    )
-    return sparse_grad, projection_grad
+        # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
+        gradient = gradient.compact().sorted()
+        rows_grad, projection_grad = gradient.sums, None
+        if projection is not None:
+            rows_grad, projection_grad = backend.factor_gradients(table, projection, gradient)
+            projection_grad = projection_grad.to(projection.dtype)
+        rows_grad = rows_grad.to(table.dtype)
+        if ctx.sparse:
+            table_grad = torch.sparse_coo_tensor(
+                gradient.rows.unsqueeze(0),
+                rows_grad,
+                table.shape,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+        else:
+            table_grad = torch.zeros_like(table).index_copy_(0, gradient.rows, rows_grad)
+        return table_grad, projection_grad, None, None, None, None
 
 
 def look_up(

@@ -42,7 +42,7 @@ class ReferenceBackend:
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
     ) -> Tensor:
         """Gather, project, hand out."""
-        vectors = self.project(table, projection, distinct)
+        vectors = self._project(table, projection, distinct)
         tables = len(lookups.offsets)
         positions = vectors.index_select(0, distinct.slots)
         if not lookups.has_bags:
@@ -55,7 +55,7 @@ class ReferenceBackend:
         out.index_add_(0, lookups.outputs(), positions)
         return out.view(lookups.batch, tables, vectors.shape[1])
 
-    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
+    def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
         """The vectors (R × d) of the distinct rows."""
         rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
         if projection is None:

@@ -6,6 +6,8 @@ matrix, with torch's own meaning.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,16 +15,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from mlet.engine.backend import Backend
 from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
 from mlet.engine.choice import FAST_DTYPES, choose_backend
-from mlet.engine.function import factor_gradients
 from mlet.engine.rounding import compute_dtype
 
 #: Of tables and ids. Kernels of our own have all but float64, which the reference computes.
 _SERVED = (*FAST_DTYPES, torch.float64, torch.int32, torch.int64)
-#: Rows of one table that a thread takes at a time.
-_SEGMENT = 1_024
 
 
 def engine_serves(*tensors: Tensor) -> bool:
@@ -52,7 +50,10 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 class _Vectors(torch.autograd.Function):
-    """``table[rows] @ projection``; backward onto those rows."""
+    """``table[rows] @ projection``; backward onto those rows.
+
+    The rows (R × k) are kept for the backward pass, which would else wait for memory once more.
+    """
 
     @staticmethod
     def forward(
@@ -60,39 +61,55 @@ class _Vectors(torch.autograd.Function):
         table: Tensor,
         projection: Tensor,
         distinct: Distinct,
-        backend: Backend,
         sparse: bool,
         sink: list[RowGradient] | None,
     ) -> Tensor:
-        ctx.save_for_backward(table, projection)
-        ctx.distinct, ctx.backend, ctx.sparse, ctx.sink = distinct, backend, sparse, sink
-        return backend.project(table, _for_each_segment(projection, distinct), distinct)
+        rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
+        ctx.save_for_backward(rows, projection)
+        ctx.table = table if ctx.needs_input_grad[0] else None
+        ctx.distinct, ctx.sparse, ctx.sink = distinct, sparse, sink
+        with _full_precision(rows):
+            return rows @ projection.to(rows.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, projection = ctx.saved_tensors
+        rows, projection = ctx.saved_tensors
         distinct: Distinct = ctx.distinct
-        kept = distinct.touched
-        if kept is not None:
-            grad = grad * kept.unsqueeze(1)
+        if distinct.touched is not None:
+            grad = grad * distinct.touched.unsqueeze(1)
+        if ctx.sink is not None and not torch.is_grad_enabled():
+            sums = grad.to(rows.dtype).contiguous()
+            ctx.sink.append(RowGradient(distinct.rows, distinct.starts, sums, distinct.touched))
+            return None, None, None, None, None
         if torch.is_grad_enabled():  # of a gradient that is to be differentiated itself
-            rows = table.index_select(0, distinct.rows)
-            rows_grad = grad.to(table.dtype) @ projection.to(table.dtype).t()
-            table_grad = torch.zeros_like(table).index_add(0, distinct.rows, rows_grad)
-            projection_grad = rows.to(projection.dtype).t() @ grad.to(projection.dtype)
-            return table_grad, projection_grad, None, None, None, None
-        gradient = RowGradient(
-            distinct.rows, distinct.starts, grad.to(compute_dtype(table)).contiguous(), kept
-        )
-        if ctx.sink is not None:
-            ctx.sink.append(gradient)
-            return None, None, None, None, None, None
-        segments = _for_each_segment(projection, distinct)
-        table_grad, projection_grad = factor_gradients(
-            table, segments, gradient, ctx.backend, sparse=ctx.sparse
-        )
-        assert projection_grad is not None
-        return table_grad, projection_grad.sum(0), None, None, None, None
+            rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
+        table_grad = projection_grad = None
+        if ctx.needs_input_grad[0]:
+            with _full_precision(rows):
+                rows_grad = grad @ projection.to(grad.dtype).t()
+            table_grad = _scattered(rows_grad.to(ctx.table.dtype), ctx.table, distinct, ctx.sparse)
+        if ctx.needs_input_grad[1]:
+            with _full_precision(rows):
+                projection_grad = (rows.t() @ grad).to(projection.dtype)
+        return table_grad, projection_grad, None, None, None
+
+
+def _full_precision(rows: Tensor) -> AbstractContextManager[Any]:
+    """torch's lookups stay out of autocast; a product would be rounded to its lower precision."""
+    return torch.autocast(rows.device.type, enabled=False)
+
+
+def _scattered(rows_grad: Tensor, table: Tensor, distinct: Distinct, sparse: bool) -> Tensor:
+    """A gradient of some rows as one of the table."""
+    if not sparse:
+        return torch.zeros_like(table).index_add(0, distinct.rows, rows_grad)
+    rows = distinct.rows
+    if distinct.touched is not None and not bool(distinct.touched.all()):
+        # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
+        rows, rows_grad = rows[distinct.touched], rows_grad[distinct.touched]
+    return torch.sparse_coo_tensor(
+        rows.unsqueeze(0), rows_grad, table.shape, check_invariants=False
+    )
 
 
 def distinct_vectors(
@@ -114,7 +131,7 @@ def distinct_vectors(
         stack: the one table, for errors.
         frozen_row: a row that gives no gradient to either factor.
         sparse: give ``table`` a sparse gradient, of the other rows that were asked for.
-        sink: put the gradient here instead, as a `RowGradient` of one table in segments.
+        sink: put the gradient here instead, as a `RowGradient`.
 
     Returns:
         The vectors (R × d), in the projection's dtype, and of each id (of the shape of ``ids``) the
@@ -124,25 +141,12 @@ def distinct_vectors(
         IndexError: an id is outside the table.
     """
     flat = ids.reshape(-1).long()
-    backend = choose_backend(table)
     lookups = Lookups(flat, (0, len(flat)), len(flat), (None,), (False,))
+    backend = choose_backend(table)
     found = backend.find_distinct(table, projection.unsqueeze(0), lookups, stack)
-    touched = found.touched
     if frozen_row is not None:
-        others = found.rows != frozen_row
-        touched = others if touched is None else touched & others
-    distinct = Distinct(found.rows, _segments(len(found.rows)), found.slots, touched)
-    vectors: Tensor = _Vectors.apply(table, projection, distinct, backend, sparse, sink)  # type: ignore[no-untyped-call]
+        trained = found.rows != frozen_row
+        touched = trained if found.touched is None else trained & found.touched
+        found = replace(found, touched=touched)
+    vectors: Tensor = _Vectors.apply(table, projection, found, sparse, sink)  # type: ignore[no-untyped-call]
     return vectors.to(projection.dtype), found.slots.long().view(ids.shape)
-
-
-def _segments(rows: int) -> tuple[int, ...]:
-    """Where each segment begins: as if they were tables, for threads to share out.
-
-    They go by the number of rows alone, so that sums do not depend on the threads.
-    """
-    return (*range(0, rows, _SEGMENT), rows) if rows else (0, 0)
-
-
-def _for_each_segment(projection: Tensor, distinct: Distinct) -> Tensor:
-    return projection.unsqueeze(0).expand(len(distinct.starts) - 1, *projection.shape)

@@ -73,23 +73,7 @@ class CPUBackend:
             touched.numpy(),
             slots.numpy(),
         )
-        return Distinct(rows, row_starts, slots, touched)
-
-    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
-        """Rows in blocks."""
-        d = table.shape[1] if projection is None else projection.shape[2]
-        vectors = _floats(len(distinct.rows), d)
-        run(
-            kernels.project_of,
-            parallel.project,
-            _lengths(distinct.starts),
-            distinct.rows.numpy(),
-            np.array(distinct.starts, dtype=np.int64),
-            *_table(table),
-            _transposed(projection),
-            vectors.numpy(),
-        )
-        return vectors
+        return Distinct(rows, row_starts, slots, touched if any(whole) else None)
 
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct

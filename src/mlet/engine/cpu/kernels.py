@@ -182,31 +182,6 @@ def _back_project(sums: Any, projection: Any, out: Any) -> None:
 
 
 @fast_kernel
-def project_of(
-    which: Any,
-    rows: Any,
-    row_starts: Any,
-    table: Any,
-    half: bool,
-    projection: Any,
-    vectors: Any,
-) -> None:
-    """Each distinct row's vector."""
-    block = np.empty((BLOCK, table.shape[1]), np.float32)
-    projected = projection.shape[0] > 0
-    for t in which:
-        for low in range(row_starts[t], row_starts[t + 1], BLOCK):
-            count = min(BLOCK, row_starts[t + 1] - low)
-            if projected:
-                for q in range(count):
-                    load_row(table[rows[low + q]], half, block[q])
-                _project(block, count, projection[t], vectors[low:])
-            else:
-                for q in range(count):
-                    load_row(table[rows[low + q]], half, vectors[low + q])
-
-
-@fast_kernel
 def embed_of(
     which: Any,
     rows: Any,
@@ -223,10 +198,20 @@ def embed_of(
     out: Any,
 ) -> None:
     """Each distinct row's vector, then each output: a lookup's vector, or a pooled bag's."""
+    width = table.shape[1]
+    projected = projection.shape[0] > 0
+    block = np.empty((BLOCK, width), np.float32)
     d = vectors.shape[1]
-    for place in range(len(which)):
-        t = which[place]
-        project_of(which[place : place + 1], rows, row_starts, table, half, projection, vectors)
+    for t in which:
+        for low in range(row_starts[t], row_starts[t + 1], BLOCK):
+            count = min(BLOCK, row_starts[t + 1] - low)
+            if projected:
+                for q in range(count):
+                    load_row(table[rows[low + q]], half, block[q])
+                _project(block, count, projection[t], vectors[low:])
+            else:
+                for q in range(count):
+                    load_row(table[rows[low + q]], half, vectors[low + q])
         begin = starts[t]
         if bag[t] < 0:
             for b in range(out.shape[0]):

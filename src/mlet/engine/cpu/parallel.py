@@ -25,13 +25,6 @@ def find_distinct(which: Any, starts: Any, arguments: Any) -> Any:
 
 
 @parallel_kernel
-def project(which: Any, starts: Any, arguments: Any) -> None:
-    """`kernels.project_of` for every thread's share of tables."""
-    for s in numba.prange(len(starts) - 1):
-        kernels.project_of(which[starts[s] : starts[s + 1]], *arguments)
-
-
-@parallel_kernel
 def embed(which: Any, starts: Any, arguments: Any) -> None:
     """`kernels.embed_of` for every thread's share of tables."""
     for s in numba.prange(len(starts) - 1):

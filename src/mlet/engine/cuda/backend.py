@@ -65,10 +65,9 @@ class CUDABackend(ReferenceBackend):
             starts = stack.starts_in(rows)
         return _Sorted(rows, starts, slots, touched, order=order, firsts=firsts)
 
-    def project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
-        """Rows in blocks, a program for some of a table's."""
+    def _project(self, table: Tensor, projection: Tensor | None, distinct: Distinct) -> Tensor:
         if projection is None:
-            return super().project(table, projection, distinct)
+            return super()._project(table, projection, distinct)
         tables, k, d = projection.shape
         vectors = torch.empty(len(distinct.rows), d, dtype=torch.float32, device=table.device)
         if len(vectors):
