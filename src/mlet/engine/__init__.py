@@ -3,6 +3,7 @@
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import BackendName, choose_backend, use_backend
 from mlet.engine.function import look_up
+from mlet.engine.reference import update_rows
 from mlet.engine.rules import Rule, RuleName, new_state
 from mlet.engine.vectors import distinct_vectors, engine_serves
 
@@ -18,5 +19,6 @@ __all__ = [
     "engine_serves",
     "look_up",
     "new_state",
+    "update_rows",
     "use_backend",
 ]

@@ -101,13 +101,28 @@ class ReferenceBackend:
         grad = gradient.sums
         if projection is not None:
             grad, projection_grad = self.factor_gradients(table, projection, gradient)
-        values = table.index_select(0, gradient.rows).to(compute_dtype(table))
-        rows_state = tuple(tensor.index_select(0, gradient.rows) for tensor in state)
-        apply_rule(values, grad, rule, rows_state)
-        if table.dtype != values.dtype:
-            generator = torch.Generator(table.device).manual_seed(rule.seed)
-            values = stochastic_round(values, table.dtype, generator)
-        table.index_copy_(0, gradient.rows, values)
-        for tensor, updated in zip(state, rows_state, strict=True):
-            tensor.index_copy_(0, gradient.rows, updated)
+        update_rows(table, gradient.rows, grad, rule, state)
         return projection_grad
+
+
+def update_rows(
+    table: Tensor, rows: Tensor, grad: Tensor, rule: Rule, state: tuple[Tensor, ...]
+) -> None:
+    """Apply ``rule`` to some rows of a table and to their state, in place.
+
+    Args:
+        table: (n × w).
+        rows: (R,), each once.
+        grad: (R × w), of those rows.
+        rule: 16-bit tables are rounded stochastically, by its seed.
+        state: (n × …), see `mlet.engine.rules`.
+    """
+    values = table.index_select(0, rows).to(compute_dtype(table))
+    rows_state = tuple(tensor.index_select(0, rows) for tensor in state)
+    apply_rule(values, grad.to(values.dtype), rule, rows_state)
+    if table.dtype != values.dtype:
+        generator = torch.Generator(table.device).manual_seed(rule.seed)
+        values = stochastic_round(values, table.dtype, generator)
+    table.index_copy_(0, rows, values)
+    for tensor, updated in zip(state, rows_state, strict=True):
+        tensor.index_copy_(0, rows, updated)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mlet.engine import RowGradient, TableStack, distinct_vectors, engine_serves
 from mlet.nn.factored import Factored, Factors
-from mlet.nn.init import INITIALISATIONS, InitName, balanced_factors
+from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors
 from mlet.nn.product import product
 
 
@@ -130,7 +130,8 @@ class TwoLayerTable(Factored):
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq
         self.sparse = sparse
-        self.init = init
+        self.init: InitName = init
+        self.stack = TableStack(("",), (num_embeddings,))
         self.row_gradients: list[RowGradient] | None = None
         self.inner = nn.Parameter(
             torch.empty(num_embeddings, inner_dim, device=device, dtype=dtype)
@@ -191,6 +192,20 @@ class TwoLayerTable(Factored):
         """The one table, under the name ""."""
         return {"": Factors(self.inner.detach(), self.projection.detach())}
 
+    @property
+    def stacked(self) -> nn.Parameter:
+        """The matrix that is looked up: ``inner``."""
+        return self.inner
+
+    @property
+    def projection_std(self) -> float:
+        """Standard deviation of the projection as initialised."""
+        return PROJECTION_STDS[self.init](self.inner_dim)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is no longer trained by the original's fused optimizer."""
+        return {**self.__dict__, "row_gradients": None}
+
     def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Both factors."""
         yield self.inner, self.projection
@@ -226,7 +241,7 @@ class TwoLayerTable(Factored):
             self.inner,
             self.projection,
             ids,
-            TableStack(("",), (self.num_embeddings,)),
+            self.stack,
             frozen_row=self.padding_idx,
             sparse=self.sparse,
             sink=self.row_gradients,

@@ -1,12 +1,12 @@
-"""Optimizers of embedding tables: fused for `mlet.nn.FieldEmbedding`, row-wise Adagrad for any."""
+"""Optimizers of embedding tables: fused for all of mlet's, row-wise Adagrad for any."""
 
 from mlet.optim.fused import (
     FusedAdagrad,
     FusedLazyAdam,
-    FusedOptimizer,
     FusedRowWiseAdagrad,
     FusedSGD,
 )
+from mlet.optim.fused_optimizer import FusedOptimizer
 from mlet.optim.rowwise_adagrad import RowWiseAdagrad
 
 __all__ = [
