@@ -26,7 +26,8 @@ def test_a_large_table_with_a_tail_gets_the_usual_k() -> None:
     ("rows", "dim", "counts", "why"),
     [
         (100_000, 32, None, "d = 32 is wide already"),
-        (64, 4, None, "64 categories only"),
+        (64, 4, None, "n = 64 is small"),
+        (9_000, 1, None, "d = 1 has one direction only"),
         (100, 4, np.full(100, 5_000), "no tail: 0.0% of lookups have a category with < 100 rows"),
     ],
 )
@@ -74,3 +75,8 @@ def test_what_is_chosen_keeps_to_the_budget_and_is_wide_enough(
         assert 4 * tables[name].dim <= chosen.value <= 64
         spent += 4 * chosen.value * (tables[name].rows + tables[name].dim)
     assert spent <= budget
+
+
+def test_no_budget_is_refused_rather_than_sought_for_ever() -> None:
+    with pytest.raises(ValueError, match="a budget is bytes, at least 1, not -5"):
+        choose_inner_dims({"a": TableSize(1_000, 8)}, budget=-5)

@@ -87,7 +87,7 @@ def test_mlet_arms_have_settings_of_their_own() -> None:
 def test_the_recipes_biases_go_by_the_model() -> None:
     config = study(models=["dlrm", "deepfm"])
     found = {
-        arm.model: config.run(arm, {"learning_rate": 0.5}, 7, Path("data")).model.table_bias
+        arm.model: config.run(arm, {"learning_rate": 0.5}, 7, Path("data")).model.biased
         for arm in config.arms()
         if arm.method.kind == "mlet"
     }

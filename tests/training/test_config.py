@@ -110,8 +110,8 @@ def test_the_recipe_and_the_papers_settings_differ_where_they_say() -> None:
     recipe, paper = (
         RunConfig.parse(with_preset(name, {"data": "d"}), name) for name in ("recipe", "paper")
     )
-    assert (recipe.model.init, recipe.model.table_bias) == ("co_occurrence", True)
-    assert (paper.model.init, paper.model.table_bias) == ("paper", False)
+    assert (recipe.model.init, recipe.model.biased) == ("co_occurrence", True)
+    assert (paper.model.init, paper.model.biased) == ("paper", False)
     assert (recipe.model.inner_dim, paper.model.inner_dim) == ("auto", 64)
     assert (recipe.optimizer.tables.name, paper.optimizer.tables.name) == ("adagrad", "sgd")
     assert recipe.optimizer.tables.damping > 0 == paper.optimizer.tables.damping
@@ -128,7 +128,7 @@ def test_what_is_given_stands_over_the_recipe() -> None:
         optimizer={"tables": {"learning_rate": 0.7}, "dense": {"name": "sgd"}},
     )
     model, tables, dense = config.model, config.optimizer.tables, config.optimizer.dense
-    assert (model.inner_dim, model.init, model.table_bias) == (16, "paper", True)
+    assert (model.inner_dim, model.init, model.biased) == (16, "paper", True)
     assert (tables.name, tables.learning_rate, tables.damping) == ("adagrad", 0.7, 0.5)
     assert (dense.name, dense.learning_rate) == ("sgd", 0.1), "not the step size of another method"
 
@@ -147,7 +147,7 @@ def test_what_is_given_stands_over_the_recipe() -> None:
 def test_the_recipes_tables_have_biases_where_vectors_meet_in_products_alone(
     model: dict[str, object], biased: bool
 ) -> None:
-    assert with_recipe(model=model).model.table_bias is biased
+    assert with_recipe(model=model).model.biased is biased
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
@@ -165,6 +165,6 @@ def test_the_recipe_has_step_sizes_for_every_method(name: str) -> None:
 def test_single_layer_and_compressed_tables_are_what_they_are() -> None:
     for given in ({"inner_dim": None}, {"compression": {"name": "hashing", "collisions": 2}}):
         model = with_recipe(model=given).model
-        assert (model.inner_dim, model.init, model.table_bias) == (None, "paper", False)
+        assert (model.inner_dim, model.init, model.biased) == (None, "paper", False)
     mixed = with_recipe(model={"inner_dim": None, "inner_dims": {"user": 8}}).model
-    assert (mixed.inner_dim, mixed.init, mixed.table_bias) == (None, "co_occurrence", True)
+    assert (mixed.inner_dim, mixed.init, mixed.biased) == (None, "co_occurrence", True)

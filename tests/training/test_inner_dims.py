@@ -61,6 +61,8 @@ def test_a_budget_is_kept_to(small_data: Path) -> None:
 
 
 def test_wide_tables_stay_ordinary_and_begin_so(small_data: Path) -> None:
+    model = with_inner_dims(config(small_data, 32, init="co_occurrence", table_bias="auto")).model
+    assert model.table_bias is False, "of the recipe nothing is left, as with inner_dim: null"
     model = with_inner_dims(config(small_data, 32, init="co_occurrence", table_bias=True)).model
     assert (model.inner_dim, model.inner_dims) == (None, {})
     assert (model.init, model.table_bias) == ("variance_matched", True)

@@ -30,13 +30,24 @@ Width = Annotated[int, Setting(ge=1)]
 
 def _inner_dim(value: Any) -> Any:
     """One error for what is neither, where a union would give one for each."""
-    if value is None or value == "auto" or (isinstance(value, int) and value >= 1):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is None or value == "auto" or (whole and value >= 1):
         return value
     raise ValueError("expected an integer above 0, auto, or null for ordinary tables")
 
 
+def _table_bias(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError("expected true, false, or auto")
+
+
 #: k, chosen by field, or none.
 InnerDimSetting: TypeAlias = Annotated[int | Literal["auto"] | None, BeforeValidator(_inner_dim)]
+
+
+#: Whether tables have a bias, or by the model.
+TableBiasSetting: TypeAlias = Annotated[bool | Literal["auto"], BeforeValidator(_table_bias)]
 
 
 class ModelConfig(Choice):
@@ -63,8 +74,8 @@ class ModelConfig(Choice):
             memory ``bfloat16`` or ``float16``, computed in float32 and rounded stochastically.
             Collapsed models are float32.
         table_bias: add a trained vector to all rows of a field's table, two-layer or not; it
-            collapses with the rest. Not in width-1 tables of linear parts. ``auto`` is true for
-            models in which categories act through products alone (`products_alone`).
+            collapses with the rest. Not in width-1 tables of linear parts. ``auto`` is true
+            beside a two-layer table, in models in which categories act through products alone.
         init_scale: initialise tables' rows this many times larger.
     """
 
@@ -79,26 +90,25 @@ class ModelConfig(Choice):
     compression: AnyCompression | None = None
     train_projection: bool = True
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    table_bias: bool = False
+    table_bias: TableBiasSetting = False
     init_scale: float = Setting(1.0, gt=0)
 
-    @classmethod
-    def products_alone(cls, values: Mapping[str, Any]) -> bool:
-        """Whether categories act through products with one another alone, with these settings.
+    def products_alone(self) -> bool:
+        """Whether categories act through products with one another alone.
 
         Neither a weight of its own nor its vector by itself then brings a category into the logit;
         its product with the bias of another table does, and that is what a bias is worth. A model
-        that has them gains nothing from one (docs/results.md, "Ideas").
+        that has them gains nothing from one (docs/theory.md, "What a rare row may learn").
         """
-        del values
         return False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _biases_where_they_have_a_part(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("table_bias") != "auto":
-            return values
-        return {**values, "table_bias": cls.products_alone(values)}
+    @property
+    def biased(self) -> bool:
+        """Whether tables have a bias, also where ``table_bias`` is left to the model."""
+        if self.table_bias != "auto":
+            return self.table_bias
+        two_layer = self.inner_dim is not None or any(self.inner_dims.values())
+        return two_layer and self.products_alone()
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +127,12 @@ class ModelConfig(Choice):
     def _rows_to_start_from(self) -> Self:
         if self.init == "co_occurrence" and self.compression is not None:
             raise ValueError("init: co_occurrence fills the rows of tables; compressed ones differ")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_a_part(self) -> Self:
+        if self.budget is not None and self.inner_dim != "auto":
+            raise ValueError("budget is what inner_dim: auto keeps to; a k that is given has none")
         return self
 
     @field_validator("task")
@@ -203,7 +219,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
         init="variance_matched" if config.init == "co_occurrence" else config.init,
         train_projection=config.train_projection,
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
-        table_bias=config.table_bias,
+        table_bias=config.biased,
         init_scale=config.init_scale,
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Setting
@@ -30,10 +29,9 @@ class DLRMConfig(ModelConfig):
     top_mlp: list[Width] = Setting([64, 32])
     interaction: Literal["dot", "cat"] = "dot"
 
-    @classmethod
-    def products_alone(cls, values: Mapping[str, Any]) -> bool:
+    def products_alone(self) -> bool:
         """Of the embeddings, inner products are all that ``dot`` gives to the top MLP."""
-        return bool(values.get("interaction", "dot") == "dot")
+        return self.interaction == "dot"
 
 
 @MODELS.register("dlrm")

@@ -1,10 +1,11 @@
 """Which tables to train with two layers, and with what inner dimension k, before any training.
 
-Four things speak against two layers for a table of n categories and dimension d:
+Five things speak against two layers for a table of n categories and dimension d:
 
 * *A wide table has little to gain.* Noise between unrelated categories, ``W2 W2ᵀ`` off its
   diagonal, falls as 1/√k, and of what the projection shares only d directions remain: k must be
   well above d (``docs/theory.md``). At d = 32 and k = 64 it cost logloss in ``docs/results.md``.
+* *A table of width 1*, as those of linear parts, has one direction: all of it is shared already.
 * *A tiny field has nothing to share with*: with n ≤ k the rows of W2 alone could be orthogonal.
 * *Without a tail nobody needs to be taught by others*: a category that is met often learns its
   vector by itself.
@@ -76,7 +77,12 @@ def choose_inner_dims(
         budget: bytes of float32 parameters that two-layer tables may take in training, optimizer
             states not counted; the largest give way first, to k = 4 d at the least, then to
             ordinary tables. None: a quarter of this machine's memory.
+
+    Raises:
+        ValueError: the budget is below 1.
     """
+    if budget is not None and budget < 1:
+        raise ValueError(f"a budget is bytes, at least 1, not {budget}")
     chosen = {name: _alone(table) for name, table in tables.items()}
     limit = machine_memory() // 4 if budget is None else budget
     while (taken := sum(_bytes(tables[name], chosen[name]) for name in tables)) > limit:
@@ -94,8 +100,10 @@ def _alone(table: TableSize) -> InnerDim:
     """What a table gets where memory is no matter."""
     if WIDENING * table.dim > DEFAULT_INNER_DIM:
         return InnerDim(None, f"d = {table.dim} is wide already")
+    if table.dim == 1:
+        return InnerDim(None, "d = 1 has one direction only")
     if table.rows <= DEFAULT_INNER_DIM:
-        return InnerDim(None, f"{table.rows} categories only")
+        return InnerDim(None, f"n = {table.rows} is small")
     tail = table.tail
     if tail is not None and tail < TAIL_SHARE:
         return InnerDim(

@@ -18,6 +18,7 @@ class FusedSGD(FusedOptimizer):
         lr: step size η.
         weight_decay: λ, on touched rows only.
         projection_lr: step size of the projections, in units of that of the rows.
+        bias_lr: that of table biases, in the same units; None: as of the projections.
         matched_steps: make steps on two-layer tables as long as those on ordinary ones.
     """
 
@@ -30,16 +31,17 @@ class FusedSGD(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         projection_lr: float = 1.0,
+        bias_lr: float | None = None,
         matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps))
+        super().__init__(module, _defaults(lr, weight_decay, projection_lr, bias_lr, matched_steps))
 
 
 class FusedAdagrad(FusedOptimizer):
     """Adagrad on touched rows; state: as many floats as the table has.
 
     Args:
-        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, bias_lr, matched_steps: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
@@ -53,16 +55,19 @@ class FusedAdagrad(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        bias_lr: float | None = None,
         matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps))
+        super().__init__(
+            module, _defaults(lr, weight_decay, projection_lr, bias_lr, matched_steps, eps)
+        )
 
 
 class FusedRowWiseAdagrad(FusedOptimizer):
     """Adagrad with one accumulator a row, of the mean squared gradient; state: n floats.
 
     Args:
-        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, bias_lr, matched_steps: as of `FusedSGD`.
         eps: ε, outside the root.
     """
 
@@ -76,9 +81,12 @@ class FusedRowWiseAdagrad(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        bias_lr: float | None = None,
         matched_steps: bool = False,
     ) -> None:
-        super().__init__(module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps))
+        super().__init__(
+            module, _defaults(lr, weight_decay, projection_lr, bias_lr, matched_steps, eps)
+        )
 
 
 class FusedLazyAdam(FusedOptimizer):
@@ -86,7 +94,7 @@ class FusedLazyAdam(FusedOptimizer):
     the projections get ordinary Adam. State: twice as many floats as the table has.
 
     Args:
-        module, lr, weight_decay, projection_lr, matched_steps: as of `FusedSGD`.
+        module, lr, weight_decay, projection_lr, bias_lr, matched_steps: as of `FusedSGD`.
         betas: β₁, β₂.
         eps: ε, outside the root, before bias correction as in SparseAdam.
     """
@@ -102,10 +110,11 @@ class FusedLazyAdam(FusedOptimizer):
         eps: float = 1e-8,
         *,
         projection_lr: float = 1.0,
+        bias_lr: float | None = None,
         matched_steps: bool = False,
     ) -> None:
         super().__init__(
-            module, _defaults(lr, weight_decay, projection_lr, matched_steps, eps, betas)
+            module, _defaults(lr, weight_decay, projection_lr, bias_lr, matched_steps, eps, betas)
         )
 
 
@@ -113,6 +122,7 @@ def _defaults(
     lr: float,
     weight_decay: float,
     projection_lr: float,
+    bias_lr: float | None,
     matched_steps: bool,
     eps: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -122,6 +132,7 @@ def _defaults(
         "lr": lr,
         "weight_decay": weight_decay,
         "projection_lr": projection_lr,
+        "bias_lr": bias_lr,
         "eps": eps,
         "betas": betas,
     }

@@ -34,7 +34,8 @@ class FusedOptimizer(Optimizer):
     touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule,
     densely (row-wise Adagrad: by plain Adagrad), what all rows of a table share, projections and
     biases, unless it was frozen when the optimizer was made. Its step size is ``projection_lr``
-    times the tables'.
+    times the tables'; that of biases ``bias_lr`` times, where it is given: every row of a batch
+    moves them, as it moves a dense layer.
 
     With ``matched_steps``, the step size and ``eps`` of the rows of a two-layer table, and the step
     size of its projection, are multiplied by factors which make its first step as long as that of
@@ -92,6 +93,8 @@ class FusedOptimizer(Optimizer):
         for name in ("lr", "projection_lr", "weight_decay", "eps"):
             if defaults[name] < 0:
                 raise ValueError(f"{name} must not be negative, got {defaults[name]}")
+        if (defaults["bias_lr"] or 0) < 0:
+            raise ValueError(f"bias_lr must not be negative, got {defaults['bias_lr']}")
         if not all(0 <= beta < 1 for beta in defaults["betas"]):
             raise ValueError(f"betas must lie in [0, 1), got {defaults['betas']}")
         if any(table.row_gradients is not None for table in tables):
@@ -168,7 +171,9 @@ class FusedOptimizer(Optimizer):
                 self._update(table, gradient, own)
             bias = table.table_bias if isinstance(table, StackedTables) else None
             if bias is not None and bias.requires_grad and bias.grad is not None:
-                self._update_shared(bias, bias.grad, rule)
+                bias_lr = group["bias_lr"]
+                ratio = group["projection_lr"] if bias_lr is None else bias_lr
+                self._update_shared(bias, bias.grad, rule, ratio)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -190,6 +195,7 @@ class FusedOptimizer(Optimizer):
         (group,) = self.param_groups
         group.setdefault("projection_lr", 1.0)  # mlet 0.1 had none
         group.setdefault("matched_steps", False)
+        group.setdefault("bias_lr", None)
         for place, parameter in enumerate(group["params"]):
             for name, value in state_dict["state"].get(place, {}).items():
                 self.state[parameter][name] = value.to(parameter.device, copy=True).contiguous()
@@ -242,11 +248,14 @@ class FusedOptimizer(Optimizer):
         if shared is not None and table.projection.requires_grad:
             self._update_shared(table.projection, shared, rule)
 
-    def _update_shared(self, parameter: Tensor, grad: Tensor, rule: Rule) -> None:
+    def _update_shared(
+        self, parameter: Tensor, grad: Tensor, rule: Rule, ratio: float | None = None
+    ) -> None:
         """Update what all rows of each of T tables share: (T × … × d)."""
         dense = self._rule_of(stacked=False)
         (group,) = self.param_groups
-        rule = replace(rule, name=dense, lr=rule.lr * group["projection_lr"], eps=_SHARED_EPS)
+        ratio = group["projection_lr"] if ratio is None else ratio
+        rule = replace(rule, name=dense, lr=rule.lr * ratio, eps=_SHARED_EPS)
         rows = parameter.detach().flatten(0, -2)
         states = self._state(parameter, dense)
         grads = grad.to(rows.dtype).reshape(rows.shape)

@@ -48,8 +48,9 @@ class TableOptimizerConfig(_StepSize):
 
     Attributes:
         name: the method.
-        projection_lr: step size of the projections and of table biases, in units of
-            ``learning_rate``.
+        projection_lr: step size of the projections, in units of ``learning_rate``; of table biases
+            too, unless the dense layers have the same method: biases then have their step size,
+            since every row of a batch moves them as it moves those.
         matched_steps: multiply the step size and damping of a two-layer table by what makes its
             first step as long as that of an ordinary table (`mlet.optim.matched_steps`).
         damping: makes the first steps of a row as small as its gradients, where Adagrad and Adam

@@ -24,29 +24,26 @@ def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerD
 def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = None) -> RunConfig:
     """A run's settings with numbers in the place of ``auto``, the same on every machine.
 
-    Tables that it leaves ordinary begin as ordinary tables do. ``found`` is what `inner_dims_of`
-    gave, where that was asked for before.
+    Tables that it leaves ordinary begin as ordinary tables do, and where it leaves all of them so
+    they have no bias by ``table_bias: auto``: they are trained as without the recipe. ``found`` is
+    what `inner_dims_of` gave, where that was asked for before.
     """
     model = config.model
     if model.inner_dim != "auto":
-        return config
+        return config.model_copy(
+            update={"model": model.model_copy(update={"table_bias": model.biased})}
+        )
     if found is None:
         found = inner_dims_of(model, PreparedDataset(config.data))
     values = [chosen.value for chosen in found.values()]
     usual = max(values, key=lambda value: (values.count(value), value or 0), default=None)
     single = {name: chosen.value for name, chosen in found.items() if chosen.value != usual}
     inner_dims = {**model.inner_dims, **single}
+    chosen = model.model_copy(update={"inner_dim": usual, "inner_dims": inner_dims, "budget": None})
     ordinary = usual is None and not any(inner_dims.values())
     starts = model.init == "co_occurrence" and ordinary
-    return config.model_copy(
-        update={
-            "model": model.model_copy(
-                update={
-                    "inner_dim": usual,
-                    "inner_dims": inner_dims,
-                    "budget": None,
-                    "init": "variance_matched" if starts else model.init,
-                }
-            )
-        }
-    )
+    settled = {
+        "init": "variance_matched" if starts else model.init,
+        "table_bias": chosen.biased,
+    }
+    return config.model_copy(update={"model": chosen.model_copy(update=settled)})

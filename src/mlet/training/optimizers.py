@@ -39,6 +39,14 @@ def _dense(config: DenseOptimizerConfig, parameters: Sequence[nn.Parameter]) -> 
     return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, eps=_EPS)
 
 
+def _bias_lr(config: OptimizersConfig) -> float | None:
+    """The dense layers' step size in units of the tables', if both are the same method's."""
+    tables, dense = config.tables, config.dense
+    if tables.name.removeprefix("rowwise_") != dense.name:
+        return None
+    return dense.learning_rate / tables.learning_rate
+
+
 class Optimizers:
     """The optimizers of embeddings (tables and projections) and dense layers, stepped together.
 
@@ -60,6 +68,7 @@ class Optimizers:
                 lr=tables.learning_rate,
                 weight_decay=tables.weight_decay,
                 projection_lr=tables.projection_lr,
+                bias_lr=_bias_lr(config),
                 matched_steps=tables.matched_steps,
                 **({} if tables.name == "sgd" else {"eps": _EPS + tables.damping / batch_size}),
             )

@@ -38,7 +38,8 @@ def start_from_co_occurrence(
         for table in tables:
             if table.stacked.shape[1] == width:
                 for name in table.sizes:
-                    table.rows_of(name).copy_(ROW_NORM * table.init_scale * vectors[name])
+                    if vectors[name].any():  # not of the only field, which goes with no other
+                        table.rows_of(name).copy_(ROW_NORM * table.init_scale * vectors[name])
 
 
 @torch.no_grad()
