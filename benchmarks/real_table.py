@@ -72,7 +72,7 @@ def table(panels: list[Panel], dims: list[int], rows: Rows, measure: Metric) -> 
 
 def up_to_widest(panels: list[Panel]) -> Pairs:
     """All arms of the recipe up to the widest dimension of the mean."""
-    return [(panel, arm) for panel in panels for arm in panel.mlet if arm.dim <= WIDEST]
+    return [(panel, arm) for panel in panels for arm in panel.two_layer if arm.dim <= WIDEST]
 
 
 def summary(panels: list[Panel]) -> str:

@@ -57,7 +57,7 @@ def test_shares_are_counted_over_test_values(tmp_path: Path, mlet: Any) -> None:
     assert (user["categories"], user["once"]) == (3, pytest.approx(1 / 3))
     assert (user["rare"], user["unseen"], user["zipf"]) == (0.8, 0.4, None)
     assert (kind["categories"], kind["rare"], kind["unseen"]) == (1, 0, 0)
-    assert found["inner_dims"]["kind"]["reason"] == "2 categories only"
+    assert found["inner_dims"]["kind"]["reason"] == "n = 2 is small"
 
 
 def test_it_is_told_in_a_table(small_data: Path, mlet: Any, tmp_path: Path) -> None:

@@ -411,3 +411,18 @@ def test_a_state_of_mlet_0_1_goes_on_with_one_step_size_for_both() -> None:
     optimizer.load_state_dict(state)
     (group,) = optimizer.param_groups
     assert group["projection_lr"] == 1.0
+
+
+@pytest.mark.parametrize(("bias_lr", "step"), [(None, 0.5), (0.3, 0.3), (0.0, 0.0)])
+def test_biases_have_a_step_size_of_their_own(bias_lr: float | None, step: float) -> None:
+    """Adagrad's first step is the step size, whatever the gradient."""
+    model = layer(table_bias=True)
+    optimizer = FusedAdagrad(model, lr=0.1, projection_lr=0.5, bias_lr=bias_lr)
+    loss(model, 1).backward()
+    optimizer.step()
+    biases = [table.table_bias for table in model.tables if isinstance(table, StackedTables)]
+    for bias in biases:
+        assert bias is not None
+        torch.testing.assert_close(bias.detach().abs(), torch.full_like(bias, 0.1 * step))
+    with pytest.raises(ValueError, match="bias_lr must not be negative"):
+        FusedAdagrad(layer(), bias_lr=-1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +16,15 @@ from mlet.studies import StudyResult
 from mlet.studies.arm_table import arm_columns, arm_rows, reduction_columns, reduction_rows
 from mlet.studies.figures import gain_maps
 from mlet.studies.iso_quality import IsoQuality
-from mlet.studies.methods import SLT
+from mlet.studies.methods import SLT, Method
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
-from mlet.studies.verdict import counts, expected_by_chance, finding, help_paragraphs
+from mlet.studies.verdict import (
+    counts,
+    expected_by_chance,
+    finding,
+    help_paragraphs,
+    panel_verdict,
+)
 from mlet.task import Binary
 
 
@@ -157,3 +164,29 @@ def test_deciles_hold_every_test_row_once(small_data: Path) -> None:
     for before, after in pairwise(slices):
         assert counts_[before.rows].max() < counts_[after.rows].min()
         assert before.middle < after.middle
+
+
+AUTO = Method("mlet-auto", "mlet", {"inner_dim": "auto"})
+
+
+def test_an_arm_that_auto_leaves_ordinary_is_no_finding(small_data: Path) -> None:
+    """Its numbers are SLT's own: it is worth one table of its width, whatever the curve does."""
+    falling = {(SLT, 2): [0.72, 0.73], (SLT, 16): [0.71, 0.72], (SLT, 32): [0.70, 0.71]}
+    auto = {(AUTO, 16): [0.75, 0.76], (AUTO, 32): [0.70, 0.71]}
+    _, panel = made_up(small_data, {**falling, **auto}, 1e-4)
+    arms = tuple(
+        replace(arm, inner_dim={16: 64, 32: None}[arm.dim]) if arm.method == AUTO else arm
+        for arm in panel.arms
+    )
+    panel = replace(panel, arms=arms)
+    ordinary = next(arm for arm in panel.mlet if arm.inner_dim is None)
+    assert str(reduction(panel, ordinary)) == "1× (1× to 1×)"
+    assert [arm.dim for arm in panel.two_layer] == [16]
+    sentence = finding(panel)
+    assert sentence is not None
+    assert "1 of 1 dimensions better" in sentence
+    assert "At d = 32 inner_dim: auto trains ordinary tables, as SLT does." in panel_verdict(panel)
+    only = replace(panel, arms=tuple(arm for arm in arms if arm.inner_dim is None))
+    said = finding(only)
+    assert said is not None
+    assert "there was nothing to compare, since inner_dim: auto leaves all tables ordinary" in said

@@ -199,7 +199,7 @@ def test_failures_of_tuning_are_counted(small_data: Path) -> None:
     assert tuning_row(result(config, panel)) == ("6", "6", "0", "2", "0", "12")
 
 
-def test_inner_dims_of_single_fields_are_no_part_of_an_arm(small_data: Path) -> None:
+def test_inner_dims_of_single_fields_are_of_two_layer_arms(small_data: Path) -> None:
     values = {
         "datasets": {"a": {"prepared": str(small_data)}},
         "models": {"fm": {"inner_dims": {"C1": 7}}},
@@ -208,7 +208,7 @@ def test_inner_dims_of_single_fields_are_no_part_of_an_arm(small_data: Path) -> 
     config = StudyConfig.parse(values, "test")
     for arm in config.arms():
         run = config.run(arm, {"learning_rate": 0.1}, 0, small_data)
-        assert run.model.inner_dims == {}
+        assert run.model.inner_dims == ({"C1": 7} if arm.method.kind == "mlet" else {})
 
 
 def test_a_comparison_passes_everything_on(small_data: Path) -> None:

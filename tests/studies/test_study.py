@@ -94,6 +94,20 @@ def test_the_recipes_biases_go_by_the_model() -> None:
     assert found == {"dlrm": True, "deepfm": False}
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"init": "paper"}, "init"), ({"table_bias": False}, "table_bias")],
+)
+def test_a_recipe_that_would_not_be_the_same_for_all_models_is_refused(
+    given: dict[str, object], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is given to some models and not to others"):
+        study(models={"dlrm": {}, "fm": given})
+    same = study(models={"dlrm": given, "fm": given})
+    assert same.mlet is not None
+    assert name not in same.mlet
+
+
 def test_the_dense_step_size_keeps_its_ratio() -> None:
     optimizers = {
         "mine": {

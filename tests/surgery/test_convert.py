@@ -113,7 +113,7 @@ def test_inner_dimensions_can_be_chosen() -> None:
     converted = mlet.convert(model, "auto")
     assert converted["user"].inner_dim == 64
     assert type(converted["kind"]) is type(converted["wide"]) is nn.Embedding
-    with pytest.raises(ConversionError, match=r"kind: 9 categories only; wide: d = 32 is wide"):
+    with pytest.raises(ConversionError, match=r"kind: n = 9 is small; wide: d = 32 is wide"):
         mlet.convert(nn.ModuleDict({"kind": model["kind"], "wide": model["wide"]}), "auto")
     with pytest.raises(ConversionError, match="or 'auto'"):
         mlet.convert(nn.Embedding(9, 2), "large")
@@ -218,7 +218,8 @@ def test_errors_leave_the_model_alone() -> None:
         ({"include": "usr"}, "include pattern 'usr' matches no table; there are: user, item"),
         ({"exclude": re.compile("zzz")}, "exclude pattern 'zzz' matches no table"),
         ({"inner_dim": {"film": 8}}, "inner_dim pattern 'film' matches no table"),
-        ({"min_rows": 1_000}, "nothing to convert: no table is left of user, item"),
+        ({"min_rows": 1_000}, "nothing to convert: no table is left of 'user', 'item'"),
+        ({"inner_dim": 0, "init": "fresh"}, "table 'user': inner_dim must be at least 1, got 0"),
         ({"inner_dim": 3}, "table 'user': inner_dim=3 cannot hold the 4 dimensions"),
         ({"init": "xavier"}, "init='xavier' is not one of"),
     ]

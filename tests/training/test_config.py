@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from mlet.cli.settings import from_file
 from mlet.errors import ConfigError
 from mlet.settings import merge, parse_assignments
 from mlet.training import RunConfig
@@ -148,6 +150,20 @@ def test_the_recipes_tables_have_biases_where_vectors_meet_in_products_alone(
     model: dict[str, object], biased: bool
 ) -> None:
     assert with_recipe(model=model).model.biased is biased
+
+
+def test_an_optimizer_that_is_named_takes_a_files_settings_of_its_own_alone(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    tables = {"name": "adam", "learning_rate": 0.007, "damping": 3.0}
+    file.write_text(yaml.safe_dump({"optimizer": {"tables": tables, "dense": {"name": "adam"}}}))
+    assert from_file(file, "adam")["optimizer"] == {"tables": tables, "dense": {"name": "adam"}}
+    assert from_file(file, "sgd")["optimizer"] == {}
+    assert from_file(file, None)["optimizer"]["tables"] == tables
+
+
+def test_fields_that_are_named_ordinary_bring_no_recipe() -> None:
+    single = with_recipe(model={"inner_dim": None, "inner_dims": {"user": None}}).model
+    assert (single.init, single.biased) == ("paper", False)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad", "adam"])

@@ -60,6 +60,11 @@ def test_a_budget_is_kept_to(small_data: Path) -> None:
     assert {field.name: field.inner_dim for field in built.embedding.fields} == wanted
 
 
+def test_a_budget_that_nothing_keeps_to_is_refused(small_data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.budget: 1000 is what inner_dim: auto keeps to"):
+        with_inner_dims(config(small_data, budget=1_000, inner_dim=8))
+
+
 def test_wide_tables_stay_ordinary_and_begin_so(small_data: Path) -> None:
     model = with_inner_dims(config(small_data, 32, init="co_occurrence", table_bias="auto")).model
     assert model.table_bias is False, "of the recipe nothing is left, as with inner_dim: null"

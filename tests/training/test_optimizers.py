@@ -162,3 +162,31 @@ def test_damping_means_the_same_at_every_batch_size(small_data: Path, name: Opti
 def test_damping_is_not_of_sgd() -> None:
     with pytest.raises(ConfigError, match=r"damping is of adagrad.*sgd has none"):
         OptimizersConfig.parse({"tables": {"name": "sgd", "damping": 1.0}}, "test")
+
+
+@pytest.mark.parametrize(("dense", "step"), [("adagrad", 0.03), ("adam", 0.1)])
+def test_table_biases_take_the_dense_layers_step_size(
+    dense: str, step: float, small_data: Path
+) -> None:
+    """If that is of the same method; Adagrad's first step is the step size."""
+    data = PreparedDataset(small_data)
+    model = build_model(
+        DLRMConfig(dim=4, bottom_mlp=[8], top_mlp=[8], table_bias=True), data.schema
+    )
+    config = OptimizersConfig.model_validate(
+        {
+            "tables": {"name": "adagrad", "learning_rate": 0.1},
+            "dense": {"name": dense, "learning_rate": 0.03},
+        }
+    )
+    optimizers = Optimizers(config, model, 64)
+    batch = next(BatchLoader(data.split("train"), 64, 0).epoch(0))
+    model.task.loss(model(batch), batch.labels[model.task.label]).backward()
+    optimizers.step()
+    moved = [
+        parameter.detach().abs().max().item()
+        for name, parameter in model.named_parameters()
+        if name.endswith("table_bias")
+    ]
+    assert moved
+    assert max(moved) == pytest.approx(step, rel=1e-3)

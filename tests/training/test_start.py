@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
-from mlet.data import PreparedDataset
+from mlet.data import PreparedDataset, prepare
 from mlet.data.co_occurrence import co_occurrence_vectors
+from mlet.data.readers import TableSchema, TableSource
 from mlet.errors import ConfigError
 from mlet.models import ModelConfig, build_model
 from mlet.training import RunConfig, RunDirectory, resume, train
@@ -52,6 +54,19 @@ def test_beside_two_layer_tables_ordinary_ones_begin_as_ever(small_data: Path) -
     for name in others:
         inner = model.embedding.named_factors()[name].inner
         torch.testing.assert_close(inner, ROW_NORM * vectors[name])
+
+
+def test_the_only_field_keeps_rows_as_they_were_drawn(tmp_path: Path) -> None:
+    """It goes with no other, and some models would never move from rows of zeros."""
+    numbers = range(600)
+    rows = pl.DataFrame({"user": [i % 200 for i in numbers], "click": [i % 3 % 2 for i in numbers]})
+    rows.write_csv(tmp_path / "rows.csv")
+    source = TableSource([tmp_path / "rows.csv"], TableSchema(label="click", categorical=["user"]))
+    prepare(source, tmp_path / "data")
+    data = PreparedDataset(tmp_path / "data")
+    model = build_model(config(tmp_path / "data", inner_dim=6).model, data.schema)
+    start_from_co_occurrence(model, data)
+    assert (model.embedding.named_factors()["user"].inner.norm(dim=1) > 0).all()
 
 
 class _Stop(SilentObserver):

@@ -22,6 +22,7 @@ from mlet.cli.settings import (
     parse_integers,
     parse_rates,
 )
+from mlet.data import PreparedDataset
 from mlet.models import MODELS
 from mlet.reporting.text import without_nan
 from mlet.settings import merge
@@ -30,7 +31,7 @@ from mlet.studies.progressive_comparison import (
     ProgressiveResult,
     compare_progressively,
 )
-from mlet.training.presets import RECIPE
+from mlet.training.presets import RECIPE, RECIPE_MODEL
 
 
 def progressive(
@@ -43,15 +44,22 @@ def progressive(
     ] = "auto",
     optimizer: Optimizer = None,
     learning_rates: Annotated[
-        str, typer.Option(help="Step sizes of the tables that every arm tries.")
-    ] = "0.02,0.1,0.4",
+        str | None,
+        typer.Option(
+            help="Step sizes of the tables that every arm tries; default: the settings' own, a "
+            "quarter and four times it."
+        ),
+    ] = None,
     block_rows: Annotated[
-        int, typer.Option(help="Rows scored before any of them is trained on.", min=1)
+        int,
+        typer.Option(
+            help="Rows scored before any of them is trained on, rounded up to batches.", min=1
+        ),
     ] = 10_000,
     seeds: Annotated[int, typer.Option(help="Runs of each arm.", min=1)] = 3,
     epochs: Annotated[
-        int, typer.Option(help="Passes over the training rows, the past.", min=1)
-    ] = 1,
+        int | None, typer.Option(help="Passes over the training rows, the past; default: 1.", min=1)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of run settings; mlet: those of MLET arms.")
@@ -72,7 +80,7 @@ def progressive(
     Example: mlet progressive DATA --out OUT --dims 4,16 --set mlet.table_bias=true
     """
     given = merge(
-        from_file(config, optimizer),
+        merge({"training": {"epochs": 1}}, from_file(config, optimizer)),
         overrides(
             model=model,
             optimizer=optimizer,
@@ -90,13 +98,18 @@ def progressive(
             "base": values,
             "dims": parse_integers(dims, "--dims"),
             "inner_dims": parse_inner_dims(inner_dims),
-            "mlet": mlet if own is None else own,
-            "learning_rates": parse_rates(learning_rates),
+            "mlet": mlet if own is None else {**_recipe(preset), **own},
+            "learning_rates": None if learning_rates is None else parse_rates(learning_rates),
             "block_rows": block_rows,
             "seeds": seeds,
         },
         "progressive",
     )
+    if PreparedDataset(data).schema.split_by == "given":
+        complain(
+            "the parts of this data set were given: whether validation and test rows come after "
+            "the training rows is for you to know"
+        )
     try:
         with counting() as report:
             result = compare_progressively(settings, out, jobs=jobs, report=report)
@@ -112,6 +125,13 @@ def progressive(
     )
     if json is not None:
         write_text(json, json_format.dumps(without_nan(_as_dict(result)), indent=1) + "\n")
+
+
+def _recipe(preset: str) -> dict[str, object]:
+    """What ``--set mlet.…`` is put over."""
+    if preset != RECIPE:
+        return {}
+    return {name: value for name, value in RECIPE_MODEL.items() if name != "inner_dim"}
 
 
 def _as_dict(result: ProgressiveResult) -> dict[str, object]:

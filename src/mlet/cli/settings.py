@@ -117,10 +117,20 @@ def overrides(
 
 
 def from_file(config: Path | None, optimizer: OptimizerName | None) -> dict[str, Any]:
-    """The settings of a file; of its optimizers none, where others are given as an option."""
+    """The settings of a file; of its optimizers only those of the method that an option names:
+    another method's step size and decay say nothing of this one's."""
     values = load_yaml(config) if config else {}
-    if optimizer is not None:
-        values.pop("optimizer", None)
+    given = values.get("optimizer")
+    if optimizer is not None and isinstance(given, Mapping):
+        dense = "adagrad" if optimizer == "rowwise_adagrad" else optimizer
+        names = {"tables": optimizer, "dense": dense}
+        values["optimizer"] = {
+            part: settings
+            for part, settings in given.items()
+            if part not in names
+            or not isinstance(settings, Mapping)
+            or settings.get("name", "adagrad") == names[part]
+        }
     return values
 
 

@@ -129,12 +129,6 @@ class ModelConfig(Choice):
             raise ValueError("init: co_occurrence fills the rows of tables; compressed ones differ")
         return self
 
-    @model_validator(mode="after")
-    def _budget_has_a_part(self) -> Self:
-        if self.budget is not None and self.inner_dim != "auto":
-            raise ValueError("budget is what inner_dim: auto keeps to; a k that is given has none")
-        return self
-
     @field_validator("task")
     @classmethod
     def _there_is_such_a_task(cls, value: str) -> str:

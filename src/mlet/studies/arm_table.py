@@ -99,7 +99,11 @@ def reduction_rows(result: StudyResult) -> list[tuple[str, ...]]:
         for method in (m for m in result.study.methods() if m != SLT):
             every = []
             for panel in panels:
-                arms = [(panel, arm) for arm in panel.curve(method) if panel.slt(arm.dim)]
+                arms = [
+                    (panel, arm)
+                    for arm in (panel.two_layer if method.kind == "mlet" else panel.peers)
+                    if arm.method == method and panel.slt(arm.dim)
+                ]
                 if arms:
                     rows.append((dataset, optimizer, panel.model, method.name, *_summary(arms)))
                 every += arms

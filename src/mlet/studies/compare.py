@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 
 from mlet.atomic import write_text
 from mlet.data.prepare import Report
@@ -27,8 +27,6 @@ from mlet.studies.runner import sweep
 from mlet.studies.study import ArmsConfig, StudyConfig
 from mlet.studies.verdict import data_sentences, failed_settings, finding, panel_verdict
 
-#: The step sizes tried by default, as shares of the base's.
-_TRIED = (0.25, 1.0, 4.0)
 #: The name of the data set in the study; models and optimizers have names of their own.
 _DATA = "data"
 
@@ -37,23 +35,10 @@ class CompareConfig(ArmsConfig):
     """A grid of arms and what they share.
 
     Attributes:
-        learning_rates: step sizes of the tables tried, the same list for every arm; that of the
-            dense layers keeps its ratio to it. Each arm keeps the one that is best on validation,
-            those that diverge with any seed left out. None tries a quarter of the base's, itself
-            and four times it; an empty list trains every arm with the base's.
         rare_below: a test row is rare if its rarest category has fewer training rows than this.
     """
 
-    learning_rates: list[PositiveFloat] | None = None
     rare_below: PositiveInt = 10
-
-    @property
-    def tried_rates(self) -> list[float]:
-        """The step sizes of the tables that every arm tries."""
-        own = self.base.optimizer.tables.learning_rate
-        if self.learning_rates is None:
-            return [own * share for share in _TRIED]
-        return self.learning_rates or [own]
 
     def study(self) -> StudyConfig:
         """The study that it is.

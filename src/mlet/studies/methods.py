@@ -104,7 +104,9 @@ class Method:
             changes = {**changes, "dim": self.cut.dim, "compression": compression}
         if changes["inner_dim"] == "dim":
             changes["inner_dim"] = dim
-        plain = base.model_dump(mode="json") | {"inner_dims": {}}
+        plain = base.model_dump(mode="json")
+        if self.kind != "mlet":  # k of single fields, and what auto keeps to, are of two layers
+            plain |= {"inner_dims": {}, "budget": None}
         return ModelConfig.parse(merge(plain, changes), f"method {self.name!r}")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field as Setting
-from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import PositiveInt, TypeAdapter, ValidationError, model_validator
 from typing_extensions import Self
 
 from mlet.atomic import write_text
@@ -35,14 +34,24 @@ class ProgressiveConfig(ArmsConfig):
     The base's data set is split by time or order; its training rows are the past that models know
     when it begins, in ``epochs`` shuffled passes.
 
+    Step sizes are tried with seed 0; the best over the validation rows, scored progressively, is
+    kept.
+
     Attributes:
-        learning_rates: step sizes of the tables that every arm tries, with seed 0; the best over
-            the validation rows, scored progressively, is kept.
-        block_rows: rows that are scored before any of them is trained on.
+        block_rows: rows that are scored before any of them is trained on, rounded up to whole
+            batches.
     """
 
-    learning_rates: list[PositiveFloat] = Setting(min_length=1)
     block_rows: PositiveInt = 10_000
+
+    @model_validator(mode="after")
+    def _a_block_holds_a_batch(self) -> Self:
+        if self.block_rows < self.base.training.batch_size:
+            raise ValueError(
+                f"block_rows: {self.block_rows} is below the batch size of "
+                f"{self.base.training.batch_size}, and a block has whole batches"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arms_are_models(self) -> Self:
@@ -149,14 +158,14 @@ def compare_progressively(
     data = PreparedDataset(config.base.data)
     _keep(config, fingerprint(data.schema), out)
     arms = [(method, dim) for dim in config.dims for method in config.methods()]
-    tuning = [(method, dim, rate, 0) for method, dim in arms for rate in config.learning_rates]
+    tuning = [(method, dim, rate, 0) for method, dim in arms for rate in config.tried_rates]
     found = _run_all(config, tuning, out, jobs, report)
     headline = config.base.model.build_task().headline
     chosen = {}
     for method, dim in arms:
         tried = {
             rate: run.valid[headline.name]
-            for rate in config.learning_rates
+            for rate in config.tried_rates
             if (run := found[method.name, dim, rate, 0]) is not None
         }
         if not tried:
@@ -207,7 +216,7 @@ def _run_all(
     found: _Found = {}
     missing = []
     for method, dim, rate, seed in work:
-        file = out / "runs" / f"{method.name}-d{dim}-lr{rate:g}-seed{seed}.json"
+        file = out / "runs" / f"{method.name}-d{dim}-lr{rate:.12g}-seed{seed}.json"
         if file.exists():
             found[method.name, dim, rate, seed] = _read(file)
         else:

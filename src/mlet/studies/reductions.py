@@ -14,6 +14,9 @@ from mlet.studies.iso_quality import IsoQuality, iso_quality
 from mlet.studies.methods import SLT
 from mlet.studies.results import ArmResult, Floats, Panel, Rows
 
+#: Of an arm that is single-layer training.
+_SAME = IsoQuality(1.0, "exact")
+
 _ORDER = {"below": 0, "exact": 1, "above": 2}
 
 
@@ -56,6 +59,8 @@ def mean_quality_reduction(panel: Panel, arm: ArmResult, rows: Rows = "test") ->
     def quality_of(member: ArmResult) -> float:
         return metric.quality(member.estimate(rows, metric).mean)
 
+    if _is_single_layer(panel, arm):
+        return _SAME
     curve = {slt.dim: quality_of(slt) for slt in panel.curve(SLT)}
     quality = quality_of(arm)
     if any(math.isnan(value) for value in (*curve.values(), quality)):
@@ -70,7 +75,9 @@ def resampled_reductions(panel: Panel, arm: ArmResult) -> tuple[IsoQuality, ...]
     Seeds are resampled (the same ones for all arms: they share batches) together with test rows,
     and the reduction is read off each resampled single-layer curve. Nothing is extrapolated.
     """
-    seeds, samples = arm.resamples.shape[:2]
+    seeds, samples = map(int, arm.resamples.shape[:2])
+    if _is_single_layer(panel, arm):
+        return (_SAME,) * samples
     drawn = np.random.default_rng(0).integers(seeds, size=(samples, seeds))
     rows = np.arange(samples)[:, None]
 
@@ -84,6 +91,16 @@ def resampled_reductions(panel: Panel, arm: ArmResult) -> tuple[IsoQuality, ...]
         for i, value in enumerate(resampled(arm))
         if not math.isnan(value)  # a resample without clicks, which is one for all arms
     )
+
+
+def _is_single_layer(panel: Panel, arm: ArmResult) -> bool:
+    """Whether an arm is SLT of its own dimension, number for number.
+
+    ``inner_dim: auto`` may leave all tables ordinary. A curve that falls somewhere would give such
+    an arm less than the width it has.
+    """
+    slt = panel.slt(arm.dim)
+    return slt is not None and np.array_equal(slt.resamples, arm.resamples, equal_nan=True)
 
 
 def mean_reduction(pairs: Sequence[tuple[Panel, ArmResult]]) -> str:

@@ -183,6 +183,11 @@ class Panel:
         return [arm for arm in arms if self.slt(arm.dim) is not None]
 
     @property
+    def two_layer(self) -> list[ArmResult]:
+        """Those of them that have two layers: ``inner_dim: auto`` may leave all tables ordinary."""
+        return [arm for arm in self.mlet if arm.inner_dim is not None]
+
+    @property
     def mlet_methods(self) -> list[Method]:
         """The methods of those, by k; last the one whose k is chosen."""
         found = {arm.method.name: arm.method for arm in self.mlet}
@@ -368,10 +373,11 @@ def _read(
 
 
 def _inner_dim(run: Path) -> int | None:
-    """k of a run, in which `auto` has become a number."""
-    k = RunDirectory(run).config().model.inner_dim
-    assert k != "auto"
-    return k
+    """k of a run, in which `auto` has become numbers: of most fields, or of those that have one."""
+    model = RunDirectory(run).config().model
+    assert model.inner_dim != "auto"
+    single = [k for k in model.inner_dims.values() if k is not None]
+    return model.inner_dim or max(single, default=None)
 
 
 def _at_edge(rate: float, tried: tuple[float, float]) -> bool:

@@ -99,6 +99,9 @@ class TuningConfig(Settings):
         return value
 
 
+#: The step sizes that comparisons try by default, as shares of the base's.
+_TRIED = (0.25, 1.0, 4.0)
+
 _Value = TypeVar("_Value", int, int | str)
 
 
@@ -120,10 +123,22 @@ def one_thread(training: Any) -> Any:
 
 
 def recipe_of_arms(models: Collection[ModelConfig]) -> dict[str, Any]:
-    """What the recipe is of MLET arms, beside their k: without what a model was given itself."""
-    given = {name for model in models for name in model.model_fields_set}
+    """What the recipe is of MLET arms, beside their k: without what the models were given.
+
+    Raises:
+        ValueError: some were given a part of it, and others not.
+    """
+    parts = {"compression", *RECIPE_MODEL} - {"inner_dim"}
+    given = [parts & model.model_fields_set for model in models]
+    for names in given:
+        if names != given[0]:
+            one = sorted(names ^ given[0])[0]
+            raise ValueError(
+                f"{one!r} is given to some models and not to others, so that the recipe is not the "
+                f"same for all: say in mlet what MLET arms have"
+            )
     compressed = any(model.compression is not None for model in models)
-    left_out = {"inner_dim", *given, *(RECIPE_MODEL if compressed else ())}
+    left_out = {"inner_dim", *given[0], *(RECIPE_MODEL if compressed else ())}
     return {name: value for name, value in RECIPE_MODEL.items() if name not in left_out}
 
 
@@ -138,6 +153,10 @@ class ArmsConfig(Settings):
         mlet: model settings that the MLET arms put over the base's, beside ``inner_dim``; null is
             the recipe's, but for those that the base was given.
         seeds: runs of each arm, with seeds 0, 1, ….
+        learning_rates: step sizes of the tables tried, the same list for every arm; that of the
+            dense layers keeps its ratio to it. Each arm keeps the one that is best on validation,
+            those that diverge with any seed left out. None tries a quarter of the base's, itself
+            and four times it; an empty list trains every arm with the base's.
     """
 
     base: RunConfig
@@ -145,6 +164,15 @@ class ArmsConfig(Settings):
     inner_dims: list[InnerDim] = Setting(min_length=1)
     mlet: dict[str, Any] | None = None
     seeds: PositiveInt = 3
+    learning_rates: list[PositiveFloat] | None = None
+
+    @property
+    def tried_rates(self) -> list[float]:
+        """The step sizes of the tables that every arm tries."""
+        own = self.base.optimizer.tables.learning_rate
+        if self.learning_rates is None:
+            return [own * share for share in _TRIED]
+        return self.learning_rates or [own]
 
     @field_validator("dims", "inner_dims")
     @classmethod

@@ -11,7 +11,7 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
     helped, not_helped = [], []
     for panel in result.panels:
         better, worse, unclear = (
-            [arm for arm in panel.mlet if panel.outcome(arm) == kind] for kind in OUTCOMES
+            [arm for arm in panel.two_layer if panel.outcome(arm) == kind] for kind in OUTCOMES
         )
         if better:
             helped.append(f"{panel.title}: {_list(panel, better)}.")
@@ -19,8 +19,8 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
             not_helped.append(f"{panel.title}: worse than SLT at {_list(panel, worse)}.")
         if unclear:
             not_helped.append(
-                f"{panel.title}: {len(unclear)} of {len(panel.mlet)} arms cannot be told apart "
-                f"from SLT with these seeds ({_range(panel, unclear)})."
+                f"{panel.title}: {len(unclear)} of {len(panel.two_layer)} arms cannot be told "
+                f"apart from SLT with these seeds ({_range(panel, unclear)})."
             )
     return helped, not_helped
 
@@ -41,12 +41,12 @@ def finding(panel: Panel) -> str | None:
     """What a comparison found, in one sentence: of its best MLET arms by mean reduction, what width
     they are worth; None without MLET arms."""
     methods = {
-        method.name: [(panel, arm) for arm in panel.mlet if arm.method == method]
+        method.name: [(panel, arm) for arm in panel.two_layer if arm.method == method]
         for method in panel.mlet_methods
     }
     methods = {name: pairs for name, pairs in methods.items() if points_of(pairs)}
     if not methods:
-        return None
+        return _nothing_compared(panel)
     name = max(methods, key=lambda name: mean_of(points_of(methods[name])))
     arms = [arm for _, arm in methods[name]]
     found = [panel.outcome(arm) for arm in arms]
@@ -66,6 +66,15 @@ def finding(panel: Panel) -> str | None:
     )
 
 
+def _nothing_compared(panel: Panel) -> str | None:
+    if not panel.mlet or panel.two_layer:
+        return None
+    return (
+        f"In one sentence: there was nothing to compare, since inner_dim: auto leaves all tables "
+        f"ordinary at d = {', '.join(str(arm.dim) for arm in panel.mlet)} (mlet describe says why)."
+    )
+
+
 def _k_of(arm: ArmResult) -> str:
     k = arm.method.changes["inner_dim"]
     return "k as chosen for each field" if k == "auto" else f"k = {k}"
@@ -81,11 +90,19 @@ def panel_verdict(panel: Panel) -> list[str]:
             ("worse", f"was worse than SLT of the same dimension in test {headline} at"),
             ("unclear", "cannot be told apart from SLT, with these seeds, at"),
         ):
-            arms = [a for a in panel.mlet if a.method == method and panel.outcome(a) == outcome]
+            arms = [
+                arm
+                for arm in panel.two_layer
+                if arm.method == method and panel.outcome(arm) == outcome
+            ]
             texts = [f"d={arm.dim} ({panel.gain(arm).mean:+.4f})" for arm in arms]
             if texts:
                 k = method.changes["inner_dim"]
                 sentences.append(f"MLET with k={k} {what} {', '.join(texts)}.")
+    ordinary = [arm.dim for arm in panel.mlet if arm.inner_dim is None]
+    if ordinary and panel.two_layer:
+        dims = ", ".join(map(str, ordinary))
+        sentences.append(f"At d = {dims} inner_dim: auto trains ordinary tables, as SLT does.")
     edge = [arm for arm in panel.arms if arm.tuning.at_edge]
     if edge:
         sentences.append(
@@ -108,13 +125,13 @@ def failed_settings(panel: Panel) -> list[str]:
 
 def _arm_text(arm: ArmResult) -> str:
     name = arm.method.name if arm.method.kind == "peer" else arm.method.kind.upper()
-    k = f" k={arm.inner_dim}" if arm.method.kind == "mlet" else ""
+    k = f" k={arm.inner_dim}" if arm.inner_dim else ""
     return f"{name} d={arm.dim}{k}"
 
 
 def counts(result: StudyResult) -> dict[Outcome, int]:
     """How many MLET arms are better, worse and not told apart, over the whole study."""
-    outcomes = [p.outcome(arm) for p in result.panels for arm in p.mlet]
+    outcomes = [p.outcome(arm) for p in result.panels for arm in p.two_layer]
     return {kind: outcomes.count(kind) for kind in OUTCOMES}
 
 
@@ -123,7 +140,7 @@ def expected_by_chance(result: StudyResult) -> float:
 
     The intervals are 95 % ones: of many arms, one in forty lies outside on either side by chance.
     """
-    return sum(len(panel.mlet) for panel in result.panels) / 40
+    return sum(len(panel.two_layer) for panel in result.panels) / 40
 
 
 def _list(panel: Panel, arms: list[ArmResult]) -> str:

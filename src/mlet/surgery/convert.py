@@ -96,10 +96,10 @@ def convert(
     reasons: dict[str, str] = {}
     sizes = _inner_dims(chosen, inner_dim, reasons)
     if not sizes:
-        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        why = "; ".join(f"{name or 'the table'}: {reason}" for name, reason in reasons.items())
         raise ConversionError(
-            f"nothing to convert: no table is left of {', '.join(tables)}; check include, exclude, "
-            f"min_rows and inner_dim{f' ({why})' if why else ''}"
+            f"nothing to convert: no table is left of {', '.join(map(repr, tables))}; check "
+            f"include, exclude, min_rows and inner_dim{f' ({why})' if why else ''}"
         )
     for name in sizes:
         _check_weight(model, name, chosen[name])
@@ -241,10 +241,12 @@ def _two_layer(
     drawn = _DRAWN.get(init)
     if drawn is None:
         raise ConversionError(f"init={init!r} is not one of {', '.join(map(repr, _DRAWN))}")
-    if k < (table.embedding_dim if init == "preserve" else 1):
+    if k < 1:
+        raise ConversionError(f"table {name!r}: inner_dim must be at least 1, got {k}")
+    if init == "preserve" and k < table.embedding_dim:
         raise ConversionError(
             f"table {name!r}: inner_dim={k} cannot hold the {table.embedding_dim} dimensions of "
-            f"its weights; use a larger one, or init='paper' with at least 1"
+            f"its weights; use a larger one, or init='fresh'"
         )
     weight = table.weight
     if init == "preserve" and not weight.is_meta and not weight.isfinite().all():

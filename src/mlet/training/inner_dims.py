@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlet.data import PreparedDataset
+from mlet.errors import ConfigError
 from mlet.models import ModelConfig
 from mlet.nn.inner_dim import InnerDim, TableSize, choose_inner_dims
 from mlet.training.config import RunConfig
@@ -27,8 +28,16 @@ def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = No
     Tables that it leaves ordinary begin as ordinary tables do, and where it leaves all of them so
     they have no bias by ``table_bias: auto``: they are trained as without the recipe. ``found`` is
     what `inner_dims_of` gave, where that was asked for before.
+
+    Raises:
+        ConfigError: there is a budget, but nothing that keeps to it.
     """
     model = config.model
+    if model.inner_dim != "auto" and model.budget is not None:
+        raise ConfigError(
+            f"model.budget: {model.budget} is what inner_dim: auto keeps to; inner_dim is "
+            f"{model.inner_dim}"
+        )
     if model.inner_dim != "auto":
         return config.model_copy(
             update={"model": model.model_copy(update={"table_bias": model.biased})}

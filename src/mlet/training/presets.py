@@ -49,7 +49,9 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipe_model(given: Mapping[str, Any]) -> dict[str, Any]:
     """Of a model of which some settings are given, those that the recipe adds."""
-    single = "inner_dim" in given and given["inner_dim"] is None and not given.get("inner_dims")
+    own = given.get("inner_dims")
+    some = any(own.values()) if isinstance(own, Mapping) else bool(own)
+    single = "inner_dim" in given and given["inner_dim"] is None and not some
     if single or given.get("compression") is not None:
         return {}
     return {name: value for name, value in RECIPE_MODEL.items() if name not in given}
