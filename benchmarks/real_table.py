@@ -2,7 +2,7 @@
 
     MLET_DATA=../shared/data mlet sweep studies/real.yaml --out real
     MLET_DATA=../shared/data mlet sweep studies/real-small.yaml --out real-small
-    python benchmarks/real_table.py studies/real.yaml=real studies/real-small.yaml=real-small
+    python benchmarks/real_table.py real real-small
 
 Reads what the studies left; arms that are not finished are left out. A gain is bold where its 95 %
 t-interval over seeds, paired, leaves zero out.
@@ -27,9 +27,9 @@ WIDEST = 16
 Pairs = list[tuple[Panel, ArmResult]]
 
 
-def read(study_file: Path, out: Path) -> StudyResult:
+def read(out: Path) -> StudyResult:
     """What is finished of a study in its folder."""
-    study = StudyConfig.load(study_file)
+    study = StudyConfig.load(out / "study.yaml")
     data = {name: out / "data" / name for name in study.datasets}
     there = {name: path for name, path in data.items() if path.exists()}
     study = study.model_copy(update={"datasets": {name: study.datasets[name] for name in there}})
@@ -98,9 +98,9 @@ def summary(panels: list[Panel]) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="+", help="STUDY.yaml=FOLDER that it was made in")
+    parser.add_argument("folders", nargs="+", type=Path, help="of the studies")
     arguments = parser.parse_args()
-    results = [read(*map(Path, text.split("=", 1))) for text in arguments.studies]
+    results = [read(folder) for folder in arguments.folders]
     panels = [panel for result in results for panel in result.panels]
     dims = sorted({arm.dim for panel in panels for arm in panel.arms})
     auc, logloss = panels[0].task.measures[:2]

@@ -1,7 +1,7 @@
 """Which property of a data set foretells what the recipe gains: a rule for each, and its error.
 
     mlet sweep studies/synthetic-kinds.yaml --out kinds
-    python benchmarks/when_it_helps.py studies/synthetic-kinds.yaml=kinds studies/real.yaml=real
+    python benchmarks/when_it_helps.py kinds real
 
 A point is a data set with a model and an optimizer: the mean gain in AUC of the recipe over tuned
 single-layer tables, over all dimensions that both have up to 16. A rule is a straight line over one
@@ -81,7 +81,7 @@ def point(panel: Panel, before: dict[str, float]) -> Point | None:
     headline = panel.task.headline
     pairs = [
         (panel.slt(arm.dim), arm)
-        for arm in panel.mlet
+        for arm in panel.two_layer
         if arm.dim <= WIDEST and panel.slt(arm.dim) is not None
     ]
     if not pairs:
@@ -115,15 +115,14 @@ def line(name: str) -> Callable[[list[Point], Point], float]:
 def main() -> None:
     """Print the points and the rules."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="+", help="STUDY.yaml=FOLDER that it was made in")
+    parser.add_argument("folders", nargs="+", type=Path, help="of the studies")
     parser.add_argument("--model", help="only panels of this model")
     parser.add_argument("--optimizer", help="only panels of this optimizer")
     arguments = parser.parse_args()
     points: list[Point] = []
-    for text in arguments.studies:
-        file, out = map(Path, text.split("=", 1))
+    for out in arguments.folders:
         known: dict[str, dict[str, float]] = {}
-        for panel in read(file, out).panels:
+        for panel in read(out).panels:
             wanted = arguments.model in (None, panel.model)
             if not wanted or arguments.optimizer not in (None, panel.optimizer):
                 continue

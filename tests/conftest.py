@@ -59,6 +59,11 @@ def debdeps() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tennis() -> Path:
+    return _shared("tennis/tennis.parquet")
+
+
+@pytest.fixture(scope="session")
 def small_config() -> SyntheticConfig:
     return SyntheticConfig(rows=3_000, cardinalities=[300, 50, 7], dense=2, rank=3, clusters=4)
 

@@ -34,7 +34,9 @@ SMALLER = {
     "studies/initialisation.yaml": "studies/initialisation.yaml "
     "--set datasets.synthetic.synthetic.rows=2000",
     "MLET_DATA=../shared/data ": "MLET_DATA=few ",
-    "studies/real.yaml": "studies/real.yaml --set models=[dlrm] --set optimizers=[adagrad]",
+    "../shared/data/": "few/",
+    "sweep studies/real.yaml": "sweep studies/real.yaml --set models=[dlrm] "
+    "--set optimizers=[adagrad]",
     "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
@@ -52,15 +54,16 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, movielens: Path, criteo_sample: Path, debdeps: Path) -> Path:
+def desk(tmp_path: Path, movielens: Path, criteo_sample: Path, debdeps: Path, tennis: Path) -> Path:
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
     for name in ("benchmarks", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "few" / "debdeps").mkdir(parents=True)
-    few = pl.scan_parquet(debdeps).gather_every(300).collect()
-    few.write_parquet(tmp_path / "few" / "debdeps" / "debdeps.parquet")
+    for file in (debdeps, tennis):
+        (tmp_path / "few" / file.parent.name).mkdir(parents=True)
+        few = pl.scan_parquet(file).gather_every(300).collect()
+        few.write_parquet(tmp_path / "few" / file.parent.name / file.name)
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
