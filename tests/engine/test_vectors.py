@@ -180,3 +180,18 @@ def test_frozen_factors_get_no_gradient() -> None:
     assert layer.projection.grad is None
     layer.inner.requires_grad_(False)
     assert not layer(IDS).requires_grad
+    layer.projection.requires_grad_(True)
+    out = layer(IDS).square().sum()
+    (first,) = torch.autograd.grad(out, layer.projection, create_graph=True)
+    first.square().sum().backward()
+    assert layer.projection.grad is not None
+
+
+def test_what_comes_to_the_padding_row_is_nothing_even_if_infinite() -> None:
+    layer = made(padding_idx=2)
+    upstream = torch.ones(2, 3, 3)
+    upstream[IDS == 2] = float("inf")
+    layer(IDS).backward(upstream)
+    assert layer.inner.grad is not None
+    assert layer.inner.grad.isfinite().all()
+    assert (layer.inner.grad[2] == 0).all()

@@ -76,12 +76,12 @@ class _Vectors(torch.autograd.Function):
         rows, projection = ctx.saved_tensors
         distinct: Distinct = ctx.distinct
         if distinct.touched is not None:
-            grad = grad * distinct.touched.unsqueeze(1)
+            grad = grad.masked_fill(~distinct.touched.unsqueeze(1), 0.0)
         if ctx.sink is not None and not torch.is_grad_enabled():
             sums = grad.to(rows.dtype).contiguous()
             ctx.sink.append(RowGradient(distinct.rows, distinct.starts, sums, distinct.touched))
             return None, None, None, None, None
-        if torch.is_grad_enabled():  # of a gradient that is to be differentiated itself
+        if torch.is_grad_enabled() and ctx.table is not None:  # the gradient's own is asked for
             rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
         table_grad = projection_grad = None
         if ctx.needs_input_grad[0]:
