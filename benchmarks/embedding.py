@@ -269,6 +269,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each contender")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     options = parser.parse_args()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {options.device}: this torch sees no GPU")
 
     torch.manual_seed(0)
     torch.sparse.check_sparse_tensor_invariants.disable()

@@ -26,6 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALLER = {
     "--rows 10000000": "--rows 5000",
     "--grid --rounds 8": "",
+    " --device cuda": "",  # the test of what runs on a GPU is tests/training/test_cuda.py
     "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
