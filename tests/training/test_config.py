@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from mlet.cli.progressive import _recipe
 from mlet.cli.settings import from_file
 from mlet.errors import ConfigError
 from mlet.settings import merge, parse_assignments
@@ -184,3 +185,9 @@ def test_single_layer_and_compressed_tables_are_what_they_are() -> None:
         assert (model.inner_dim, model.init, model.biased) == (None, "paper", False)
     mixed = with_recipe(model={"inner_dim": None, "inner_dims": {"user": 8}}).model
     assert (mixed.inner_dim, mixed.init, mixed.biased) == (None, "co_occurrence", True)
+
+
+def test_settings_of_two_layer_arms_are_put_over_the_recipe_and_not_over_the_models_own() -> None:
+    assert _recipe("recipe", {}) == {"init": "co_occurrence", "table_bias": "auto"}
+    assert _recipe("recipe", {"model": {"init": "paper"}}) == {"table_bias": "auto"}
+    assert _recipe("plain", {}) == {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +32,7 @@ from mlet.studies.progressive_comparison import (
     ProgressiveResult,
     compare_progressively,
 )
-from mlet.training.presets import RECIPE, RECIPE_MODEL
+from mlet.training.presets import RECIPE, recipe_model
 
 
 def progressive(
@@ -98,7 +99,7 @@ def progressive(
             "base": values,
             "dims": parse_integers(dims, "--dims"),
             "inner_dims": parse_inner_dims(inner_dims),
-            "mlet": mlet if own is None else {**_recipe(preset), **own},
+            "mlet": mlet if own is None else {**_recipe(preset, given), **own},
             "learning_rates": None if learning_rates is None else parse_rates(learning_rates),
             "block_rows": block_rows,
             "seeds": seeds,
@@ -127,11 +128,12 @@ def progressive(
         write_text(json, json_format.dumps(without_nan(_as_dict(result)), indent=1) + "\n")
 
 
-def _recipe(preset: str) -> dict[str, object]:
-    """What ``--set mlet.…`` is put over."""
+def _recipe(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``--set mlet.…`` is put over: the recipe, but for what the model was given."""
     if preset != RECIPE:
         return {}
-    return {name: value for name, value in RECIPE_MODEL.items() if name != "inner_dim"}
+    found = recipe_model(given.get("model", {}))
+    return {name: value for name, value in found.items() if name != "inner_dim"}
 
 
 def _as_dict(result: ProgressiveResult) -> dict[str, object]:

@@ -106,14 +106,19 @@ def overrides(
         "training": {"epochs": epochs, "batch_size": batch_size},
     }
     values = _without_none(merge(values, extra or {}))
-    dense = "adagrad" if optimizer == "rowwise_adagrad" else optimizer
     chosen = {
         part: _without_none({"name": name, "learning_rate": learning_rate})
-        for part, name in (("tables", optimizer), ("dense", dense))
+        for part, name in _parts_of(optimizer).items()
     }
     if any(chosen.values()):
         values["optimizer"] = chosen
     return merge(values, parse_assignments(assignments or []))
+
+
+def _parts_of(optimizer: OptimizerName | None) -> dict[str, str | None]:
+    """The methods of tables and dense layers where one option names both."""
+    dense = "adagrad" if optimizer == "rowwise_adagrad" else optimizer
+    return {"tables": optimizer, "dense": dense}
 
 
 def from_file(config: Path | None, optimizer: OptimizerName | None) -> dict[str, Any]:
@@ -122,8 +127,7 @@ def from_file(config: Path | None, optimizer: OptimizerName | None) -> dict[str,
     values = load_yaml(config) if config else {}
     given = values.get("optimizer")
     if optimizer is not None and isinstance(given, Mapping):
-        dense = "adagrad" if optimizer == "rowwise_adagrad" else optimizer
-        names = {"tables": optimizer, "dense": dense}
+        names = _parts_of(optimizer)
         values["optimizer"] = {
             part: settings
             for part, settings in given.items()

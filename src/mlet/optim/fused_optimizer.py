@@ -13,7 +13,8 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state, update_rows
-from mlet.engine.rules import STATE_NAMES, check_state
+from mlet.engine.rounding import compute_dtype
+from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
@@ -30,12 +31,11 @@ class FusedOptimizer(Optimizer):
     """Base of the fused optimizers; use one of its subclasses.
 
     It takes a module, not parameters, and trains the tables of every `mlet.nn.FieldEmbedding`,
-    `mlet.Embedding` and `mlet.EmbeddingBag` in it by
-    touched rows (see `mlet.engine.rules` for the equations and the state), and with the same rule,
-    densely (row-wise Adagrad: by plain Adagrad), what all rows of a table share, projections and
-    biases, unless it was frozen when the optimizer was made. Its step size is ``projection_lr``
-    times the tables'; that of biases ``bias_lr`` times, where it is given: every row of a batch
-    moves them, as it moves a dense layer.
+    `mlet.Embedding` and `mlet.EmbeddingBag` in it: tables by touched rows (see `mlet.engine.rules`
+    for the equations and the state), and with the same rule, densely (row-wise Adagrad: by plain
+    Adagrad), what all rows of a table share, projections and biases, unless it was frozen when the
+    optimizer was made. Its step size is ``projection_lr`` times the tables'; that of biases
+    ``bias_lr`` times, where it is given: every row of a batch moves them, as a dense layer.
 
     With ``matched_steps``, the step size and ``eps`` of the rows of a two-layer table, and the step
     size of its projection, are multiplied by factors which make its first step as long as that of
@@ -259,8 +259,11 @@ class FusedOptimizer(Optimizer):
         rows = parameter.detach().flatten(0, -2)
         states = self._state(parameter, dense)
         grads = grad.to(rows.dtype).reshape(rows.shape)
-        every = torch.arange(len(rows), device=rows.device)
-        update_rows(rows, every, grads, rule, tuple(s.flatten(0, -2) for s in states))
+        flat = tuple(state.flatten(0, -2) for state in states)
+        if rows.dtype == compute_dtype(rows):
+            apply_rule(rows, grads, rule, flat)
+        else:  # rounded stochastically
+            update_rows(rows, torch.arange(len(rows), device=rows.device), grads, rule, flat)
 
     def _state(self, parameter: Tensor, name: RuleName) -> tuple[Tensor, ...]:
         state = self.state[parameter]
