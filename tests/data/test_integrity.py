@@ -69,6 +69,10 @@ def test_the_same_rows_are_those_of_the_same_split(
         assert schema.checksums
         sums = dict.fromkeys(schema.checksums, 1)
         others = [changed(schema, checksums=sums)]
+        # The same categories, written as Parquet by another version of its library.
+        again = {file: 1 if "vocabularies" in file else s for file, s in schema.checksums.items()}
+        assert again != schema.checksums
+        check_data(schema, Data(changed(schema, checksums=again)), Path("run"), same_rows=True)
     check_data(schema, Data(schema), Path("run"), same_rows=True)
     for other in others:
         with pytest.raises(RunError, match="its rows or their split are others"):

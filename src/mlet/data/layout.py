@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from mlet.data.schema import SPLITS, SplitName
 
-SCHEMA = "schema.json"
+SCHEMA, VOCABULARIES = "schema.json", "vocabularies"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
 
 
@@ -18,12 +18,17 @@ def file_name(field: str) -> str:
 
 def vocabulary(root: Path, field: str) -> Path:
     """Parquet: ``category`` and training ``count``; row i is id i, row 0 "unknown or rare"."""
-    return root / "vocabularies" / f"{file_name(field)}.parquet"
+    return root / VOCABULARIES / f"{file_name(field)}.parquet"
+
+
+def is_vocabulary(file: str) -> bool:
+    """Whether a path within the data set, as in its checksums, is that of a vocabulary."""
+    return file.startswith(f"{VOCABULARIES}/")
 
 
 def create_folders(root: Path) -> None:
     """Make the folders that the other paths lie in."""
-    (root / "vocabularies").mkdir()
+    (root / VOCABULARIES).mkdir()
     for split in SPLITS:
         for kind in ("fields", "bags"):
             (root / split / kind).mkdir(parents=True)
