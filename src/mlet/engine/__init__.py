@@ -2,6 +2,7 @@
 
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import BackendName, choose_backend, use_backend
+from mlet.engine.factored_gradient import FactoredGradient, rows_of
 from mlet.engine.function import look_up
 from mlet.engine.reference import update_rows
 from mlet.engine.rules import Rule, RuleName, new_state
@@ -9,6 +10,7 @@ from mlet.engine.vectors import distinct_vectors, engine_serves
 
 __all__ = [
     "BackendName",
+    "FactoredGradient",
     "Lookups",
     "RowGradient",
     "Rule",
@@ -19,6 +21,7 @@ __all__ = [
     "engine_serves",
     "look_up",
     "new_state",
+    "rows_of",
     "update_rows",
     "use_backend",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import choose_backend
+from mlet.engine.factored_gradient import FactoredGradient
 
 
 class _Lookup(torch.autograd.Function):
@@ -25,6 +27,7 @@ class _Lookup(torch.autograd.Function):
         stack: TableStack,
         sparse: bool,
         sink: list[RowGradient] | None,
+        factored: bool,
     ) -> Tensor:
         backend = choose_backend(table)
         distinct = backend.find_distinct(table, projection, lookups, stack)
@@ -32,7 +35,7 @@ class _Lookup(torch.autograd.Function):
         # read again there, as positions in memory: from a copy, which nobody else writes to.
         ctx.save_for_backward(table, projection, *lookups.offsets)
         ctx.backend, ctx.lookups, ctx.distinct = backend, lookups.with_own_offsets(), distinct
-        ctx.sparse, ctx.sink = sparse, sink
+        ctx.sparse, ctx.sink, ctx.stack = sparse, sink, stack if factored else None
         return backend.embed(table, projection, lookups, distinct)
 
     @staticmethod
@@ -44,7 +47,10 @@ class _Lookup(torch.autograd.Function):
         gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
         if ctx.sink is not None:
             ctx.sink.append(gradient)
-            return None, None, None, None, None, None
+            return None, None, None, None, None, None, None
+        if ctx.stack is not None:
+            factored = FactoredGradient(table, projection, gradient, ctx.stack)
+            return factored, _projection_grad(table, projection, gradient), *(None,) * 5
         # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
         gradient = gradient.compact().sorted()
         rows_grad, projection_grad = gradient.sums, None
@@ -62,7 +68,20 @@ class _Lookup(torch.autograd.Function):
             )
         else:
             table_grad = torch.zeros_like(table).index_copy_(0, gradient.rows, rows_grad)
-        return table_grad, projection_grad, None, None, None, None
+        return table_grad, projection_grad, None, None, None, None, None
+
+
+def _projection_grad(
+    table: Tensor, projection: Tensor | None, gradient: RowGradient
+) -> Tensor | None:
+    """``∂W1 = W2ᵀ G``, table by table."""
+    if projection is None:
+        return None
+    rows = table.index_select(0, gradient.rows).to(gradient.sums.dtype)
+    grad = gradient.sums.new_empty(projection.shape)
+    for place, (low, high) in enumerate(pairwise(gradient.starts)):
+        torch.mm(rows[low:high].t(), gradient.sums[low:high], out=grad[place])
+    return grad.to(projection.dtype)
 
 
 def look_up(
@@ -73,6 +92,7 @@ def look_up(
     *,
     sparse: bool = True,
     sink: list[RowGradient] | None = None,
+    factored: bool = False,
 ) -> Tensor:
     """Embed a batch's ids in a stack of T tables.
 
@@ -84,6 +104,7 @@ def look_up(
         sparse: give ``table`` a sparse gradient, of the touched rows; a dense one otherwise.
         sink: put the gradient here, as a `RowGradient`, and leave both ``.grad`` alone: for an
             optimizer that applies it in one pass (`mlet.optim`).
+        factored: give ``table`` a `FactoredGradient`.
 
     Returns:
         (B, T, d), in ``table``'s dtype, float32 for 16-bit tables.
@@ -105,5 +126,7 @@ def look_up(
             f"tables {', '.join(stack.names)} have {rows} rows in all, but their matrices have "
             f"the shapes {', '.join(map(str, shapes))}"
         )
-    out: Tensor = _Lookup.apply(table, projection, lookups, stack, sparse, sink)  # type: ignore[no-untyped-call]
+    out: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
+        table, projection, lookups, stack, sparse, sink, factored
+    )
     return out

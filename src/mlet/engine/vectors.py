@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
 from mlet.engine.choice import FAST_DTYPES, choose_backend
+from mlet.engine.factored_gradient import FactoredGradient
 from mlet.engine.rounding import compute_dtype
 
 #: Of tables and ids. Kernels of our own have all but float64, which the reference computes.
@@ -63,11 +64,12 @@ class _Vectors(torch.autograd.Function):
         distinct: Distinct,
         sparse: bool,
         sink: list[RowGradient] | None,
+        stack: TableStack | None,
     ) -> Tensor:
         rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
         ctx.save_for_backward(rows, projection)
         ctx.table = table if ctx.needs_input_grad[0] else None
-        ctx.distinct, ctx.sparse, ctx.sink = distinct, sparse, sink
+        ctx.distinct, ctx.sparse, ctx.sink, ctx.stack = distinct, sparse, sink, stack
         with _full_precision(rows):
             return rows @ projection.to(rows.dtype)
 
@@ -80,18 +82,23 @@ class _Vectors(torch.autograd.Function):
         if ctx.sink is not None and not torch.is_grad_enabled():
             sums = grad.to(rows.dtype).contiguous()
             ctx.sink.append(RowGradient(distinct.rows, distinct.starts, sums, distinct.touched))
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         if torch.is_grad_enabled() and ctx.table is not None:  # the gradient's own is asked for
             rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
-        table_grad = projection_grad = None
-        if ctx.needs_input_grad[0]:
+        table_grad: Tensor | None = None
+        projection_grad = None
+        if ctx.needs_input_grad[0] and ctx.stack is not None and not torch.is_grad_enabled():
+            sums = grad.to(rows.dtype).contiguous()
+            gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
+            table_grad = FactoredGradient(ctx.table, projection.unsqueeze(0), gradient, ctx.stack)
+        elif ctx.needs_input_grad[0]:
             with _full_precision(rows):
                 rows_grad = grad @ projection.to(grad.dtype).t()
             table_grad = _scattered(rows_grad.to(ctx.table.dtype), ctx.table, distinct, ctx.sparse)
         if ctx.needs_input_grad[1]:
             with _full_precision(rows):
                 projection_grad = (rows.t() @ grad).to(projection.dtype)
-        return table_grad, projection_grad, None, None, None
+        return table_grad, projection_grad, None, None, None, None
 
 
 def _full_precision(rows: Tensor) -> AbstractContextManager[Any]:
@@ -121,6 +128,7 @@ def distinct_vectors(
     frozen_row: int | None = None,
     sparse: bool = False,
     sink: list[RowGradient] | None = None,
+    factored: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Vectors of one two-layer table, each once.
 
@@ -131,7 +139,8 @@ def distinct_vectors(
         stack: the one table, for errors.
         frozen_row: a row that gives no gradient to either factor.
         sparse: give ``table`` a sparse gradient, of the other rows that were asked for.
-        sink: put the gradient here instead, as a `RowGradient`.
+        sink: put the gradient here instead, as a `RowGradient`, for both factors.
+        factored: give ``table`` a `FactoredGradient`.
 
     Returns:
         The vectors (R × d), in the projection's dtype, and of each id (of the shape of ``ids``) the
@@ -148,5 +157,7 @@ def distinct_vectors(
         trained = found.rows != frozen_row
         touched = trained if found.touched is None else trained & found.touched
         found = replace(found, touched=touched)
-    vectors: Tensor = _Vectors.apply(table, projection, found, sparse, sink)  # type: ignore[no-untyped-call]
+    vectors: Tensor = _Vectors.apply(  # type: ignore[no-untyped-call]
+        table, projection, found, sparse, sink, stack if factored else None
+    )
     return vectors.to(projection.dtype), found.slots.long().view(ids.shape)

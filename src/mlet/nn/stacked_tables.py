@@ -39,7 +39,11 @@ class StackedTables(FieldTables):
         table_bias: (T × d), or None.
         row_gradients: where a fused optimizer (`mlet.optim`) trains these tables, what the backward
             passes since its last step left for it, and neither factor gets a ``.grad``; else None.
+        factored_gradient: the backward pass gives the stacked matrix a
+            `mlet.engine.FactoredGradient`, for `mlet.optim.fused`.
     """
+
+    factored_gradient: bool = False
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class StackedTables(FieldTables):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is no longer trained by the original's fused optimizer."""
-        return {**self.__dict__, "row_gradients": None}
+        return {**self.__dict__, "row_gradients": None, "factored_gradient": False}
 
     @property
     def stacked(self) -> nn.Parameter:
@@ -199,6 +203,7 @@ class StackedTables(FieldTables):
             self.stack,
             sparse=self.sparse,
             sink=self.row_gradients,
+            factored=self.factored_gradient,
         )
         if self.inner_dim is not None:
             vectors = vectors.to(self.projection.dtype)

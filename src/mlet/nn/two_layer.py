@@ -88,10 +88,13 @@ class TwoLayerTable(Factored):
     Attributes:
         row_gradients: where a fused optimizer (`mlet.optim`) trains the table, what the backward
             passes since its last step left for it; else None.
+        factored_gradient: the backward pass gives ``inner`` a `mlet.engine.FactoredGradient`, for
+            `mlet.optim.fused`.
     """
 
     inner: nn.Parameter
     projection: nn.Parameter
+    factored_gradient: bool = False
 
     def __init__(
         self,
@@ -204,7 +207,7 @@ class TwoLayerTable(Factored):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is no longer trained by the original's fused optimizer."""
-        return {**self.__dict__, "row_gradients": None}
+        return {**self.__dict__, "row_gradients": None, "factored_gradient": False}
 
     def factor_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Both factors."""
@@ -233,7 +236,9 @@ class TwoLayerTable(Factored):
         same is then done in torch's operations, one projection a lookup.
         """
         factors = self.inner, self.projection
-        if self.max_norm is not None or ids.numel() == 0 or not engine_serves(*factors, ids):
+        if self.max_norm is not None or not engine_serves(*factors, ids):
+            return None
+        if ids.numel() == 0 and not self.factored_gradient:
             return None
         if self.inner.device != ids.device or self.inner.device != self.projection.device:
             return None  # torch says what is where
@@ -245,6 +250,7 @@ class TwoLayerTable(Factored):
             frozen_row=self.padding_idx,
             sparse=self.sparse,
             sink=self.row_gradients,
+            factored=self.factored_gradient,
         )
         if self.scale_grad_by_freq:
             counts = torch.bincount(places.reshape(-1), minlength=len(vectors)).clamp(min=1)

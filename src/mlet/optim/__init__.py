@@ -1,13 +1,16 @@
-"""Optimizers of embedding tables: fused for all of mlet's, row-wise Adagrad for any."""
+"""Optimizers: of whole models, of embedding tables alone, and row-wise Adagrad for any table."""
 
-from mlet.optim.fused import (
+from torch.nn.utils import clip_grad_norm_
+
+from mlet.optim.fused_optimizer import FusedOptimizer
+from mlet.optim.rowwise_adagrad import RowWiseAdagrad
+from mlet.optim.table_optimizers import (
     FusedAdagrad,
     FusedLazyAdam,
     FusedRowWiseAdagrad,
     FusedSGD,
 )
-from mlet.optim.fused_optimizer import FusedOptimizer
-from mlet.optim.rowwise_adagrad import RowWiseAdagrad
+from mlet.optim.whole_model import fused
 
 __all__ = [
     "FusedAdagrad",
@@ -16,4 +19,6 @@ __all__ = [
     "FusedRowWiseAdagrad",
     "FusedSGD",
     "RowWiseAdagrad",
+    "clip_grad_norm_",
+    "fused",
 ]

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state, update_rows
+from mlet.engine import (
+    RowGradient,
+    Rule,
+    RuleName,
+    choose_backend,
+    new_state,
+    rows_of,
+    update_rows,
+)
 from mlet.engine.rounding import compute_dtype
 from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
@@ -230,7 +238,10 @@ class FusedOptimizer(Optimizer):
     def _update_by_grad(self, table: Tables, gradient: RowGradient | None, rule: Rule) -> None:
         """With what the backward pass left in ``.grad``."""
         stacked, projections = table.stacked.detach(), _projections(table)
-        rows, values = _rows_of(table.stacked.grad, stacked)
+        rows = torch.empty(0, dtype=torch.int64, device=stacked.device)
+        values = stacked.new_empty(0, stacked.shape[1])
+        if table.stacked.grad is not None:
+            rows, values = rows_of(table.stacked.grad)
         shared = _projection_grad(table)
         if gradient is not None:
             gradient = gradient.compact()
@@ -293,19 +304,6 @@ def _projections(table: Tables) -> Tensor | None:
 
 def _projection_grad(table: Tables) -> Tensor | None:
     return None if table.inner_dim is None else table.projection.grad
-
-
-def _rows_of(grad: Tensor | None, table: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a sparse or dense gradient, and what it has there."""
-    if grad is None:
-        return torch.empty(0, dtype=torch.int64, device=table.device), table.new_empty(
-            0, table.shape[1]
-        )
-    if grad.is_sparse:
-        grad = grad.coalesce()
-        return grad.indices()[0], grad.values()
-    rows = grad.ne(0).any(dim=1).nonzero().squeeze(1)
-    return rows, grad[rows]
 
 
 def _release(trained: list[tuple[Tables, list[RowGradient] | None]]) -> None:

@@ -1,4 +1,4 @@
-"""The fused optimizers, one for each rule."""
+"""The fused optimizers of tables alone, one for each rule."""
 
 from __future__ import annotations
 
