@@ -1,0 +1,126 @@
+"""`mlet.optim.fused` under DistributedDataParallel equals one process with the joined batch."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, Adam, Optimizer
+
+import mlet
+from mlet.engine import FactoredGradient
+from mlet.optim import RowWiseAdagrad, fused
+
+KINDS: dict[str, Any] = {"adam": Adam, "sgd": SGD, "rowwise": RowWiseAdagrad}
+PATIENCE = timedelta(seconds=120)
+#: Where each process' rows of a batch of 12 end: uneven, and once none at all.
+SHARES = {2: [[7, 12], [12, 12], [3, 12], [6, 12]], 4: [[1, 5, 5, 12], [3, 6, 9, 12]] * 2}
+
+
+class Plain(nn.Module):
+    """Two tables and a layer above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(200, 4)
+        self.items = nn.EmbeddingBag(90, 4, mode="mean")
+        self.top = nn.Linear(8, 1)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.top(torch.cat([self.user(users), self.items(items)], dim=1)).squeeze(1)
+
+
+def converted(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return mlet.convert(Plain(), inner_dim=12)
+
+
+def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    users = torch.randint(200, (12,), generator=generator)
+    items = torch.randint(90, (12, 3), generator=generator)
+    return users, items, torch.randn(12, generator=generator)
+
+
+def made(kind: Any, model: nn.Module) -> tuple[Optimizer, Any]:
+    optimizer = fused(kind, model, lr=0.05)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.8)
+
+
+def backward(model: nn.Module, step: int, rank: int, world: int) -> None:
+    """Of this process' rows; the mean over processes is that of the whole batch's mean loss."""
+    low, high = [0, *SHARES[world][step]][rank : rank + 2] if world > 1 else (0, 12)
+    users, items, target = (part[low:high] for part in batch(step))
+    (100 * (model(users, items) - target).square().sum() * world / 12).backward()
+
+
+def train(kind: Any, model: nn.Module, wrapped: nn.Module, rank: int, world: int) -> nn.Module:
+    """Steps with accumulated and clipped gradients, broken off, saved and resumed."""
+    optimizer, schedule = made(kind, model)
+    if world > 1:
+        wrapped = DistributedDataParallel(model)
+    for step in range(2):
+        optimizer.zero_grad()
+        backward(wrapped, step, rank, world)
+        mlet.optim.clip_grad_norm_(wrapped.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+    kept = model.state_dict(), optimizer.state_dict(), schedule.state_dict()
+    optimizer.detach()  # type: ignore[attr-defined]
+    model = converted(seed=9 + rank)
+    optimizer, schedule = made(kind, model)
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    for part, state in zip((model, optimizer, schedule), kept, strict=True):
+        part.load_state_dict(state)
+    optimizer.zero_grad()
+    if world > 1:
+        with wrapped.no_sync():
+            backward(wrapped, 2, rank, world)
+    else:
+        backward(wrapped, 2, rank, world)
+    backward(wrapped, 3, rank, world)
+    grads = [parameter.grad for parameter in model.parameters()]
+    assert sum(isinstance(grad, FactoredGradient) for grad in grads) == 2
+    mlet.optim.clip_grad_norm_(wrapped.parameters(), 5.0)
+    optimizer.step()
+    return model
+
+
+def worker(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = distributed.TCPStore("127.0.0.1", port, timeout=PATIENCE)
+    distributed.init_process_group(
+        "gloo", rank=rank, world_size=world, store=store, timeout=PATIENCE
+    )
+    with pytest.raises(ValueError, match="before the model is wrapped"):
+        made(SGD, DistributedDataParallel(converted(seed=rank)))
+    for name, kind in KINDS.items():
+        model = converted(seed=rank)  # the first process' numbers are to be everybody's
+        model = train(kind, model, model, rank, world)
+        torch.save(model.state_dict(), f"{folder}/{name}-{rank}.pt")
+    store.set(f"rank {rank} is done", "")
+    store.wait([f"rank {other} is done" for other in range(world)])
+    os._exit(0)  # as in tests/nn/test_torch_citizens.py
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_equal_one_with_the_joined_batch(world: int, tmp_path: Path) -> None:
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    arguments = (world, store.port, str(tmp_path))
+    torch.multiprocessing.spawn(worker, args=arguments, nprocs=world)
+    for kind in KINDS:
+        single = converted(seed=0)
+        single = train(KINDS[kind], single, single, 0, 1)
+        states = [torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(world)]
+        for name, value in single.state_dict().items():
+            for other in states[1:]:  # the same bits everywhere
+                assert torch.equal(states[0][name], other[name]), name
+            torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
+        Plain().load_state_dict(mlet.collapse_state_dict(states[0]), strict=True)
