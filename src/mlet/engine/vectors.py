@@ -119,6 +119,37 @@ def _scattered(rows_grad: Tensor, table: Tensor, distinct: Distinct, sparse: boo
     )
 
 
+class _HandOut(torch.autograd.Function):
+    """``vectors[places]``; backward a sum over each vector's places."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, places: Tensor) -> Tensor:
+        ctx.places, ctx.count = places, len(vectors)
+        return vectors.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # the gradient's own is asked for
+            sums = grad.new_zeros(ctx.count, grad.shape[1])
+            return sums.index_add(0, ctx.places, grad), None
+        lookups = _one_table(ctx.places)
+        rows = torch.empty(ctx.count, dtype=torch.int64, device=grad.device)  # nobody reads them
+        distinct = Distinct(rows, (0, ctx.count), ctx.places)
+        upstream = grad.to(compute_dtype(grad)).unsqueeze(1)
+        sums = choose_backend(grad).sum_gradients(upstream, lookups, distinct)
+        return sums.to(grad.dtype), None
+
+
+def hand_out(vectors: Tensor, places: Tensor) -> Tensor:
+    """Of `distinct_vectors`, each id its own: (… × d), as `torch.nn.functional.embedding`."""
+    out: Tensor = _HandOut.apply(vectors, places.reshape(-1))  # type: ignore[no-untyped-call]
+    return out.view(*places.shape, vectors.shape[1])
+
+
+def _one_table(ids: Tensor) -> Lookups:
+    return Lookups(ids, (0, len(ids)), len(ids), (None,), (False,))
+
+
 def distinct_vectors(
     table: Tensor,
     projection: Tensor,
@@ -149,8 +180,7 @@ def distinct_vectors(
     Raises:
         IndexError: an id is outside the table.
     """
-    flat = ids.reshape(-1).long()
-    lookups = Lookups(flat, (0, len(flat)), len(flat), (None,), (False,))
+    lookups = _one_table(ids.reshape(-1).long())
     backend = choose_backend(table)
     found = backend.find_distinct(table, projection.unsqueeze(0), lookups, stack)
     if frozen_row is not None:

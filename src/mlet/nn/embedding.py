@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlet.engine import hand_out
 from mlet.nn.factored import collapse_table
 from mlet.nn.init import InitName
 from mlet.nn.two_layer import TwoLayerTable
@@ -82,8 +83,7 @@ class Embedding(TwoLayerTable):
         """Embeddings (…, d) of the categories ``input`` (…)."""
         found = self._vectors(input)
         if found is not None:
-            vectors, places = found
-            return F.embedding(places, vectors)
+            return hand_out(*found)
         self._renormalise(input)
         rows = F.embedding(input, self.inner, self.padding_idx, sparse=self.sparse)
         return self._project(rows, input)

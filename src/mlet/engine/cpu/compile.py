@@ -33,6 +33,10 @@ _CACHE = _has_cache() and not _CHECKED
 kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=_CHECKED)
 # Sums may be reassociated so that they vectorise. Infinities and NaN keep their meaning.
 fast_kernel = numba.njit(
-    nogil=True, cache=_CACHE, boundscheck=_CHECKED, fastmath={"reassoc", "contract", "nsz", "arcp"}
+    nogil=True,
+    cache=_CACHE,
+    boundscheck=_CHECKED,
+    fastmath={"reassoc", "contract", "nsz", "arcp"},
+    error_model="numpy",
 )
 parallel_kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=_CHECKED, parallel=True)

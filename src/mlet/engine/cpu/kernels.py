@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlet.engine.cpu.compile import fast_kernel, kernel
+from mlet.engine.cpu.prefetch import expect_row
 from mlet.engine.cpu.rows import load_row, store_row
 from mlet.engine.rules import RuleName
 
@@ -328,6 +329,17 @@ def _apply_rule(
             values[j] -= lr * first[j] / (np.sqrt(second[j]) + eps)
 
 
+@kernel
+def _expect_block(rows: Any, low: int, end: int, table: Any, first: Any, second: Any) -> None:
+    """The next block's rows and states."""
+    for q in range(low, min(low + BLOCK, end)):
+        expect_row(table, rows[q])
+        if len(first) > 1:
+            expect_row(first, rows[q])
+        if len(second) > 1:
+            expect_row(second, rows[q])
+
+
 @fast_kernel
 def update_of(
     which: Any,
@@ -357,8 +369,10 @@ def update_of(
     for t in which:
         if projected:
             projection_grad[t] = np.float32(0.0)
+        _expect_block(rows, row_starts[t], row_starts[t + 1], table, first, second)
         for low in range(row_starts[t], row_starts[t + 1], BLOCK):
             count = min(BLOCK, row_starts[t + 1] - low)
+            _expect_block(rows, low + count, row_starts[t + 1], table, first, second)
             for q in range(count):
                 load_row(table[rows[low + q]], half, block[q])
             if projected:
