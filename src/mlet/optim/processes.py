@@ -37,7 +37,9 @@ class Processes:
     """
 
     def __init__(self, model: nn.Module, tables: Sequence[Tables]) -> None:
-        self._tables = [table for table in tables if not _is_watched(table)]
+        # Of tied tables one stands for all.
+        once = {id(table.stacked): table for table in tables if not _is_watched(table)}
+        self._tables = list(once.values())
         self._wrapper: weakref.ref[DistributedDataParallel] | None = None
         self._group: Any = None
         self._averages = self._queued = False

@@ -248,7 +248,8 @@ class _WholeModel(Optimizer):
 
     def _claim(self) -> None:
         """Let the tables among the parameters give the gradients that are taken here."""
-        self._trained[:] = [self._owners[id(parameter)].table for parameter in self._rows()]
+        rows = {id(parameter) for parameter in self._rows()}
+        self._trained[:] = [table for table in self._tables if id(table.stacked) in rows]
         for table in self._trained:
             table.factored_gradient = True
 

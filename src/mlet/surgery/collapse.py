@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mlet.errors import ConversionError
+from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import (
     INNER,
     PROJECTION,
@@ -21,6 +22,7 @@ from mlet.nn.factored import (
 )
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.modules import check_plain, check_replaceable, replace
+from mlet.surgery.ties import share_weights
 
 #: Prefixes that wrappers of whole models put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -62,14 +64,19 @@ def collapse(model: nn.Module) -> nn.Module:
         )
     for name, table in tables.items():
         if isinstance(table, TwoLayerTable):
-            check_plain(name, table, (INNER, PROJECTION))
+            known = type(table) in (Embedding, EmbeddingBag)
+            check_plain(name, table, (INNER, PROJECTION), whole=known)
     collapsed = {name: table.collapse() for name, table in tables.items()}
     for name, table in tables.items():
         check_replaceable(model, name, table, collapsed[name])
     for name, table in tables.items():
-        plain = collapsed[name]
-        plain.requires_grad_(any(inner.requires_grad for inner, _ in table.factor_parameters()))
-        model = replace(model, table, plain)
+        trained = any(inner.requires_grad for inner, _ in table.factor_parameters())
+        collapsed[name].requires_grad_(trained)
+    layers = {name: each for name, each in tables.items() if isinstance(each, TwoLayerTable)}
+    replaced = share_weights(model, layers, collapsed)
+    replaced += [(table, collapsed[name]) for name, table in tables.items()]
+    for old, new in replaced:
+        model = replace(model, old, new)
     return model
 
 

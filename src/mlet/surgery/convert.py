@@ -6,11 +6,10 @@ import fnmatch
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, SupportsIndex, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
@@ -19,6 +18,8 @@ from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.inner_dim import TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.modules import check_plain, check_replaceable, find, replace
+from mlet.surgery.subclasses import under_subclass
+from mlet.surgery.ties import check_ties, share_factors
 
 #: A glob on the qualified name, or a compiled regular expression searched in it.
 Pattern: TypeAlias = str | re.Pattern[str]
@@ -29,6 +30,8 @@ InnerDim: TypeAlias = (
 )
 
 ConversionInit: TypeAlias = Literal["preserve", "paper", "variance_matched", "fresh"]
+#: Classes whose forward is known.
+_EXACT = (nn.Embedding, nn.EmbeddingBag)
 #: How the factors of a new layer are drawn, which ``preserve`` then overwrites.
 _DRAWN: dict[str, InitName] = {
     "preserve": "paper",
@@ -45,13 +48,15 @@ def convert(
     exclude: Patterns = None,
     min_rows: int = 1,
     init: ConversionInit = "preserve",
+    subclasses: Collection[type[nn.Module]] = (),
+    tied: Literal["refuse", "together"] = "refuse",
 ) -> nn.Module:
     """Make the model's embedding tables two-layer, in place.
 
     Every ``nn.Embedding`` and ``nn.EmbeddingBag`` of the module tree is replaced, wherever it is
     held: those inside TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` too. A
     module that is used in several places is converted once and stays shared. Subclasses are left
-    alone: what their ``forward`` does is not known.
+    alone, unless they are vouched for: what their ``forward`` does is not known.
 
     Args:
         model: any module.
@@ -67,6 +72,12 @@ def convert(
             deviation ``1/sqrt(n)``); ``"paper"`` and ``"variance_matched"`` draw both
             factors afresh (see `mlet.nn.init`), for training from scratch; ``"fresh"`` is the one
             of them that we recommend, ``"variance_matched"``.
+        subclasses: classes derived from ``nn.Embedding`` or ``nn.EmbeddingBag`` that are converted
+            too. They keep their class (``isinstance`` holds), their parts and their ``forward``;
+            its ``super().forward(...)`` looks up in two layers, its ``self.weight`` is the product,
+            made afresh at each access.
+        tied: what becomes of a weight that other tables or ``nn.Linear`` layers share: it is
+            refused, or all are converted ``"together"`` and train the same two factors.
 
     Returns:
         The model; or, if it was itself a table, the layer that replaces it.
@@ -83,15 +94,7 @@ def convert(
             "a model inside DistributedDataParallel cannot be converted, which would go on "
             "averaging the gradients of its old parameters: convert it first, then wrap it"
         )
-    tables = find(model, (nn.Embedding, nn.EmbeddingBag), exact=True)
-    if not tables:
-        already = factored_modules(model)
-        reason = (
-            f"its tables are two-layer already: {', '.join(already)}"
-            if already
-            else "it has no nn.Embedding or nn.EmbeddingBag"
-        )
-        raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
+    tables = _tables(model, subclasses)
     chosen = _choose(tables, include, exclude, min_rows)
     reasons: dict[str, str] = {}
     sizes = _inner_dims(chosen, inner_dim, reasons)
@@ -101,15 +104,59 @@ def convert(
             f"nothing to convert: no table is left of {', '.join(map(repr, tables))}; check "
             f"include, exclude, min_rows and inner_dim{f' ({why})' if why else ''}"
         )
-    for name in sizes:
-        _check_weight(model, name, chosen[name])
+    if tied not in ("refuse", "together"):
+        raise ConversionError(f"tied={tied!r} is not one of 'refuse', 'together'")
+    converted = {name: chosen[name] for name in sizes}
+    for name, table in converted.items():
+        check_plain(name, table, ("weight",), whole=type(table) in _EXACT)
+        check_ties(model, name, table, converted, tied == "together")
     # All new layers are made before the first is put in place: an error leaves the model alone.
     layers = {name: _two_layer(name, chosen[name], k, init) for name, k in sizes.items()}
+    replaced: list[tuple[nn.Module, nn.Module]] = list(share_factors(model, converted, layers))
     for name, layer in layers.items():
         check_replaceable(model, name, chosen[name], layer)
-    for name, layer in layers.items():
-        model = replace(model, chosen[name], layer)
+        replaced.append((chosen[name], layer))
+    for old, new in replaced:
+        model = replace(model, old, new)
     return model
+
+
+def _tables(model: nn.Module, subclasses: Collection[type[nn.Module]]) -> dict[str, nn.Module]:
+    """All that may be converted, by name.
+
+    Raises:
+        ConversionError: there is none, or a class that was vouched for is no table, or not there.
+    """
+    for kind in subclasses:
+        if not (isinstance(kind, type) and issubclass(kind, _EXACT)) or kind in _EXACT:
+            raise ConversionError(
+                f"subclasses: {getattr(kind, '__name__', kind)} is no subclass of nn.Embedding or "
+                f"nn.EmbeddingBag"
+            )
+    others = {
+        type(part)
+        for part in model.modules()
+        if isinstance(part, _EXACT) and type(part) not in _EXACT
+        if not isinstance(part, TwoLayerTable)
+    }
+    missing = [kind.__name__ for kind in subclasses if kind not in others]
+    names = ", ".join(sorted(kind.__name__ for kind in others)) or "none"
+    if missing:
+        raise ConversionError(
+            f"subclasses: the model has no {', '.join(missing)}; its subclasses are: {names}"
+        )
+    tables = find(model, (*_EXACT, *subclasses), exact=True)
+    if tables:
+        return tables
+    already = factored_modules(model)
+    reason = (
+        f"its tables are two-layer already: {', '.join(already)}"
+        if already
+        else "it has no nn.Embedding or nn.EmbeddingBag"
+    )
+    if others:
+        reason += f", only {names}: vouch for what it does with subclasses={{{names}}}"
+    raise ConversionError(f"nothing to convert in {type(model).__name__}: {reason}")
 
 
 def _matches(name: str, pattern: Pattern) -> bool:
@@ -204,32 +251,6 @@ def _first_match(sizes: Mapping[str, int]) -> Callable[[str, int, int], int | No
     return rule
 
 
-def _check_weight(model: nn.Module, name: str, table: nn.Module) -> None:
-    """Refuse a table whose weight is not its own plain parameter.
-
-    Raises:
-        ConversionError: the weight is tied to another module's, or parametrized.
-    """
-    check_plain(name, table, ("weight",))
-    weight = table._parameters["weight"]
-    assert weight is not None
-    for other_name, other in model.named_modules():
-        if other is not table and any(_same(p, weight) for p in other._parameters.values()):
-            raise ConversionError(
-                f"table {name!r}: its weight is tied to that of {other_name!r}, which would keep "
-                f"the old one; exclude={name!r}, or untie them first"
-            )
-
-
-def _same(one: Tensor | None, other: Tensor) -> bool:
-    """Whether two parameters are one, or share their memory."""
-    if one is None or one is other:
-        return one is other
-    if one.is_meta or other.is_meta or one.layout != torch.strided or not one.numel():
-        return False
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
 def _two_layer(
     name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
 ) -> TwoLayerTable:
@@ -283,4 +304,5 @@ def _two_layer(
     layer.requires_grad_(weight.requires_grad)
     for factor in (layer.inner, layer.projection):
         vars(factor).update(vars(weight))  # what users attach to parameters, as for an optimizer
-    return layer.train(table.training)
+    layer.train(table.training)
+    return layer if type(table) in _EXACT else under_subclass(table, layer)

@@ -24,7 +24,7 @@ _HOOKS = (
 )
 _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: What a two-layer table has and an ordinary one has not.
-_OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients")
+_OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients", "factored_gradient")
 
 
 def find(
@@ -65,12 +65,13 @@ def check_replaceable(model: nn.Module, name: str, old: nn.Module, new: nn.Modul
             )
 
 
-def check_plain(name: str, table: nn.Module, own: Sequence[str]) -> None:
+def check_plain(name: str, table: nn.Module, own: Sequence[str], *, whole: bool = True) -> None:
     """Refuse a table with more to it than its parameters, which its replacement would not have.
 
     Args:
         name, table: which.
         own: the names of its parameters.
+        whole: nothing else of it is carried over.
 
     Raises:
         ConversionError: a parameter is parametrized or pruned, or has hooks; the instance has a
@@ -83,7 +84,7 @@ def check_plain(name: str, table: nn.Module, own: Sequence[str]) -> None:
             f"torch.nn.utils.prune.remove) or leave the table out"
         )
     parts = [*table._modules, *table._buffers, *(p for p in table._parameters if p not in own)]
-    if parts:
+    if parts and whole:
         raise ConversionError(
             f"table {name!r} holds {', '.join(parts)} beside its weights, which would be lost; "
             f"remove that first or leave the table out"
