@@ -1,6 +1,7 @@
 """FuxiCTR: a DeepFM of its layers with two-layer tables, trained by its own ``fit``.
 
-Two lines are ours: ``convert`` before ``compile`` (which makes the optimizer), ``collapse`` after.
+Two lines are ours, ``convert`` before and ``collapse`` after; and the optimizer is of torch's class,
+made by `mlet.optim.fused`, which trains the tables by the rows that a batch touches.
 """
 
 import copy
@@ -76,6 +77,7 @@ with tempfile.TemporaryDirectory() as folder:
     mlet.convert(model, inner_dim=32, exclude="*lr_layer*")
     print(mlet.summary(model))
     model.compile("adam", "binary_crossentropy", lr=0.01)
+    model.optimizer = mlet.optim.fused(torch.optim.Adam, model, lr=0.01)
     model.fit(batches, epochs=2, validation_data=batches)
     trained = model.predict(batches)
 

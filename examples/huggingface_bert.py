@@ -1,7 +1,8 @@
 """Hugging Face: a small BERT classifier with a two-layer word table, trained by its ``Trainer``.
 
-Built from a configuration, so nothing is downloaded. Two lines are ours: ``convert`` before the
-trainer makes its optimizer, ``collapse`` after.
+Built from a configuration, so nothing is downloaded. Two lines are ours, ``convert`` before and
+``collapse`` after; and the optimizer is of torch's class, made by `mlet.optim.fused`, which trains
+the table by the rows that a batch touches.
 """
 
 import copy
@@ -52,7 +53,8 @@ with tempfile.TemporaryDirectory() as folder:
         use_cpu=True,
         disable_tqdm=True,
     )
-    Trainer(model, arguments, train_dataset=rows).train()
+    optimizer = mlet.optim.fused(torch.optim.AdamW, model, lr=1e-3)
+    Trainer(model, arguments, train_dataset=rows, optimizers=(optimizer, None)).train()
 
 
 def scores(trained: BertForSequenceClassification) -> torch.Tensor:

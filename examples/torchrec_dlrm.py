@@ -1,7 +1,8 @@
 """TorchRec: its DLRM on CPU with two-layer tables, trained by its own train pipeline.
 
-Two lines are ours: ``convert`` on the unsharded model before the optimizer is made, ``collapse``
-after. The collection keeps its names, so the collapsed weights load into a plain collection.
+Two lines are ours: ``convert`` on the unsharded model before, ``collapse`` after; and the optimizer
+is of torch's class, made by `mlet.optim.fused`, which trains the tables by the rows that a batch
+touches. The collection keeps its names, so the collapsed weights load into a plain collection.
 """
 
 import copy
@@ -55,7 +56,7 @@ print(f"convert and collapse: {largest_change(as_built, model.state_dict()):.1e}
 
 mlet.convert(model, inner_dim=32)
 print(mlet.summary(model))
-optimizer = torch.optim.Adagrad(mlet.param_groups(model, projection={"lr": 0.02}), lr=0.05)
+optimizer = mlet.optim.fused(torch.optim.Adagrad, model, lr=0.05)
 pipeline = TrainPipelineBase(model, optimizer, torch.device("cpu"))
 feed = iter(batches)
 for _ in batches:
