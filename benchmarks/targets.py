@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import embedding
@@ -19,40 +19,13 @@ import torch
 import training
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from target import Target, print_targets
 from timing import environment, interleave, write_json
 from torch import Tensor
 
 from mlet.nn import Field, FieldEmbedding
 
 REFERENCE = embedding.Setting()
-
-
-@dataclass(frozen=True)
-class Target:
-    """A ratio and what is asked of it.
-
-    Attributes:
-        name: what is divided by what.
-        value: as measured.
-        must, aim: bounds; upper ones unless ``at_least``. None where nothing is asked.
-        at_least: whether more is better.
-    """
-
-    name: str
-    value: float
-    must: float | None
-    aim: float | None
-    at_least: bool = False
-
-    def meets(self, bound: float | None) -> bool:
-        if bound is None:
-            return True
-        return self.value >= bound if self.at_least else self.value <= bound
-
-    def as_row(self) -> dict[str, object]:
-        row = asdict(self)
-        return {**row, "pass": self.meets(self.must), "pass_aim": self.meets(self.aim)}
 
 
 def embedding_step(rounds: int, reference: embedding.Setting) -> list[Target]:
@@ -162,26 +135,12 @@ def main() -> None:
         lambda: scaling(options.rounds, reference),
         lambda: preparation(options.rows),
     ]
-    console = Console()
     targets = [
         target
         for part in track(parts, "measuring", console=Console(stderr=True), transient=True)
         for target in part()
     ]
-    table = Table(
-        title=f"{reference}, {torch.get_num_threads()} threads",
-        title_justify="left",
-    )
-    for column in ("ratio", "measured", "must", "aim", ""):
-        table.add_column(column, justify="left" if column in ("ratio", "") else "right")
-    for target in targets:
-        sign = "≥" if target.at_least else "≤"
-        bounds = ["" if b is None else f"{sign} {b:g}" for b in (target.must, target.aim)]
-        verdict = "" if target.must is None else "pass" if target.meets(target.must) else "MISS"
-        if verdict == "pass" and target.aim is not None and target.meets(target.aim):
-            verdict = "pass, aim met"
-        table.add_row(target.name, f"{target.value:.2f}", *bounds, verdict)
-    console.print(table)
+    print_targets(targets, f"{reference}, {torch.get_num_threads()} threads")
     write_json(options.json, [target.as_row() for target in targets])
     print(environment("fbgemm_gpu-cpu", "fuxictr", "polars"), file=sys.stderr)
     sys.exit(not all(target.meets(target.must) for target in targets))
