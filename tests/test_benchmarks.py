@@ -56,8 +56,8 @@ def test_targets_are_measured_and_judged(tmp_path: Path) -> None:
     assert answer.exists(), result.stdout + result.stderr
     rows = json.loads(answer.read_text())
     assert {"name", "value", "must", "aim", "pass"} <= set(rows[0])
-    assert len(rows) == 9
-    assert sum(row["must"] is not None for row in rows) == 8
+    assert len(rows) == 28
+    assert sum(row["must"] is not None for row in rows) == 18
     for row in rows:
         if row["must"] is not None:
             meets = row["value"] >= row["must"] if row["at_least"] else row["value"] <= row["must"]

@@ -6,7 +6,7 @@ from mlet.engine.factored_gradient import FactoredGradient, rows_of
 from mlet.engine.function import look_up
 from mlet.engine.reference import update_rows
 from mlet.engine.rules import Rule, RuleName, new_state
-from mlet.engine.vectors import distinct_vectors, engine_serves, hand_out
+from mlet.engine.vectors import distinct_vectors, engine_serves
 
 __all__ = [
     "BackendName",
@@ -19,7 +19,6 @@ __all__ = [
     "choose_backend",
     "distinct_vectors",
     "engine_serves",
-    "hand_out",
     "look_up",
     "new_state",
     "rows_of",

@@ -6,7 +6,6 @@ matrix, with torch's own meaning.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +50,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 class _Vectors(torch.autograd.Function):
-    """``table[rows] @ projection``; backward onto those rows.
+    """``table[rows] @ projection``, or of each lookup its own; backward onto those rows.
 
     The rows (R × k) are kept for the backward pass, which would else wait for memory once more.
     """
@@ -62,6 +61,7 @@ class _Vectors(torch.autograd.Function):
         table: Tensor,
         projection: Tensor,
         distinct: Distinct,
+        each: bool,
         sparse: bool,
         sink: list[RowGradient] | None,
         stack: TableStack | None,
@@ -69,47 +69,69 @@ class _Vectors(torch.autograd.Function):
         rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
         ctx.save_for_backward(rows, projection)
         ctx.table = table if ctx.needs_input_grad[0] else None
-        ctx.distinct, ctx.sparse, ctx.sink, ctx.stack = distinct, sparse, sink, stack
-        with _full_precision(rows):
-            return rows @ projection.to(rows.dtype)
+        ctx.distinct, ctx.each, ctx.sparse = distinct, each, sparse
+        ctx.sink, ctx.stack = sink, stack
+        vectors = _product(rows, projection.to(rows.dtype))
+        return vectors.index_select(0, distinct.slots) if each else vectors
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, projection = ctx.saved_tensors
         distinct: Distinct = ctx.distinct
+        again = torch.is_grad_enabled()  # the gradient's own is asked for
+        if ctx.each:
+            grad = _sums(grad, distinct, again)
         if distinct.touched is not None:
             grad = grad.masked_fill(~distinct.touched.unsqueeze(1), 0.0)
-        if ctx.sink is not None and not torch.is_grad_enabled():
-            sums = grad.to(rows.dtype).contiguous()
-            ctx.sink.append(RowGradient(distinct.rows, distinct.starts, sums, distinct.touched))
-            return None, None, None, None, None, None
-        if torch.is_grad_enabled() and ctx.table is not None:  # the gradient's own is asked for
-            rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
-        table_grad: Tensor | None = None
-        projection_grad = None
-        if ctx.needs_input_grad[0] and ctx.stack is not None and not torch.is_grad_enabled():
+        if not again and (
+            ctx.sink is not None or (ctx.stack is not None and ctx.table is not None)
+        ):
             sums = grad.to(rows.dtype).contiguous()
             gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
-            table_grad = FactoredGradient(ctx.table, projection.unsqueeze(0), gradient, ctx.stack)
-        elif ctx.needs_input_grad[0]:
-            with _full_precision(rows):
-                rows_grad = grad @ projection.to(grad.dtype).t()
+            if ctx.sink is not None:
+                ctx.sink.append(gradient)
+                return _NOTHING
+            factored = FactoredGradient(ctx.table, projection.unsqueeze(0), gradient, ctx.stack)
+            return factored, _projection_grad(ctx, rows, sums, projection), *_NOTHING[2:]
+        if again and ctx.table is not None:
+            rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
+        table_grad = None
+        if ctx.needs_input_grad[0]:
+            rows_grad = _product(grad, projection.to(grad.dtype).t())
             table_grad = _scattered(rows_grad.to(ctx.table.dtype), ctx.table, distinct, ctx.sparse)
-        if ctx.needs_input_grad[1]:
-            with _full_precision(rows):
-                projection_grad = (rows.t() @ grad).to(projection.dtype)
-        return table_grad, projection_grad, None, None, None, None
+        return table_grad, _projection_grad(ctx, rows, grad, projection), *_NOTHING[2:]
 
 
-def _full_precision(rows: Tensor) -> AbstractContextManager[Any]:
+_NOTHING = (None,) * 7
+
+
+def _projection_grad(ctx: Any, rows: Tensor, grad: Tensor, projection: Tensor) -> Tensor | None:
+    return _product(rows.t(), grad).to(projection.dtype) if ctx.needs_input_grad[1] else None
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
     """torch's lookups stay out of autocast; a product would be rounded to its lower precision."""
-    return torch.autocast(rows.device.type, enabled=False)
+    device = one.device.type
+    if not torch.is_autocast_enabled(device):
+        return one @ other
+    with torch.autocast(device, enabled=False):
+        return one @ other
+
+
+def _sums(grad: Tensor, distinct: Distinct, again: bool) -> Tensor:
+    """Upstream gradients (V × d) summed over each row's lookups."""
+    count = len(distinct.rows)
+    if again:
+        return grad.new_zeros(count, grad.shape[1]).index_add(0, distinct.slots, grad)
+    lookups = _one_table(distinct.slots)
+    upstream = grad.to(compute_dtype(grad)).unsqueeze(1)
+    return choose_backend(grad).sum_gradients(upstream, lookups, distinct).to(grad.dtype)
 
 
 def _scattered(rows_grad: Tensor, table: Tensor, distinct: Distinct, sparse: bool) -> Tensor:
     """A gradient of some rows as one of the table."""
     if not sparse:
-        return torch.zeros_like(table).index_add(0, distinct.rows, rows_grad)
+        return torch.zeros_like(table).index_add_(0, distinct.rows, rows_grad)
     rows = distinct.rows
     if distinct.touched is not None and not bool(distinct.touched.all()):
         # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
@@ -117,33 +139,6 @@ def _scattered(rows_grad: Tensor, table: Tensor, distinct: Distinct, sparse: boo
     return torch.sparse_coo_tensor(
         rows.unsqueeze(0), rows_grad, table.shape, check_invariants=False
     )
-
-
-class _HandOut(torch.autograd.Function):
-    """``vectors[places]``; backward a sum over each vector's places."""
-
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, places: Tensor) -> Tensor:
-        ctx.places, ctx.count = places, len(vectors)
-        return vectors.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # the gradient's own is asked for
-            sums = grad.new_zeros(ctx.count, grad.shape[1])
-            return sums.index_add(0, ctx.places, grad), None
-        lookups = _one_table(ctx.places)
-        rows = torch.empty(ctx.count, dtype=torch.int64, device=grad.device)  # nobody reads them
-        distinct = Distinct(rows, (0, ctx.count), ctx.places)
-        upstream = grad.to(compute_dtype(grad)).unsqueeze(1)
-        sums = choose_backend(grad).sum_gradients(upstream, lookups, distinct)
-        return sums.to(grad.dtype), None
-
-
-def hand_out(vectors: Tensor, places: Tensor) -> Tensor:
-    """Of `distinct_vectors`, each id its own: (… × d), as `torch.nn.functional.embedding`."""
-    out: Tensor = _HandOut.apply(vectors, places.reshape(-1))  # type: ignore[no-untyped-call]
-    return out.view(*places.shape, vectors.shape[1])
 
 
 def _one_table(ids: Tensor) -> Lookups:
@@ -160,6 +155,7 @@ def distinct_vectors(
     sparse: bool = False,
     sink: list[RowGradient] | None = None,
     factored: bool = False,
+    each: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Vectors of one two-layer table, each once.
 
@@ -172,10 +168,11 @@ def distinct_vectors(
         sparse: give ``table`` a sparse gradient, of the other rows that were asked for.
         sink: put the gradient here instead, as a `RowGradient`, for both factors.
         factored: give ``table`` a `FactoredGradient`.
+        each: return each id's own vector (… × d) rather than the distinct ones.
 
     Returns:
         The vectors (R × d), in the projection's dtype, and of each id (of the shape of ``ids``) the
-        place of its own, int64.
+        place of its own among the distinct ones, int32 or int64.
 
     Raises:
         IndexError: an id is outside the table.
@@ -188,6 +185,8 @@ def distinct_vectors(
         touched = trained if found.touched is None else trained & found.touched
         found = replace(found, touched=touched)
     vectors: Tensor = _Vectors.apply(  # type: ignore[no-untyped-call]
-        table, projection, found, sparse, sink, stack if factored else None
+        table, projection, found, each, sparse, sink, stack if factored else None
     )
+    if each:
+        return vectors.view(*ids.shape, vectors.shape[1]).to(projection.dtype), found.slots
     return vectors.to(projection.dtype), found.slots.long().view(ids.shape)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlet.engine import hand_out
 from mlet.nn.factored import collapse_table
 from mlet.nn.init import InitName
 from mlet.nn.two_layer import TwoLayerTable
@@ -81,9 +80,10 @@ class Embedding(TwoLayerTable):
 
     def forward(self, input: Tensor) -> Tensor:
         """Embeddings (…, d) of the categories ``input`` (…)."""
-        found = self._vectors(input)
+        found = self._vectors(input, each=not self.scale_grad_by_freq)
         if found is not None:
-            return hand_out(*found)
+            vectors, places = found
+            return F.embedding(places, vectors) if self.scale_grad_by_freq else vectors
         self._renormalise(input)
         rows = F.embedding(input, self.inner, self.padding_idx, sparse=self.sparse)
         return self._project(rows, input)

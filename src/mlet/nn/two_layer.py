@@ -228,8 +228,9 @@ class TwoLayerTable(Factored):
             factors = self.max_norm / (norms[long] + 1e-7)
             self.inner[rows[long]] *= factors.unsqueeze(1)
 
-    def _vectors(self, ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Vectors (R × d) of the distinct categories of ``ids``, and each id's place among them.
+    def _vectors(self, ids: Tensor, *, each: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Vectors (R × d) of the distinct categories of ``ids``, and each id's place among them; or
+        of each id its own (… × d).
 
         None where the engine does not serve: what traces or transforms the lookup, other dtypes,
         no ids at all, and rows that `_renormalise` changes between one lookup and the next. The
@@ -251,6 +252,7 @@ class TwoLayerTable(Factored):
             sparse=self.sparse,
             sink=self.row_gradients,
             factored=self.factored_gradient,
+            each=each,
         )
         if self.scale_grad_by_freq:
             counts = torch.bincount(places.reshape(-1), minlength=len(vectors)).clamp(min=1)

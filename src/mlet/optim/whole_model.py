@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -95,7 +96,7 @@ class _Owner:
     rule: RuleName
     matched: bool
 
-    @property
+    @cached_property
     def factors(self) -> StepFactors:
         """Of the rows' step size, which is the projection's too, and of ε."""
         std = self.table.projection_std

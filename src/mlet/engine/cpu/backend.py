@@ -20,6 +20,9 @@ from mlet.engine.rules import Rule
 #: that is small beside the batch most rows are asked for anyway.
 LOOKUP_COST = 60
 
+#: Rows of an ordinary matrix for which another thread is worth its waking.
+_MIN_SHARE = 512
+
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.uint16: np.uint16, torch.int64: np.int64}
 
 
@@ -38,6 +41,8 @@ class CPUBackend:
             for size, count in zip(stack.sizes, work, strict=True)
         ]
         ids = _memory(lookups.ids)
+        if len(stack) == 1:
+            return self._find_in_one(ids, lookups, stack, whole[0])
         starts = np.array(lookups.starts, dtype=np.int64)
         loose = np.empty(total, np.int64)
         loose_touched = np.empty(total, np.bool_)
@@ -75,6 +80,20 @@ class CPUBackend:
         )
         return Distinct(rows, row_starts, slots, touched if any(whole) else None)
 
+    def _find_in_one(self, ids: Any, lookups: Lookups, stack: TableStack, whole: bool) -> Distinct:
+        """Without what several tables need."""
+        length = stack.sizes[0] if whole else len(ids)
+        rows = torch.empty(length, dtype=torch.int64, device="cpu")
+        touched = torch.empty(length, dtype=torch.bool, device="cpu")
+        slots = torch.empty(len(ids), dtype=torch.int32, device="cpu")
+        count = kernels.find_distinct_of_one(
+            ids, stack.sizes[0], whole, rows.numpy(), slots.numpy(), touched.numpy()
+        )
+        if count < 0:
+            raise stack.out_of_range(lookups, -1 - count)
+        rows = rows[:count]
+        return Distinct(rows, (0, count), slots, touched[:count] if whole else None)
+
     def embed(
         self, table: Tensor, projection: Tensor | None, lookups: Lookups, distinct: Distinct
     ) -> Tensor:
@@ -99,6 +118,10 @@ class CPUBackend:
     def sum_gradients(self, grad: Tensor, lookups: Lookups, distinct: Distinct) -> Tensor:
         """Each lookup's upstream gradient, added to its row's."""
         sums = _floats(len(distinct.rows), grad.shape[2])
+        if lookups.offsets == (None,):
+            each = _memory(grad.contiguous())[:, 0]
+            kernels.sum_of_each(distinct.slots.numpy(), each, sums.numpy())
+            return sums
         run(
             kernels.sum_gradients_of,
             parallel.sum_gradients,
@@ -147,12 +170,16 @@ class CPUBackend:
             touched = torch.ones(len(gradient.rows), dtype=torch.bool, device="cpu")
         states = [tensor.numpy() for tensor in state]
         states += [np.empty((1, 1), np.float32)] * (2 - len(states))
+        starts = gradient.starts
+        if projection is None:  # whose rows they are does not matter: any share for any thread
+            shares = max(1, min(torch.get_num_threads(), len(gradient.rows) // _MIN_SHARE))
+            starts = tuple(len(gradient.rows) * share // shares for share in range(shares + 1))
         run(
             kernels.update_of,
             parallel.update,
-            _lengths(gradient.starts),
+            _lengths(starts),
             gradient.rows.numpy(),
-            np.array(gradient.starts, dtype=np.int64),
+            np.array(starts, dtype=np.int64),
             touched.numpy(),
             *_table(table),
             wide,

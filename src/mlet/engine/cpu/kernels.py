@@ -30,6 +30,61 @@ _LANES = 4  # rows or directions combined in one pass: enough independent sums t
 
 
 @kernel
+def distinct_of_table(
+    ids: Any, size: int, whole: bool, keys: Any, places: Any, rows: Any, slots: Any, touched: Any
+) -> int:
+    """One table's distinct ids in order of appearance, and each lookup's place among them.
+
+    With ``whole`` all its ids are listed instead, and those that occur are marked. Ids are told
+    apart by a hash table, ``keys`` and ``places``: a power of two that is twice as long as ``ids``.
+
+    Returns how many rows there are, or −1 − the position of an id that is out of range.
+    """
+    if whole:
+        for r in range(size):
+            rows[r] = r
+            touched[r] = False
+        for i in range(len(ids)):
+            x = ids[i]
+            if x < 0 or x >= size:
+                return -1 - i
+            slots[i] = x
+            touched[x] = True
+        return size
+    used = 2
+    while used < 2 * len(ids):
+        used *= 2
+    keys[:used] = -1
+    mask = used - 1
+    count = 0
+    for i in range(len(ids)):
+        x = ids[i]
+        if x < 0 or x >= size:
+            return -1 - i
+        h = (x * 0x9E3779B1 >> 12) & mask
+        while keys[h] != x:
+            if keys[h] == -1:
+                keys[h] = x
+                places[h] = count
+                rows[count] = x
+                touched[count] = True
+                count += 1
+                break
+            h = (h + 1) & mask
+        slots[i] = places[h]
+    return count
+
+
+@kernel
+def hash_table(longest: int) -> Any:
+    """Room to tell as many ids apart, small enough for the cache."""
+    capacity = 2
+    while capacity < 2 * longest:
+        capacity *= 2
+    return np.empty(capacity, np.int64), np.empty(capacity, np.int32)
+
+
+@kernel
 def find_distinct_of(
     which: Any,
     ids: Any,
@@ -41,59 +96,35 @@ def find_distinct_of(
     counts: Any,
     touched: Any,
 ) -> int:
-    """For each table, its distinct ids in order of appearance and each lookup's place among them.
-
-    Rows and slots count within the table; table t's rows are put at ``rows[starts[t]:]``. Tables
-    with ``whole`` list all their ids instead, and mark those that occur. Ids are told apart by a
-    hash table that a field's share of the batch keeps small enough for the cache.
+    """`distinct_of_table` of each table; its rows are put at ``rows[starts[t]:]``.
 
     Returns the position of an id that is out of range, or −1.
     """
     longest = 1
     for t in which:
         longest = max(longest, starts[t + 1] - starts[t])
-    capacity = 2
-    while capacity < 2 * longest:
-        capacity *= 2
-    keys = np.empty(capacity, np.int64)
-    places = np.empty(capacity, np.int32)
+    keys, places = hash_table(longest)
     for t in which:
-        begin, end, size = starts[t], starts[t + 1], sizes[t]
-        if whole[t]:
-            for r in range(size):
-                rows[begin + r] = r
-                touched[begin + r] = False
-            for i in range(begin, end):
-                x = ids[i]
-                if x < 0 or x >= size:
-                    return i
-                slots[i] = x
-                touched[begin + x] = True
-            counts[t] = size
-            continue
-        used = 2
-        while used < 2 * (end - begin):
-            used *= 2
-        keys[:used] = -1
-        mask = used - 1
-        count = 0
-        for i in range(begin, end):
-            x = ids[i]
-            if x < 0 or x >= size:
-                return i
-            h = (x * 0x9E3779B1 >> 12) & mask
-            while keys[h] != x:
-                if keys[h] == -1:
-                    keys[h] = x
-                    places[h] = count
-                    rows[begin + count] = x
-                    touched[begin + count] = True
-                    count += 1
-                    break
-                h = (h + 1) & mask
-            slots[i] = places[h]
+        low, high = starts[t], starts[t + 1]
+        count: int = distinct_of_table(
+            ids[low:high], sizes[t], whole[t], keys, places, rows[low:], slots[low:high],
+            touched[low:],
+        )  # fmt: skip
+        if count < 0:
+            bad: int = low - 1 - count
+            return bad
         counts[t] = count
     return -1
+
+
+@kernel
+def find_distinct_of_one(
+    ids: Any, size: int, whole: bool, rows: Any, slots: Any, touched: Any
+) -> int:
+    """The same of a table by itself."""
+    keys, places = hash_table(1 if whole else len(ids))
+    count: int = distinct_of_table(ids, size, whole, keys, places, rows, slots, touched)
+    return count
 
 
 @kernel
@@ -234,6 +265,16 @@ def embed_of(
                 scale = np.float32(1.0) / np.float32(ends[b + 1] - ends[b])
                 for c in range(d):
                     target[c] *= scale
+
+
+@kernel
+def sum_of_each(slots: Any, grad: Any, sums: Any) -> None:
+    """`sum_gradients_of` one table of which every lookup is handed out: (V × d) to (R × d)."""
+    sums[:] = np.float32(0.0)
+    for i in range(len(slots)):
+        total, upstream = sums[slots[i]], grad[i]
+        for c in range(sums.shape[1]):
+            total[c] += upstream[c]
 
 
 @fast_kernel
