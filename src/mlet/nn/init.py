@@ -17,6 +17,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+#: Rows that are in float64 at once.
+_BLOCK_ROWS = 65_536
+
 InitName: TypeAlias = Literal["paper", "variance_matched"]
 
 #: Standard deviation of the projection in the authors' code (``linp_init="normal"``).
@@ -65,7 +68,9 @@ PROJECTION_STDS: dict[InitName, Callable[[int], float]] = {
 
 
 @torch.no_grad()
-def balanced_factors(table: Tensor, inner_dim: int, extra_std: float) -> tuple[Tensor, Tensor]:
+def balanced_factors(
+    table: Tensor, inner_dim: int, extra_std: float, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Factor a table (n × d) exactly as ``W2 W1`` with W2 (n × k), W1 (k × d), k ≥ d.
 
     With the singular value decomposition W = U S Vᵀ::
@@ -79,12 +84,13 @@ def balanced_factors(table: Tensor, inner_dim: int, extra_std: float) -> tuple[T
 
     U S and V come from the d × d Gram matrix's eigenvectors V, as U S = W V; no n × n object is
     made, and since V is orthogonal the product is W V Vᵀ, exact to rounding whatever the error of
-    the eigenvalues. The work is done in float64.
+    the eigenvalues. The work is done in float64, a block of rows at a time.
 
     Args:
         table: W (n × d), any floating dtype; on the meta device only shapes are made.
         inner_dim: k.
         extra_std: scale of E.
+        out: W2 and W1 to fill; new ones by default.
 
     Returns:
         W2 and W1 in the table's dtype, on its device.
@@ -98,15 +104,21 @@ def balanced_factors(table: Tensor, inner_dim: int, extra_std: float) -> tuple[T
             f"inner_dim={inner_dim} is below embedding_dim={d}: such a product cannot hold the "
             f"weights there are"
         )
-    inner, projection = table.new_empty(n, inner_dim), table.new_zeros(inner_dim, d)
+    inner, projection = out or (table.new_empty(n, inner_dim), table.new_empty(inner_dim, d))
     if table.is_meta:
         return inner, projection
-    wide = table.double()
-    eigenvalues, basis = torch.linalg.eigh(wide.T @ wide)
+    gram = torch.zeros(d, d, dtype=torch.float64, device=table.device)
+    for start in range(0, n, _BLOCK_ROWS):
+        wide = table[start : start + _BLOCK_ROWS].double()
+        gram += wide.T @ wide
+    eigenvalues, basis = torch.linalg.eigh(gram)
     # √S; a direction without weight keeps a factor of 1 so that it can be divided by.
     roots = eigenvalues.clamp(min=0).sqrt().sqrt()
     roots = torch.where(roots > 1e-8 * roots.max(), roots, torch.ones_like(roots))
-    inner[:, :d] = (wide @ basis) / roots
+    for start in range(0, n, _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        inner[rows, :d] = (table[rows].double() @ basis) / roots
     projection[:d] = roots.unsqueeze(1) * basis.T
+    projection[d:] = 0
     inner[:, d:].normal_(0.0, extra_std)
     return inner, projection

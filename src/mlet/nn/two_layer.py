@@ -165,13 +165,17 @@ class TwoLayerTable(Factored):
         padding row excepted; see `mlet.nn.init.balanced_factors`.
 
         Raises:
-            ValueError: k < d, where the product cannot hold the table.
+            ValueError: the table is of another shape; or k < d, where the product cannot hold it.
         """
-        inner, projection = balanced_factors(table, self.inner_dim, self.num_embeddings**-0.5)
+        if table.shape != (self.num_embeddings, self.embedding_dim):
+            raise ValueError(
+                f"a table {tuple(table.shape)} for a layer of {self.num_embeddings} categories, "
+                f"{self.embedding_dim} wide"
+            )
+        factors = self.inner.detach(), self.projection.detach()
+        balanced_factors(table, self.inner_dim, self.num_embeddings**-0.5, out=factors)
         if self.padding_idx is not None and not table.is_meta:
-            inner[self.padding_idx, self.embedding_dim :] = 0
-        self.inner.copy_(inner)
-        self.projection.copy_(projection)
+            self.inner[self.padding_idx, self.embedding_dim :] = 0
 
     @property
     def weight(self) -> Tensor:
