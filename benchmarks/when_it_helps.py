@@ -22,6 +22,7 @@ from real_table import WIDEST, read
 from scipy import stats
 
 from mlet.data import PreparedDataset
+from mlet.data.co_occurrence import kept_co_occurrence_vectors
 from mlet.data.properties import DatasetProperties, properties
 from mlet.reporting.text import as_markdown
 from mlet.studies.results import Panel
@@ -29,6 +30,8 @@ from mlet.theory.spectra import Spectrum
 
 #: Below this many data sets a line and its error say nothing.
 FEWEST = 5
+#: Of the vectors of co-occurrence: the recipe's k.
+_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,13 @@ class Point:
     known: dict[str, float]
 
 
-def rank_share(out: Path) -> float:
+def rank_share(data: PreparedDataset) -> float:
     """Effective rank of the vectors of co-occurrence, as a share of their width; mean of fields."""
-    files = list(out.glob("co_occurrence-*.pt"))
-    if not files:
-        return float("nan")
-    vectors = torch.load(files[0], weights_only=True)["vectors"].values()
+    vectors = kept_co_occurrence_vectors(data, _WIDTH).values()
     found = [
-        Spectrum(torch.linalg.svdvals(rows.double())).effective_rank / rows.shape[1]
+        Spectrum(torch.linalg.svdvals(rows.double())).effective_rank / _WIDTH
         for rows in vectors
-        if len(rows) > rows.shape[1]
+        if len(rows) > _WIDTH
     ]
     return float(np.mean(found)) if found else float("nan")
 
@@ -127,10 +127,10 @@ def main() -> None:
             if not wanted or arguments.optimizer not in (None, panel.optimizer):
                 continue
             if panel.dataset not in known:
-                folder = out / "data" / panel.dataset
+                data = PreparedDataset(out / "data" / panel.dataset)
                 known[panel.dataset] = {
-                    **known_of(properties(PreparedDataset(folder))),
-                    "effective rank of co-occurrence": rank_share(folder),
+                    **known_of(properties(data)),
+                    "effective rank of co-occurrence": rank_share(data),
                 }
             found = point(panel, known[panel.dataset])
             points += [] if found is None else [found]

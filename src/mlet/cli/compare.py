@@ -21,11 +21,14 @@ from mlet.cli.settings import (
     parse_integers,
     parse_rates,
 )
+from mlet.data import PreparedDataset
+from mlet.data.properties import properties
 from mlet.errors import ConfigError
 from mlet.models import MODELS
 from mlet.settings import merge
 from mlet.studies import CompareConfig, Comparison, write_comparison
 from mlet.studies import compare as compare_arms
+from mlet.studies.expectation import expectation
 from mlet.training.presets import RECIPE
 
 
@@ -94,6 +97,8 @@ def compare(
         },
         "compare",
     )
+    if comparison_config.base.model.task == "binary":  # the rule is of clicks
+        say(expectation(properties(PreparedDataset(data))))
     try:
         with counting() as report:
             comparison = compare_arms(
