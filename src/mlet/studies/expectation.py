@@ -27,5 +27,6 @@ def expectation(found: DatasetProperties) -> str:
     return (
         f"Expect {much}: of 15 data sets, those where more of the test rows hold a category that "
         f"training saw, but under {RARE_BELOW} times, gained less "
-        f"(here {100 * thin_rows(found):.0f} % do). By that rule two layers gain {gain:+.3f} ±{error:.3f} AUC."
+        f"(here {100 * thin_rows(found):.0f} % do). By that rule two layers gain "
+        f"{gain:+.3f} ±{error:.3f} AUC."
     )
