@@ -59,6 +59,11 @@ def debdeps() -> Path:
 
 
 @pytest.fixture(scope="session")
+def criteo80k() -> Path:
+    return _shared("criteo80k/criteo80k.parquet")
+
+
+@pytest.fixture(scope="session")
 def tennis() -> Path:
     return _shared("tennis/tennis.parquet")
 

@@ -39,6 +39,11 @@ SMALLER = {
     "../shared/data/": "few/",
     "sweep studies/real.yaml": "sweep studies/real.yaml --set models=[dlrm] "
     "--set optimizers=[adagrad]",
+    "sweep studies/real-small.yaml": "sweep studies/real-small.yaml --set models=[dlrm] "
+    "--set optimizers=[adagrad]",
+    "sweep studies/ideas.yaml": "sweep studies/ideas.yaml --set models=[dlrm]",
+    "sweep studies/synthetic-kinds.yaml": "sweep studies/synthetic-kinds.yaml "
+    "--datasets small-fields,fewer-rows",
     "studies/peers.yaml": "studies/peers.yaml --set datasets.synthetic.synthetic.rows=2000",
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
@@ -56,16 +61,24 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, movielens: Path, criteo_sample: Path, debdeps: Path, tennis: Path) -> Path:
+def desk(
+    tmp_path: Path,
+    movielens: Path,
+    criteo_sample: Path,
+    criteo80k: Path,
+    debdeps: Path,
+    tennis: Path,
+) -> Path:
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
     for name in ("benchmarks", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for file in (debdeps, tennis):
+    for file, every in ((debdeps, 300), (tennis, 300), (criteo80k, 20)):
         (tmp_path / "few" / file.parent.name).mkdir(parents=True)
-        few = pl.scan_parquet(file).gather_every(300).collect()
+        few = pl.scan_parquet(file).gather_every(every).collect()
         few.write_parquet(tmp_path / "few" / file.parent.name / file.name)
+    (tmp_path / "few" / "movielens-small").symlink_to(movielens)
     rows = [f"{1 if i % 3 else -1} {i % 7}:1 {10 + i % 5}:1 {20 + i % 2}:1" for i in range(400)]
     for name in ("frappe.libfm", "frappe.validation.libfm", "frappe.test.libfm"):
         (tmp_path / name).write_text("\n".join(rows) + "\n")
@@ -99,7 +112,7 @@ def in_small(script: str) -> str:
         if command.startswith("mlet compare"):
             # the last value of a repeated option counts; one step size excludes a list of them
             command = re.sub(r"--learning-rate \S+", "", command) + " " + SMALL
-        if command.startswith("mlet sweep"):
+        if re.match(r"(MLET_DATA=\S+ )?mlet sweep", command):
             command += " " + SMALL_STUDY
         lines.append(command)
     return "\n".join(lines)
