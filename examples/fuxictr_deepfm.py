@@ -1,7 +1,7 @@
 """FuxiCTR: a DeepFM of its layers with two-layer tables, trained by its own ``fit``.
 
-Two lines are ours, ``convert`` before and ``collapse`` after; and the optimizer is of torch's class,
-made by `mlet.optim.fused`, which trains the tables by the rows that a batch touches.
+Two lines are ours, ``convert`` before and ``collapse`` after; and the optimizer is of torch's own,
+class, made by `mlet.optim.fused`, which trains tables by the rows that a batch touches.
 """
 
 import copy

@@ -517,6 +517,8 @@ def test_what_reads_the_gradient_reads_the_product() -> None:
     assert mine.dtype == theirs.dtype
     torch.testing.assert_close(mine + torch.zeros_like(theirs), theirs)
     torch.testing.assert_close(mine.sum(), theirs.sum())
+    assert type(mine.norm()) is type(mine.abs()) is Tensor
+    assert float(mine.norm()) == pytest.approx(float(theirs.norm()), rel=1e-5)
     torch.testing.assert_close((mine * 2).abs().max(), (theirs * 2).abs().max())
     with pytest.raises(RuntimeError, match="copy_ cannot change the gradient"):
         mine.copy_(theirs)

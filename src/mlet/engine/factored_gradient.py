@@ -46,6 +46,9 @@ class FactoredGradient(Tensor):
         stack: which rows are whose.
     """
 
+    # What comes of an operation is an ordinary tensor, unless `__torch_dispatch__` says otherwise.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
     def __new__(
         cls,
         table: Tensor,

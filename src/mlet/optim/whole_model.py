@@ -130,7 +130,7 @@ class _WholeModel(Optimizer):
         }
         for owner in self._owners.values():
             if owner.table.row_gradients is not None or owner.table.factored_gradient:
-                raise ValueError("another fused optimizer already trains these tables")
+                raise ValueError("another fused optimizer already trains these tables; detach() it")
         self._tables = list(tables)
         self._matched = matched
         self._later: list[tuple[dict[str, Any], list[Any]]] | None = []
