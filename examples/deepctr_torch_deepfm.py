@@ -1,6 +1,6 @@
 """DeepCTR-Torch: a DeepFM with two-layer tables, trained by its own ``fit``.
 
-Two lines are ours, ``convert`` before and ``collapse`` after; and the optimizer is of torch's own,
+Two lines are ours, ``convert`` before and ``collapse`` after; and the optimizer is of torch's own
 class, made by `mlet.optim.fused`, which trains tables by the rows that a batch touches.
 """
 

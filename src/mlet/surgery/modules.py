@@ -24,7 +24,7 @@ _HOOKS = (
 )
 _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: What a two-layer table has and an ordinary one has not.
-_OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients", "factored_gradient")
+OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients", "factored_gradient", "stack")
 
 
 def find(
@@ -110,7 +110,7 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     else they attached to it goes along.
     """
     for name, value in vars(old).items():
-        if not name.startswith("_") and name not in (*vars(new), *_OF_TWO_LAYERS):
+        if not name.startswith("_") and name not in (*vars(new), *OF_TWO_LAYERS):
             setattr(new, name, value)
     for kind in _HOOKS:
         if not getattr(new, kind):

@@ -10,11 +10,10 @@ from torch import nn
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import INNER, PROJECTION, WEIGHT, collapse_table
 from mlet.nn.two_layer import TwoLayerTable
+from mlet.surgery.modules import OF_TWO_LAYERS
 
 Table = nn.Embedding | nn.EmbeddingBag
 
-#: What a two-layer table has and an ordinary one has not.
-_OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients", "factored_gradient", "stack")
 #: Containers of a module that a copy has of its own.
 _CONTAINERS = ("_parameters", "_buffers", "_modules")
 
@@ -61,7 +60,7 @@ def under_subclass(table: Table, layer: TwoLayerTable) -> TwoLayerTable:
 
 def _plain(layer: TwoLayerTable, kind: type[nn.Module]) -> nn.Module:
     made = _copied(layer, kind)
-    for name in _OF_TWO_LAYERS:
+    for name in OF_TWO_LAYERS:
         vars(made).pop(name, None)
     others = {n: p for n, p in made._parameters.items() if n not in (INNER, PROJECTION)}
     weight = nn.Parameter(collapse_table(layer.inner, layer.projection))
