@@ -466,6 +466,37 @@ def test_other_classes_are_refused_by_name() -> None:
         fused(torch.optim.RMSprop, Towers(), lr=0.1)
 
 
+def test_a_model_without_tables_is_warned_of_and_trained_by_torchs_class() -> None:
+    models = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    models[1].load_state_dict(models[0].state_dict())
+    with pytest.warns(UserWarning, match=r"Linear has no two-layer table.*convert it first"):
+        optimizers = [fused(Adam, models[0], lr=0.1), Adam(models[1].parameters(), lr=0.1)]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        model(torch.ones(2)).sum().backward()
+        optimizer.step()
+    assert_equal(list(models[0].parameters()), list(models[1].parameters()), rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("schedule", ["cycle", "cosine", "plateau"])
+def test_schedulers_of_torch(schedule: str) -> None:
+    """Those that move betas too, and those that look at the loss."""
+    made: dict[str, Callable[[Optimizer], Any]] = {
+        "cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.05, total_steps=6),
+        "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6),
+        "plateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    }
+    results = []
+    for kind in (Adam, lambda of, **options: fused(Adam, of, matched=False, **options)):
+        model = Towers()
+        optimizer = kind(model if kind is not Adam else model.parameters(), lr=0.01)
+        moved = made[schedule](optimizer)
+        for seed in range(5):
+            train(model, optimizer, range(seed, seed + 1), whole=True)
+            moved.step(*([1.0] if schedule == "plateau" else []))
+        results.append([parameter.detach() for parameter in model.parameters()])
+    assert_equal(*results, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)

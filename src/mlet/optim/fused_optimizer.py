@@ -56,8 +56,8 @@ class FusedOptimizer(Optimizer):
 
     While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
-    norm, `DistributedDataParallel`, gradient scaling) does not see them. Use torch's
-    optimizers where you need it; they work too, more slowly. Several backward passes before one
+    norm, `DistributedDataParallel`, gradient scaling) does not see them. `mlet.optim.fused` is
+    for where you need it, and torch's optimizers work too, more slowly. Several backward passes before one
     step add up, `zero_grad` forgets them, learning rate schedulers work as usual. To skip a batch
     whose backward pass was done, call the ``zero_grad`` of the optimizer or of the embedding: that
     of a model around it does not reach what is left here.
@@ -109,8 +109,8 @@ class FusedOptimizer(Optimizer):
             raise ValueError("another fused optimizer already trains these tables; detach() it")
         if distributed.is_available() and distributed.is_initialized():
             warnings.warn(
-                "a fused optimizer does not average gradients over processes; with "
-                "DistributedDataParallel, use torch's optimizers",
+                "an optimizer of tables alone does not average gradients over processes; with "
+                "DistributedDataParallel, use mlet.optim.fused",
                 UserWarning,
                 stacklevel=3,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def fused(
         ValueError: an option has no lazy form: ``momentum``, ``amsgrad``, ``maximize``,
             ``differentiable``, ``capturable``; or the model is already wrapped, or its tables have
             another fused optimizer.
+        UserWarning: (warning) there is no table to train by rows.
 
     Example:
         >>> model = mlet.convert(model, inner_dim=64)
@@ -82,6 +84,13 @@ def fused(
             f"optimizers train converted models too, more slowly"
         )
     tables = [part for part in model.modules() if isinstance(part, Tables)]
+    if not tables:
+        warnings.warn(
+            f"{type(model).__name__} has no two-layer table, so that this is "
+            f"{optimizer.__name__} and nothing else; convert it first",
+            UserWarning,
+            stacklevel=2,
+        )
     given = model.parameters() if params is None else params
     made = kind(tables, given, matched=matched, **{**kind.own_defaults, **options})
     Processes(model, made.trained_tables())
