@@ -57,8 +57,8 @@ class FusedOptimizer(Optimizer):
     While it lives, the backward pass leaves gradients in the d-wide form that `step` takes,
     and **the ``.grad`` of tables and projections stays None**: what reads ``.grad`` (clipping by
     norm, `DistributedDataParallel`, gradient scaling) does not see them. `mlet.optim.fused` is
-    for where you need it, and torch's optimizers work too, more slowly. Several backward passes before one
-    step add up, `zero_grad` forgets them, learning rate schedulers work as usual. To skip a batch
+    for where you need it; torch's optimizers work too, more slowly. Several backward passes before
+    one step add up, `zero_grad` forgets them, schedulers work as usual. To skip a batch
     whose backward pass was done, call the ``zero_grad`` of the optimizer or of the embedding: that
     of a model around it does not reach what is left here.
 
