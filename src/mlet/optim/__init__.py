@@ -3,6 +3,7 @@
 from torch.nn.utils import clip_grad_norm_
 
 from mlet.optim.fused_optimizer import FusedOptimizer
+from mlet.optim.kinds import fused
 from mlet.optim.rowwise_adagrad import RowWiseAdagrad
 from mlet.optim.table_optimizers import (
     FusedAdagrad,
@@ -10,7 +11,6 @@ from mlet.optim.table_optimizers import (
     FusedRowWiseAdagrad,
     FusedSGD,
 )
-from mlet.optim.whole_model import fused
 
 __all__ = [
     "FusedAdagrad",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
+from mlet.engine.cpu import distinct as distinct_ids
 from mlet.engine.cpu import kernels, parallel
 from mlet.engine.cpu.threads import run
 from mlet.engine.rules import Rule
@@ -50,7 +51,7 @@ class CPUBackend:
         counts = np.zeros(len(stack), np.int64)
         sizes = np.array(stack.sizes, dtype=np.int64)
         bad = run(
-            kernels.find_distinct_of,
+            distinct_ids.find_distinct_of,
             parallel.find_distinct,
             work,
             ids,
@@ -68,7 +69,7 @@ class CPUBackend:
         row_starts = tuple(accumulate(counts.tolist(), initial=0))
         rows = torch.empty(row_starts[-1], dtype=torch.int64, device="cpu")
         touched = torch.empty(row_starts[-1], dtype=torch.bool, device="cpu")
-        kernels.compact(
+        distinct_ids.compact(
             starts,
             np.array(row_starts, dtype=np.int64),
             np.array(stack.first_rows, dtype=np.int64),
@@ -86,7 +87,7 @@ class CPUBackend:
         rows = torch.empty(length, dtype=torch.int64, device="cpu")
         touched = torch.empty(length, dtype=torch.bool, device="cpu")
         slots = torch.empty(len(ids), dtype=torch.int32, device="cpu")
-        count = kernels.find_distinct_of_one(
+        count = distinct_ids.find_distinct_of_one(
             ids, stack.sizes[0], whole, rows.numpy(), slots.numpy(), touched.numpy()
         )
         if count < 0:

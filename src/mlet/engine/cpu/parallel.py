@@ -11,16 +11,16 @@ from typing import Any
 import numba
 import numpy as np
 
-from mlet.engine.cpu import kernels
+from mlet.engine.cpu import distinct, kernels
 from mlet.engine.cpu.compile import parallel_kernel
 
 
 @parallel_kernel
 def find_distinct(which: Any, starts: Any, arguments: Any) -> Any:
-    """`kernels.find_distinct_of` for every thread's share of tables."""
+    """`distinct.find_distinct_of` for every thread's share of tables."""
     bad = np.full(len(starts) - 1, -1, np.int64)
     for s in numba.prange(len(starts) - 1):
-        bad[s] = kernels.find_distinct_of(which[starts[s] : starts[s + 1]], *arguments)
+        bad[s] = distinct.find_distinct_of(which[starts[s] : starts[s + 1]], *arguments)
     return bad
 
 

@@ -1,0 +1,122 @@
+"""Numba kernels that tell the distinct ids of a batch, table by table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlet.engine.cpu.compile import kernel
+
+
+@kernel
+def distinct_of_table(
+    ids: Any, size: int, whole: bool, keys: Any, places: Any, rows: Any, slots: Any, touched: Any
+) -> int:
+    """One table's distinct ids in order of appearance, and each lookup's place among them.
+
+    With ``whole`` all its ids are listed instead, and those that occur are marked. Ids are told
+    apart by a hash table, ``keys`` and ``places``: a power of two that is twice as long as ``ids``.
+
+    Returns how many rows there are, or −1 − the position of an id that is out of range.
+    """
+    if whole:
+        for r in range(size):
+            rows[r] = r
+            touched[r] = False
+        for i in range(len(ids)):
+            x = ids[i]
+            if x < 0 or x >= size:
+                return -1 - i
+            slots[i] = x
+            touched[x] = True
+        return size
+    used = 2
+    while used < 2 * len(ids):
+        used *= 2
+    keys[:used] = -1
+    mask = used - 1
+    count = 0
+    for i in range(len(ids)):
+        x = ids[i]
+        if x < 0 or x >= size:
+            return -1 - i
+        h = (x * 0x9E3779B1 >> 12) & mask
+        while keys[h] != x:
+            if keys[h] == -1:
+                keys[h] = x
+                places[h] = count
+                rows[count] = x
+                touched[count] = True
+                count += 1
+                break
+            h = (h + 1) & mask
+        slots[i] = places[h]
+    return count
+
+
+@kernel
+def hash_table(longest: int) -> Any:
+    """Room to tell as many ids apart, small enough for the cache."""
+    capacity = 2
+    while capacity < 2 * longest:
+        capacity *= 2
+    return np.empty(capacity, np.int64), np.empty(capacity, np.int32)
+
+
+@kernel
+def find_distinct_of(
+    which: Any,
+    ids: Any,
+    starts: Any,
+    sizes: Any,
+    whole: Any,
+    rows: Any,
+    slots: Any,
+    counts: Any,
+    touched: Any,
+) -> int:
+    """`distinct_of_table` of each table; its rows are put at ``rows[starts[t]:]``.
+
+    Returns the position of an id that is out of range, or −1.
+    """
+    longest = 1
+    for t in which:
+        longest = max(longest, starts[t + 1] - starts[t])
+    keys, places = hash_table(longest)
+    for t in which:
+        low, high = starts[t], starts[t + 1]
+        count: int = distinct_of_table(
+            ids[low:high], sizes[t], whole[t], keys, places, rows[low:], slots[low:high],
+            touched[low:],
+        )  # fmt: skip
+        if count < 0:
+            bad: int = low - 1 - count
+            return bad
+        counts[t] = count
+    return -1
+
+
+@kernel
+def find_distinct_of_one(
+    ids: Any, size: int, whole: bool, rows: Any, slots: Any, touched: Any
+) -> int:
+    """The same of a table by itself."""
+    keys, places = hash_table(1 if whole else len(ids))
+    count: int = distinct_of_table(ids, size, whole, keys, places, rows, slots, touched)
+    return count
+
+
+@kernel
+def compact(
+    starts: Any, row_starts: Any, first_rows: Any, loose: Any, loose_touched: Any, rows: Any,
+    touched: Any, slots: Any,
+) -> None:  # fmt: skip
+    """Close the gaps that `find_distinct_of` left, and count rows and slots within the stack."""
+    for t in range(len(row_starts) - 1):
+        low = row_starts[t]
+        for r in range(row_starts[t + 1] - low):
+            rows[low + r] = loose[starts[t] + r] + first_rows[t]
+            touched[low + r] = loose_touched[starts[t] + r]
+        for i in range(starts[t], starts[t + 1]):
+            slots[i] += low
