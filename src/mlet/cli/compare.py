@@ -97,6 +97,7 @@ def compare(
         },
         "compare",
     )
+    comparison_config.study()  # what cannot be one is refused first
     if comparison_config.base.model.task == "binary":  # the rule is of clicks
         say(expectation(properties(PreparedDataset(data))))
     try:
