@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import torch
-from mlet.engine.cpu import kernels, parallel
+from mlet.engine.cpu import distinct, parallel
 from mlet.nn import Field, FieldEmbedding
 from mlet.optim import FusedAdagrad
 
@@ -24,7 +24,7 @@ optimizer.step()
 optimizer.detach()
 layer(ids).sum().backward()
 names = ("find_distinct", "embed", "sum_gradients", "factor_gradients", "update")
-for kernel in (*(getattr(parallel, name) for name in names), kernels.compact):
+for kernel in (*(getattr(parallel, name) for name in names), distinct.compact):
     print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
 """
 
