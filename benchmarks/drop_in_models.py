@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,15 @@ class Size:
         return max(8, int(of_model * self.batch))
 
 
+@cache
+def _law(rows: int, exponent: float) -> tuple[Any, Any]:
+    weights = np.cumsum(np.arange(1, rows + 1, dtype=np.float64) ** -exponent)
+    return weights, np.random.default_rng(rows).permutation(rows)
+
+
 def skewed(generator: Any, rows: int, count: int, exponent: float) -> Tensor:
     """Ids with P(i) ∝ (i + 1)^−exponent, scattered over the table; 0 is uniform."""
-    weights = np.cumsum(np.arange(1, rows + 1, dtype=np.float64) ** -exponent)
-    place = np.random.default_rng(rows).permutation(rows)
+    weights, place = _law(rows, exponent)
     return torch.from_numpy(
         place[np.searchsorted(weights, generator.random(count) * weights[-1], "right")]
     )

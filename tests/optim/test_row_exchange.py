@@ -60,11 +60,10 @@ def backward(model: nn.Module, step: int, rank: int, world: int) -> None:
     (100 * (model(users, items) - target).square().sum() * world / 12).backward()
 
 
-def train(kind: Any, model: nn.Module, wrapped: nn.Module, rank: int, world: int) -> nn.Module:
+def train(kind: Any, model: nn.Module, rank: int, world: int) -> nn.Module:
     """Steps with accumulated and clipped gradients, broken off, saved and resumed."""
     optimizer, schedule = made(kind, model)
-    if world > 1:
-        wrapped = DistributedDataParallel(model)
+    wrapped = DistributedDataParallel(model) if world > 1 else model
     for step in range(2):
         optimizer.zero_grad()
         backward(wrapped, step, rank, world)
@@ -102,7 +101,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
         made(SGD, DistributedDataParallel(converted(seed=rank)))
     for name, kind in KINDS.items():
         model = converted(seed=rank)  # the first process' numbers are to be everybody's
-        model = train(kind, model, model, rank, world)
+        model = train(kind, model, rank, world)
         torch.save(model.state_dict(), f"{folder}/{name}-{rank}.pt")
     store.set(f"rank {rank} is done", "")
     store.wait([f"rank {other} is done" for other in range(world)])
@@ -117,7 +116,7 @@ def test_processes_equal_one_with_the_joined_batch(world: int, tmp_path: Path) -
     torch.multiprocessing.spawn(worker, args=arguments, nprocs=world)
     for kind in KINDS:
         single = converted(seed=0)
-        single = train(KINDS[kind], single, single, 0, 1)
+        single = train(KINDS[kind], single, 0, 1)
         states = [torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(world)]
         for name, value in single.state_dict().items():
             for other in states[1:]:  # the same bits everywhere

@@ -26,7 +26,7 @@ from mlet.engine.rules import STATE_NAMES, apply_rule, check_state
 from mlet.nn.factored import Factored, qualified
 from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.optim.matched_steps import matched_steps
+from mlet.optim.matched_steps import StepFactors, matched_steps
 
 #: ε of what all rows share.
 _SHARED_EPS = 1e-8
@@ -219,16 +219,13 @@ class FusedOptimizer(Optimizer):
     def _rule_for(self, table: Tables, rule: Rule) -> Rule:
         """The rule of one stack's rows."""
         (group,) = self.param_groups
-        std = table.projection_std
-        if std is None or not group["matched_steps"]:
+        if not group["matched_steps"]:
             return rule
-        assert table.inner_dim is not None
-        dim = table.projection.shape[-1]
-        factors = matched_steps(rule.name, table.inner_dim, dim, std)
+        factors = factors_of(table, rule.name)
         return replace(rule, lr=rule.lr * factors.lr, eps=rule.eps * factors.eps)
 
     def _update(self, table: Tables, gradient: RowGradient, rule: Rule) -> None:
-        projections = _projections(table)
+        projections = projections_of(table)
         backend = choose_backend(table.stacked)
         state = self._state(table.stacked, self.rule_name)
         projection_grad = backend.update(table.stacked.detach(), projections, gradient, rule, state)
@@ -237,7 +234,7 @@ class FusedOptimizer(Optimizer):
 
     def _update_by_grad(self, table: Tables, gradient: RowGradient | None, rule: Rule) -> None:
         """With what the backward pass left in ``.grad``."""
-        stacked, projections = table.stacked.detach(), _projections(table)
+        stacked, projections = table.stacked.detach(), projections_of(table)
         rows = torch.empty(0, dtype=torch.int64, device=stacked.device)
         values = stacked.new_empty(0, stacked.shape[1])
         if table.stacked.grad is not None:
@@ -294,7 +291,16 @@ def _rebuilt(
     return optimizer
 
 
-def _projections(table: Tables) -> Tensor | None:
+def factors_of(table: Tables, rule: RuleName) -> StepFactors:
+    """What makes steps on a table as long as on an ordinary one: ones, if it is one."""
+    std = table.projection_std
+    if std is None:
+        return StepFactors(1.0, 1.0)
+    assert table.inner_dim is not None
+    return matched_steps(rule, table.inner_dim, table.projection.shape[-1], std)
+
+
+def projections_of(table: Tables) -> Tensor | None:
     """W1 of each table, (T × k × d); None of ordinary ones."""
     if table.inner_dim is None:
         return None

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlet.engine import FactoredGradient, RowGradient, rows_of
 from mlet.engine.rounding import compute_dtype
-from mlet.optim.fused_optimizer import Tables
+from mlet.optim.fused_optimizer import Tables, projections_of
 
 #: What a table of a process has: no gradient, one as two factors, or rows as wide as the table.
 _NOTHING, _FACTORS, _WIDE = range(3)
@@ -186,8 +186,7 @@ class _Share:
         starts = stack.starts_in(rows)
         projection: Tensor | None = None
         if self.table.inner_dim is not None and means.shape[1] != parameter.shape[1]:
-            projection = self.table.projection
-            projection = projection if projection.dim() == 3 else projection.unsqueeze(0)
+            projection = projections_of(self.table)
         gradient = RowGradient(rows, starts, means)
         parameter.grad = FactoredGradient(parameter, projection, gradient, stack)
 

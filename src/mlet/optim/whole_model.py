@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state, rows_of
+from mlet.engine.rounding import compute_dtype
 from mlet.engine.rules import STATE_NAMES, check_state
-from mlet.optim.fused_optimizer import Tables
-from mlet.optim.matched_steps import StepFactors, matched_steps
+from mlet.optim.fused_optimizer import Tables, factors_of
+from mlet.optim.matched_steps import StepFactors
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,7 @@ class _Owner:
     @cached_property
     def factors(self) -> StepFactors:
         """Of the rows' step size, which is the projection's too, and of ε."""
-        std = self.table.projection_std
-        if std is None or not self.matched:
-            return StepFactors(1.0, 1.0)
-        assert self.table.inner_dim is not None
-        return matched_steps(self.rule, self.table.inner_dim, self.table.projection.shape[-1], std)
+        return factors_of(self.table, self.rule) if self.matched else StepFactors(1.0, 1.0)
 
 
 class WholeModel(Optimizer):
@@ -214,7 +211,7 @@ class WholeModel(Optimizer):
         seed = (count * 0x9E3779B1 + place * 0x85EBCA6B) % 2**31
         rule = self._rule(group, count, owner.factors, seed)
         rows, values = rows_of(parameter.grad)
-        values = values.to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+        values = values.to(compute_dtype(parameter))
         table = parameter.detach()
         self._decay(table, rows, group, owner.factors.lr)
         starts = owner.table.stack.starts_in(rows) if len(owner.table.stack) > 1 else (0, len(rows))
