@@ -56,10 +56,11 @@ def main(capability: int) -> int:
         build(kernels.sum_gradients, capability, types, constants)
         built += 1
     tables = ((FLOAT, 32), ("*fp16", 16), ("*bf16", 17))
-    for (table, bits), rule, projected in product(tables, RULES, (True, False)):
+    ways = ((True, True), (True, False), (False, False))
+    for (table, bits), rule, (projected, shared) in product(tables, RULES, ways):
         types = {**pointers, **SCALARS, "table": table, "touched": BYTE}
         types |= dict.fromkeys(("sums", "partial", "rows_grad", "first", "second"), FLOAT)
-        constants = {**SHAPE, "PROJECTED": projected, "RULE": rule, "BITS": bits}
+        constants = {**SHAPE, "PROJECTED": projected, "SHARED": shared, "RULE": rule, "BITS": bits}
         build(kernels.update, capability, types, constants)
         built += 1
     return built

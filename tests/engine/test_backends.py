@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -285,6 +285,46 @@ def test_updates(name: BackendName, rule: Rule) -> None:
         assert torch.equal(table.cpu()[others], case.table.cpu()[others]), "no other row moves"
 
     check()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("sizes", [(4_000, 1, 700), (0, 5_000, 0), (3, 0, 0, 2)])
+def test_an_update_without_the_projections_gradient(
+    name: BackendName, rule: Rule, sizes: tuple[int, ...]
+) -> None:
+    """Rows may then be shared out in other pieces than tables; some tables have none."""
+    generator = torch.Generator().manual_seed(3)
+    k, d, device = 7, 3, device_of(name)
+    table = torch.randn(sum(sizes), k, generator=generator).to(device)
+    projection = torch.randn(len(sizes), k, d, generator=generator).to(device)
+    starts = tuple(accumulate(sizes, initial=0))
+    touched = torch.rand(sum(sizes), generator=generator) < 0.7
+    sums = torch.randn(sum(sizes), d, generator=generator) / 60 * touched.unsqueeze(1)
+    gradient = RowGradient(
+        torch.arange(sum(sizes), device=device), starts, sums.to(device), touched.to(device)
+    )
+    results = []
+    for asked in (True, False):
+        rows, state = table.clone(), new_state(rule.name, table)
+        with use_backend(name):
+            grad = choose_backend(rows).update(
+                rows,
+                projection,
+                gradient,
+                rule,
+                tuple(state[part] for part in STATE_NAMES[rule.name]),
+                projection_grad=asked,
+            )
+        assert (grad is not None) is asked
+        results.append(rows)
+        if asked:
+            whole = gradient.compact()
+            for place, (low, high) in enumerate(pairwise(whole.starts)):
+                before = table[whole.rows[low:high]]
+                close(grad[place], before.double().t() @ whole.sums[low:high].double())
+    close(results[1], results[0].double())
+    assert torch.equal(results[1].cpu()[~touched], table.cpu()[~touched])
 
 
 @pytest.mark.parametrize("name", BACKENDS)

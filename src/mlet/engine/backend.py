@@ -48,9 +48,11 @@ class Backend(Protocol):
         gradient: RowGradient,
         rule: Rule,
         state: tuple[Tensor, ...],
+        *,
+        projection_grad: bool = True,
     ) -> Tensor | None:
         """Apply ``rule`` to the touched rows of ``table`` and to their state, in place.
 
-        16-bit tables are rounded stochastically. Returns ``∂W1`` at the rows' old values, None for
-        ordinary tables.
+        16-bit tables are rounded stochastically. Returns ``∂W1`` at the rows' old values; None for
+        ordinary tables, and where it is not asked for.
         """

@@ -87,6 +87,12 @@ class FactoredGradient(Tensor):
             content.parts = [RowGradient.merge(content.parts, self._stack)]
         return content.parts[0]
 
+    def factors(self) -> tuple[RowGradient, Tensor | None] | None:
+        """G, each row once, and W1 (T × k × d; None of ordinary tables); None where the gradient is
+        no product any more."""
+        gradient = self.merged()
+        return None if gradient is None else (gradient, self._projection)
+
     def replace(self, gradient: RowGradient) -> None:
         """Let this be the gradient, as after its exchange with other processes."""
         self._content.parts, self._content.wide = [gradient], None

@@ -94,15 +94,16 @@ class ReferenceBackend:
         gradient: RowGradient,
         rule: Rule,
         state: tuple[Tensor, ...],
+        *,
+        projection_grad: bool = True,
     ) -> Tensor | None:
         """Gather rows and state, apply the rule, put both back."""
         gradient = gradient.compact()
-        projection_grad = None
-        grad = gradient.sums
+        grad, other = gradient.sums, None
         if projection is not None:
-            grad, projection_grad = self.factor_gradients(table, projection, gradient)
+            grad, other = self.factor_gradients(table, projection, gradient)
         update_rows(table, gradient.rows, grad, rule, state)
-        return projection_grad
+        return other if projection_grad else None
 
 
 def update_rows(

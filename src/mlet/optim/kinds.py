@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from mlet.engine import Rule, RuleName
+from mlet.engine import RowGradient, Rule, RuleName
 from mlet.optim.fused_optimizer import Tables
 from mlet.optim.matched_steps import StepFactors
 from mlet.optim.processes import Processes
@@ -124,8 +124,11 @@ class _Adam(WholeModel, Adam):
         "capturable": False,
     }
 
-    def _decay(self, table: Tensor, rows: Tensor, group: dict[str, Any], factor: float) -> None:
+    def _decay(
+        self, table: Tensor, gradient: RowGradient, group: dict[str, Any], factor: float
+    ) -> None:
         if group["decoupled_weight_decay"] and group["weight_decay"]:
+            rows = gradient.compact().rows
             kept = 1.0 - float(group["lr"]) * factor * group["weight_decay"]
             table.index_copy_(0, rows, table.index_select(0, rows) * kept)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mlet.engine import RowGradient, Rule, RuleName, choose_backend, new_state, rows_of
+from mlet.engine import (
+    FactoredGradient,
+    RowGradient,
+    Rule,
+    RuleName,
+    choose_backend,
+    new_state,
+    rows_of,
+)
 from mlet.engine.rounding import compute_dtype
 from mlet.engine.rules import STATE_NAMES, check_state
 from mlet.optim.fused_optimizer import Tables, factors_of
@@ -106,8 +114,7 @@ class WholeModel(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        held: list[tuple[Tensor, Tensor]] = []
-        before: list[tuple[Tensor, Tensor, float]] = []
+        factors: dict[int, float] = {}
         for group in self.param_groups:
             self._check(group)
             for parameter in group["params"]:
@@ -121,20 +128,9 @@ class WholeModel(Optimizer):
                     )
                 # Rows first: their gradient is that of the projection as it was.
                 self._update(parameter, owner, group)
-                held.append((parameter, parameter.grad))
-                if owner.factors.lr != 1.0 and owner.table.projection.grad is not None:
-                    projection = owner.table.projection
-                    before.append((projection, projection.detach().clone(), owner.factors.lr))
-        for rows, _ in held:
-            rows.grad = None
-        try:
-            self._torch_step()
-        finally:
-            for rows, grad in held:
-                rows.grad = grad
-        for stepped, old, factor in before:
-            # Every rule's step is its step size times what does not depend on it.
-            stepped.copy_(torch.lerp(old, stepped.detach(), factor))
+                if owner.factors.lr != 1.0:
+                    factors[id(owner.table.projection)] = owner.factors.lr
+        self._torch_step(factors)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,13 +185,31 @@ class WholeModel(Optimizer):
                     f"{value}, or use torch's own optimizer, more slowly"
                 )
 
-    def _torch_step(self) -> None:
-        """That of torch's class, without the hooks, which are called around ours."""
+    def _torch_step(self, factors: dict[int, float]) -> None:
+        """That of torch's class, of all but the rows; of some parameters by so many times a step.
+
+        Without the hooks, which are called around ours.
+        """
         step: Any = super().step
         function = step.__func__
         while getattr(function, "hooked", False):
             function = function.__wrapped__
-        function(self)
+        groups = self.param_groups
+        self.param_groups = [part for group in groups for part in self._parts(group, factors)]
+        try:
+            function(self)
+        finally:
+            self.param_groups = groups
+
+    def _parts(self, group: dict[str, Any], factors: dict[int, float]) -> Iterator[dict[str, Any]]:
+        """A group without the rows, and what of it has a step size of its own."""
+        shares: dict[float, list[Tensor]] = {1.0: []}
+        for parameter in group["params"]:
+            if id(parameter) not in self._owners:
+                shares.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        for factor, parameters in shares.items():
+            lr = group["lr"] if factor == 1.0 else group["lr"] * factor
+            yield {**group, "params": parameters, "lr": lr}
 
     def _update(self, parameter: nn.Parameter, owner: _Owner, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
@@ -210,24 +224,35 @@ class WholeModel(Optimizer):
         place = list(self._owners).index(id(parameter))
         seed = (count * 0x9E3779B1 + place * 0x85EBCA6B) % 2**31
         rule = self._rule(group, count, owner.factors, seed)
-        rows, values = rows_of(parameter.grad)
-        values = values.to(compute_dtype(parameter))
         table = parameter.detach()
-        self._decay(table, rows, group, owner.factors.lr)
-        starts = owner.table.stack.starts_in(rows) if len(owner.table.stack) > 1 else (0, len(rows))
+        gradient, projection = _factors(parameter.grad, table)
+        self._decay(table, gradient, group, owner.factors.lr)
         parts = tuple(state[name] for name in STATE_NAMES[self.rule_name])
-        gradient = RowGradient(rows, starts, values.contiguous())
-        choose_backend(table).update(table, None, gradient, rule, parts)
+        choose_backend(table).update(
+            table, projection, gradient, rule, parts, projection_grad=False
+        )
 
     def _start(self, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Fill a new state."""
 
-    def _decay(self, table: Tensor, rows: Tensor, group: dict[str, Any], factor: float) -> None:
+    def _decay(
+        self, table: Tensor, gradient: RowGradient, group: dict[str, Any], factor: float
+    ) -> None:
         """Decay apart from the gradient, where the class has one; by a step size times this."""
 
     def _rule(self, group: dict[str, Any], count: int, factors: StepFactors, seed: int) -> Rule:
         """That of a step."""
         raise NotImplementedError
+
+
+def _factors(grad: Tensor, table: Tensor) -> tuple[RowGradient, Tensor | None]:
+    """G and W1 of a gradient; where it is no product, its rows as those of an ordinary table."""
+    factors = grad.factors() if isinstance(grad, FactoredGradient) else None
+    if factors is not None:
+        return factors
+    rows, values = rows_of(grad)
+    values = values.to(compute_dtype(table)).contiguous()
+    return RowGradient(rows, (0, len(rows)), values), None
 
 
 def _tensor(given: Any) -> Any:

@@ -21,7 +21,7 @@ from mlet.engine.rules import Rule
 #: that is small beside the batch most rows are asked for anyway.
 LOOKUP_COST = 60
 
-#: Rows of an ordinary matrix for which another thread is worth its waking.
+#: Rows for which another thread is worth its waking.
 _MIN_SHARE = 512
 
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.uint16: np.uint16, torch.int64: np.int64}
@@ -105,12 +105,12 @@ class CPUBackend:
         run(
             kernels.embed_of,
             parallel.embed,
-            _lengths(lookups.starts),
+            _work(lookups, distinct),
             distinct.rows.numpy(),
             np.array(distinct.starts, dtype=np.int64),
             *_pooling(lookups, distinct),
             *_table(table),
-            _transposed(projection),
+            _wide(projection),
             vectors,
             out.numpy(),
         )
@@ -162,30 +162,34 @@ class CPUBackend:
         gradient: RowGradient,
         rule: Rule,
         state: tuple[Tensor, ...],
+        *,
+        projection_grad: bool = True,
     ) -> Tensor | None:
         """Factor gradients and the rule in one pass over the rows."""
         wide = _transposed(projection)
-        projection_grad = _floats(*wide.shape)
+        asked = projection is not None and projection_grad
+        grad = _floats(*(wide.shape if asked else (0, 0, 0)))
         touched = gradient.touched
         if touched is None:
             touched = torch.ones(len(gradient.rows), dtype=torch.bool, device="cpu")
         states = [tensor.numpy() for tensor in state]
         states += [np.empty((1, 1), np.float32)] * (2 - len(states))
-        starts = gradient.starts
-        if projection is None:  # whose rows they are does not matter: any share for any thread
-            shares = max(1, min(torch.get_num_threads(), len(gradient.rows) // _MIN_SHARE))
-            starts = tuple(len(gradient.rows) * share // shares for share in range(shares + 1))
+        starts, whose = gradient.starts, np.arange(len(gradient.starts) - 1)
+        if not asked:
+            starts = _shares(gradient.starts)
+            whose = np.searchsorted(gradient.starts, starts[:-1], side="right") - 1
         run(
             kernels.update_of,
             parallel.update,
             _lengths(starts),
             gradient.rows.numpy(),
             np.array(starts, dtype=np.int64),
+            whose,
             touched.numpy(),
             *_table(table),
             wide,
             gradient.sums.numpy(),
-            projection_grad.numpy(),
+            grad.numpy(),
             int(rule.name),
             np.float32(rule.lr),
             np.float32(rule.weight_decay),
@@ -197,7 +201,7 @@ class CPUBackend:
         )
         # torch cannot see that its memory was written to; autograd relies on the count.
         torch.autograd.graph.increment_version([table, *state])
-        return None if projection is None else projection_grad.transpose(1, 2).contiguous()
+        return grad.transpose(1, 2).contiguous() if asked else None
 
 
 def _floats(*shape: int) -> Tensor:
@@ -208,6 +212,13 @@ def _floats(*shape: int) -> Tensor:
 def _lengths(starts: tuple[int, ...]) -> list[int]:
     """How many lookups or rows each table has."""
     return [stop - start for start, stop in pairwise(starts)]
+
+
+def _work(lookups: Lookups, distinct: Distinct) -> list[int]:
+    """How much each table's lookups are: a row from anywhere in memory costs that of some four that
+    are handed out."""
+    rows = _lengths(distinct.starts)
+    return [many + 4 * own for many, own in zip(_lengths(lookups.starts), rows, strict=True)]
 
 
 def _memory(tensor: Tensor) -> Any:
@@ -232,11 +243,23 @@ def _table(table: Tensor) -> tuple[Any, bool]:
     return _memory(table.detach().view(torch.uint16)), table.dtype == torch.float16
 
 
-def _transposed(projection: Tensor | None) -> Any:
-    """W1 as T × d × k float32; empty for ordinary tables."""
+def _shares(starts: tuple[int, ...]) -> tuple[int, ...]:
+    """The rows of tables cut where threads take turns, too: no row's step depends on another's."""
+    count = starts[-1]
+    shares = max(1, min(torch.get_num_threads(), count // _MIN_SHARE))
+    return tuple(sorted({*starts, *(count * share // shares for share in range(shares))}))
+
+
+def _wide(projection: Tensor | None) -> Any:
+    """W1 as T × k × d float32; empty for ordinary tables."""
     if projection is None:
         return np.empty((0, 0, 0), np.float32)
-    return projection.detach().float().transpose(1, 2).contiguous().numpy()
+    return projection.detach().float().contiguous().numpy()
+
+
+def _transposed(projection: Tensor | None) -> Any:
+    """W1 as T × d × k."""
+    return np.ascontiguousarray(_wide(projection).swapaxes(1, 2))
 
 
 def _pooling(lookups: Lookups, distinct: Distinct) -> tuple[Any, ...]:

@@ -26,17 +26,17 @@ def _has_cache() -> bool:
 
 
 #: Set ``MLET_BOUNDS_CHECK=1`` to have every index checked, as the tests do once; much slower.
-_CHECKED = os.environ.get("MLET_BOUNDS_CHECK") == "1"
+CHECKED = os.environ.get("MLET_BOUNDS_CHECK") == "1"
 # Compiled otherwise, kernels must not take the place of those on disk.
-_CACHE = _has_cache() and not _CHECKED
+_CACHE = _has_cache() and not CHECKED
 
-kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=_CHECKED)
+kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=CHECKED)
 # Sums may be reassociated so that they vectorise. Infinities and NaN keep their meaning.
 fast_kernel = numba.njit(
     nogil=True,
     cache=_CACHE,
-    boundscheck=_CHECKED,
+    boundscheck=CHECKED,
     fastmath={"reassoc", "contract", "nsz", "arcp"},
     error_model="numpy",
 )
-parallel_kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=_CHECKED, parallel=True)
+parallel_kernel = numba.njit(nogil=True, cache=_CACHE, boundscheck=CHECKED, parallel=True)

@@ -15,33 +15,41 @@ from numba.extending import overload
 from mlet.engine.cpu.compile import kernel
 
 
-def load_row(row: Any, half: bool, out: Any) -> None:
-    """Widen a row to float32."""
+def load_rows(table: Any, rows: Any, low: int, count: int, half: bool, out: Any, at: int) -> None:
+    """Widen ``table[rows[low : low + count]]`` to float32, into ``out[at : at + count]``."""
 
 
-@overload(load_row)
-def _load_overload(row: Any, half: Any, out: Any) -> Any:
-    if row.dtype == numba.float32:
+@overload(load_rows)
+def _load_overload(
+    table: Any, rows: Any, low: Any, count: Any, half: Any, out: Any, at: Any
+) -> Any:
+    if table.dtype == numba.float32:
 
-        def load(row: Any, half: Any, out: Any) -> None:
-            for j in range(len(row)):
-                out[j] = row[j]
+        def load(table: Any, rows: Any, low: Any, count: Any, half: Any, out: Any, at: Any) -> None:
+            for q in range(count):
+                row = rows[low + q]
+                for j in range(table.shape[1]):
+                    out[at + q, j] = table[row, j]
 
     else:
 
-        def load(row: Any, half: Any, out: Any) -> None:
+        def load(table: Any, rows: Any, low: Any, count: Any, half: Any, out: Any, at: Any) -> None:
             bits = out.view(np.uint32)
-            if half:
-                for j in range(len(row)):
-                    x = np.uint32(row[j])
-                    special = (x & np.uint32(0x7C00)) == np.uint32(0x7C00)  # NaN or infinite
-                    wide = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
-                    bits[j] = wide | (np.uint32(0x7F800000) if special else np.uint32(0))
-                for j in range(len(row)):
-                    out[j] *= np.float32(2.0**112)
-            else:
-                for j in range(len(row)):
-                    bits[j] = np.uint32(row[j]) << 16
+            for q in range(count):
+                row = rows[low + q]
+                if half:
+                    for j in range(table.shape[1]):
+                        x = np.uint32(table[row, j])
+                        special = (x & np.uint32(0x7C00)) == np.uint32(0x7C00)  # NaN or infinite
+                        wide = ((x & np.uint32(0x8000)) << 16) | ((x & np.uint32(0x7FFF)) << 13)
+                        bits[at + q, j] = wide | (
+                            np.uint32(0x7F800000) if special else np.uint32(0)
+                        )
+                    for j in range(table.shape[1]):
+                        out[at + q, j] *= np.float32(2.0**112)
+                else:
+                    for j in range(table.shape[1]):
+                        bits[at + q, j] = np.uint32(table[row, j]) << 16
 
     return load
 
@@ -56,40 +64,41 @@ def _noise(seed: int, row: int, column: int) -> Any:
     return x ^ (x >> np.uint32(16))
 
 
-def store_row(values: Any, half: bool, seed: int, place: int, row: Any) -> None:
-    """Put a float32 row back; into 16 bits with stochastic rounding (`mlet.engine.rounding`)."""
+def store_row(values: Any, at: int, half: bool, seed: int, table: Any, row: int) -> None:
+    """Put ``values[at]`` back as a row; into 16 bits with stochastic rounding
+    (`mlet.engine.rounding`)."""
 
 
 @overload(store_row)
-def _store_overload(values: Any, half: Any, seed: Any, place: Any, row: Any) -> Any:
-    if row.dtype == numba.float32:
+def _store_overload(values: Any, at: Any, half: Any, seed: Any, table: Any, row: Any) -> Any:
+    if table.dtype == numba.float32:
 
-        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
-            for j in range(len(row)):
-                row[j] = values[j]
+        def store(values: Any, at: Any, half: Any, seed: Any, table: Any, row: Any) -> None:
+            for j in range(table.shape[1]):
+                table[row, j] = values[at, j]
 
     else:
 
-        def store(values: Any, half: Any, seed: Any, place: Any, row: Any) -> None:
+        def store(values: Any, at: Any, half: Any, seed: Any, table: Any, row: Any) -> None:
             bits = values.view(np.uint32)
             exponent = np.uint32(0x7F800000)
-            for j in range(len(row)):
-                special = (bits[j] & exponent) == exponent  # NaN or infinite: no noise
-                noise = np.uint32(0) if special else _noise(seed, place, j)
+            for j in range(table.shape[1]):
+                special = (bits[at, j] & exponent) == exponent  # NaN or infinite: no noise
+                noise = np.uint32(0) if special else _noise(seed, row, j)
                 if half:
                     if special:
-                        x = bits[j]
+                        x = bits[at, j]
                         sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
                         mantissa = x & np.uint32(0x007FFFFF)
-                        row[j] = sign | np.uint16(0x7C00 if mantissa == 0 else 0x7E00)
+                        table[row, j] = sign | np.uint16(0x7C00 if mantissa == 0 else 0x7E00)
                     else:
-                        values[j] *= np.float32(2.0**-112)
-                        x = bits[j] + (noise & np.uint32(0x1FFF))
+                        values[at, j] *= np.float32(2.0**-112)
+                        x = bits[at, j] + (noise & np.uint32(0x1FFF))
                         sign = np.uint16((x >> np.uint32(16)) & np.uint32(0x8000))
                         x = (x & np.uint32(0x7FFFFFFF)) >> np.uint32(13)
-                        row[j] = sign | np.uint16(min(x, np.uint32(0x7C00)))
+                        table[row, j] = sign | np.uint16(min(x, np.uint32(0x7C00)))
                 else:
-                    x = bits[j] + (noise & np.uint32(0xFFFF))
-                    row[j] = np.uint16(x >> np.uint32(16))
+                    x = bits[at, j] + (noise & np.uint32(0xFFFF))
+                    table[row, j] = np.uint16(x >> np.uint32(16))
 
     return store

@@ -11,6 +11,8 @@ import numba
 import numpy as np
 import torch
 
+from mlet.engine.cpu.compile import kernel
+
 #: Below this many lookups, waking other threads costs more than it saves.
 _MIN_WORK = 1_024
 
@@ -21,20 +23,28 @@ _lock = threading.Lock()
 _process = os.getpid()
 
 
-def share_out(work: Sequence[int], threads: int) -> tuple[Any, Any]:
+@kernel
+def share_out(work: Any, threads: int) -> Any:
     """Split tables over threads, largest first, each to the thread with least to do.
 
     Returns ``which``, the tables in the order of their shares, and ``starts``: share s is
     ``which[starts[s]:starts[s + 1]]``. Both are int64.
     """
-    shares: list[list[int]] = [[] for _ in range(threads)]
-    loads = [0] * threads
-    for table in sorted(range(len(work)), key=lambda place: -work[place]):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(table)
-        loads[lightest] += work[table]
-    which = np.array([table for share in shares for table in sorted(share)], dtype=np.int64)
-    starts = np.cumsum([0, *(len(share) for share in shares)], dtype=np.int64)
+    loads = np.zeros(threads, np.int64)
+    owners = np.empty(len(work), np.int64)
+    for place in np.argsort(-work, kind="mergesort"):
+        lightest = np.argmin(loads)
+        owners[place] = lightest
+        loads[lightest] += work[place]
+    which = np.empty(len(work), np.int64)
+    starts = np.zeros(threads + 1, np.int64)
+    done = 0
+    for thread in range(threads):
+        for place in range(len(work)):
+            if owners[place] == thread:
+                which[done] = place
+                done += 1
+        starts[thread + 1] = done
     return which, starts
 
 
@@ -52,7 +62,7 @@ def run(
     threads = min(torch.get_num_threads(), len(work), _NUMBA_THREADS)
     if threads == 1 or sum(work) < _MIN_WORK or os.getpid() != _process:
         return serial(np.arange(len(work)), *arguments)
-    which, starts = share_out(work, threads)
+    which, starts = share_out(np.array(work, dtype=np.int64), threads)
     with _lock:
         before = numba.get_num_threads()
         numba.set_num_threads(threads)

@@ -129,9 +129,13 @@ class CUDABackend(ReferenceBackend):
         gradient: RowGradient,
         rule: Rule,
         state: tuple[Tensor, ...],
+        *,
+        projection_grad: bool = True,
     ) -> Tensor | None:
         """Factor gradients and the rule in one pass over the rows."""
-        result = self._pass(table, projection, gradient, rule=rule, state=state)
+        result = self._pass(
+            table, projection, gradient, rule=rule, state=state, projection_grad=projection_grad
+        )
         # torch cannot see that its memory was written to; autograd relies on the count.
         torch.autograd.graph.increment_version([table, *state])
         return result
@@ -145,12 +149,13 @@ class CUDABackend(ReferenceBackend):
         rows_grad: Tensor | None = None,
         rule: Rule | None = None,
         state: tuple[Tensor, ...] = (),
+        projection_grad: bool = True,
     ) -> Tensor | None:
         """Apply a rule, or write the rows' gradient to ``rows_grad``; returns ``∂W1``."""
         tables, width, d = len(gradient.starts) - 1, table.shape[1], gradient.sums.shape[1]
         programs = _programs(gradient.starts)
         partial = None
-        if projection is not None:
+        if projection is not None and projection_grad:
             partial = torch.zeros(
                 tables, programs, width, d, dtype=torch.float32, device=table.device
             )
@@ -179,6 +184,7 @@ class CUDABackend(ReferenceBackend):
                 width,
                 d,
                 PROJECTED=projection is not None,
+                SHARED=partial is not None,
                 RULE=kernels.GRADIENT.value if rule is None else int(rule.name),
                 BITS={torch.float32: 32, torch.float16: 16, torch.bfloat16: 17}[table.dtype],
                 BLOCK=_BLOCK,

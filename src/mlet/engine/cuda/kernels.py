@@ -133,6 +133,7 @@ def update(
     k: tl.constexpr,
     d: tl.constexpr,
     PROJECTED: tl.constexpr,
+    SHARED: tl.constexpr,
     RULE: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -142,8 +143,8 @@ def update(
     """Factor gradients and the rule (`mlet.engine.rules`) for every touched row, in one pass.
 
     k is the width of the table's rows: of ordinary tables d, and their gradient is ``sums`` itself.
-    Each program's share of ``∂W1`` goes to ``partial`` (T × programs × k × d). BITS is 32, 16 for
-    float16, 17 for bfloat16.
+    Each program's share of ``∂W1`` goes to ``partial`` (T × programs × k × d), if SHARED. BITS is
+    32, 16 for float16, 17 for bfloat16.
     """
     t = tl.program_id(0)
     programs = tl.num_programs(1)
@@ -155,7 +156,8 @@ def update(
         factor = (js[:, None] < k) & (cs[None, :] < d)
         place = js[:, None] * d + cs[None, :]
         w = tl.load(projection + t * k * d + place, mask=factor, other=0.0).to(tl.float32)
-        share = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
+        if SHARED:
+            share = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     for start in range(low + tl.program_id(1) * BLOCK, high, programs * BLOCK):
         r = start + tl.arange(0, BLOCK)
         inside = r < high
@@ -171,7 +173,8 @@ def update(
                 mask=inside[:, None] & (cs[None, :] < d),
                 other=0.0,
             )
-            share += tl.dot(tl.trans(x), upstream, input_precision="ieee")
+            if SHARED:
+                share += tl.dot(tl.trans(x), upstream, input_precision="ieee")
             g = tl.dot(upstream, tl.trans(w), input_precision="ieee")
         else:
             g = tl.load(sums + r[:, None] * k + js[None, :], mask=whole, other=0.0)
@@ -203,6 +206,6 @@ def update(
                 noise = tl.randint(seed, at.to(tl.uint32)).to(tl.int32, bitcast=True)
                 x = _round(x, noise, BITS == 16)
             tl.store(table + at, x.to(table.dtype.element_ty), mask=mask)
-    if PROJECTED:
+    if SHARED:
         base = (t * programs + tl.program_id(1)).to(tl.int64) * k * d
         tl.store(partial + base + place, share, mask=factor)
