@@ -19,6 +19,7 @@ from torch import nn
 from mlet import convert
 from mlet.cli import main
 from mlet.cli.app import app
+from mlet.cli.later import StandIn
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = ("--set", "cardinalities=[60,20,8]", "--set", "dense=2", "--rows", "2000")
@@ -237,6 +238,8 @@ def test_bad_calls_exit_with_2_and_one_line(
 def commands(command: object, name: str = "") -> Iterator[str]:
     """A command and all below it, however deep, by what is typed."""
     yield name
+    if isinstance(command, StandIn):
+        command = command.load()
     for word, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, f"{name} {word}".strip())
 

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from mlet import __version__
-from mlet.cli.compare import compare
-from mlet.cli.describe import describe
-from mlet.cli.inspect import inspect, suggest_k
-from mlet.cli.prepare import prepare_app
-from mlet.cli.progressive import progressive
-from mlet.cli.sweep import sweep
-from mlet.cli.synthesize import synthesize
-from mlet.cli.train import collapse, evaluate, train
+from mlet.cli.later import Later, LaterGroup
+
+
+class _Commands(LaterGroup):
+    later: ClassVar[dict[str, Later]] = {
+        "prepare": Later(
+            "mlet.cli.prepare:prepare_app", "Turn raw click data into a prepared data set."
+        ),
+        "synthesize": Later(
+            "mlet.cli.synthesize:synthesize",
+            "Generate a prepared data set whose true click probabilities are known.",
+        ),
+        "describe": Later(
+            "mlet.cli.describe:describe",
+            "How sparse is this data, and which of its tables are worth two layers?",
+        ),
+        "train": Later("mlet.cli.train:train", "Train a click model on a prepared data set."),
+        "evaluate": Later(
+            "mlet.cli.train:evaluate",
+            "AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.",
+        ),
+        "collapse": Later(
+            "mlet.cli.train:collapse", "Write a model with ordinary tables (W := W2 W1)."
+        ),
+        "compare": Later("mlet.cli.compare:compare", "What would MLET give me on my data?"),
+        "progressive": Later(
+            "mlet.cli.progressive:progressive", "Would MLET have served better, day by day?"
+        ),
+        "sweep": Later(
+            "mlet.cli.sweep:sweep",
+            "Quality against dimension: data sets × models × optimizers × SLT, MLET and peers.",
+        ),
+        "inspect": Later("mlet.cli.inspect:inspect", "See what two layers do to a run's tables."),
+        "suggest-k": Later(
+            "mlet.cli.inspect:suggest_k", "Choose an inner dimension for every table."
+        ),
+    }
+
 
 app = typer.Typer(
     name="mlet",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -47,16 +78,3 @@ def _mlet(
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.
     """
-
-
-app.add_typer(prepare_app, name="prepare")
-app.command()(synthesize)
-app.command()(describe)
-app.command()(train)
-app.command()(evaluate)
-app.command()(collapse)
-app.command()(compare)
-app.command()(progressive)
-app.command()(sweep)
-app.command()(inspect)
-app.command(name="suggest-k")(suggest_k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from mlet.task import Task
+if TYPE_CHECKING:
+    from mlet.task import Task  # imports torch
 
 #: Results; tables keep their width when piped into a file.
 output = Console(width=None if Console().is_terminal else 160)

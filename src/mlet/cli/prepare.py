@@ -46,6 +46,7 @@ class _Readers(TyperGroup):
 
 prepare_app = typer.Typer(
     cls=_Readers,
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Turn raw click data into a prepared data set. Inputs may be plain, .gz or .zst. The "
