@@ -53,7 +53,10 @@ def test_prepare_train_evaluate_collapse(mlet: Mlet, tmp_path: Path) -> None:
     assert "largest difference" in collapsed.stdout
     same = mlet("evaluate", "model.safetensors", "--data", "data", "--json", "--bootstrap", 20)
     again = json.loads(same.stdout)["slices"][0]
-    assert again["auc"]["value"] == pytest.approx(overall["auc"]["value"], abs=1e-6)
+    assert again["logloss"]["value"] == pytest.approx(overall["logloss"]["value"], abs=1e-6)
+    # Of equal scores rounding may put either first: no more than one pair of a click and a view.
+    pair = 1.0 / (overall["clicks"] * (overall["rows"] - overall["clicks"]))
+    assert again["auc"]["value"] == pytest.approx(overall["auc"]["value"], abs=1.01 * pair)
     resumed = mlet("train", "--resume", "run")
     assert resumed.stdout.splitlines()[0] == trained.stdout.splitlines()[0]
 
