@@ -65,15 +65,18 @@ def train(
     Settings are put over one another: defaults, --preset, --config, options, --set. The run
     directory keeps the complete configuration, metrics.jsonl, checkpoints and model.safetensors
     (collapsed). Interrupted runs continue with --resume RUN, to the same numbers; with DATA
-    before it, if the data set has moved.
+    before it, if the data set has moved. With --epochs N beside it, a run goes on to so many; a
+    finished one only if it was trained with --set training.keep_state=true.
 
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
     """
     if resume is not None:
-        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, epochs, batch_size)
-        if preset != RECIPE or any(value is not None for value in (*given, seed, set_)):
-            raise ConfigError("--resume RUN takes everything from the run; give it alone")
-        _watch(resume, data=data)
+        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, batch_size, seed)
+        if preset != RECIPE or any(value is not None for value in (*given, set_)):
+            raise ConfigError(
+                "--resume RUN takes everything from the run but --epochs; leave the rest out"
+            )
+        _watch(resume, data=data, epochs=epochs)
         return
     if out is None:
         raise ConfigError("missing --out RUN (or --resume RUN)")
@@ -105,14 +108,20 @@ def train(
     _watch(out, RunConfig.parse(values, "configuration"))
 
 
-def _watch(path: Path, config: RunConfig | None = None, *, data: Path | None = None) -> None:
+def _watch(
+    path: Path,
+    config: RunConfig | None = None,
+    *,
+    data: Path | None = None,
+    epochs: int | None = None,
+) -> None:
     try:
         with TrainingBar() as bar:
             if config is not None:
                 config = _telling_inner_dims(config)
                 summary = train_run(config, path, bar)
             else:
-                summary = resume_run(path, bar, data=data)
+                summary = resume_run(path, bar, data=data, epochs=epochs)
     except KeyboardInterrupt:
         complain(f"stopped; continue with: mlet train --resume {path}")
         raise typer.Exit(130) from None

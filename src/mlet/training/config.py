@@ -143,6 +143,8 @@ class TrainingConfig(Settings):
         threads: CPU threads; null leaves torch's choice. Part of what makes runs repeatable to
             the bit.
         device: a torch device, as ``cpu`` or ``cuda``.
+        keep_state: when a run has come to its end, keep the state that training could go on from
+            (``--resume RUN --epochs N``): as large as all parameters and their optimizers' states.
     """
 
     batch_size: int = Setting(512, ge=1)
@@ -154,6 +156,7 @@ class TrainingConfig(Settings):
     seed: int = Setting(0, ge=0)
     threads: int | None = Setting(None, ge=1)
     device: str = "cpu"
+    keep_state: bool = False
 
 
 class RunConfig(Settings):

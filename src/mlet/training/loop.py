@@ -22,6 +22,7 @@ from mlet.models import CTRModel, build_model
 from mlet.reading import first_line
 from mlet.task import Task
 from mlet.training.config import RunConfig
+from mlet.training.continuation import with_epochs
 from mlet.training.inner_dims import with_inner_dims
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
@@ -74,15 +75,23 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
     return trainer.fit()
 
 
-def resume(out: Path, observer: Observer | None = None, *, data: Path | None = None) -> Summary:
+def resume(
+    out: Path,
+    observer: Observer | None = None,
+    *,
+    data: Path | None = None,
+    epochs: int | None = None,
+) -> Summary:
     """Continue a run from its last checkpoint, to the numbers of an uninterrupted one.
 
-    A finished run is left as it is. Raises as `train`.
+    A finished run is left as it is, unless more epochs are asked for. Raises as `train`.
 
     Args:
         out: the run.
         observer: told of progress.
         data: where its data set lies now; by default where it lay when the run was begun.
+        epochs: train to this many; a finished run goes on if it kept its state
+            (``training.keep_state``) and did not stop early.
     """
     run = RunDirectory(out)
     config = run.config()
@@ -96,7 +105,10 @@ def resume(out: Path, observer: Observer | None = None, *, data: Path | None = N
     if run.finished:
         run.check_begun(config, all_of_it=True)
         run.check_data(PreparedDataset(config.data), same_rows=True)
-        return run.summary()
+        if epochs is None:
+            return run.summary()
+    if epochs is not None:
+        config = with_epochs(run, config, epochs)
     if run.failure is not None:
         raise TrainingError(run.failure)
     trainer = _Trainer(config, run, observer or SilentObserver())
@@ -152,6 +164,9 @@ class _Trainer:
                 f"({first_line(error)}); train the run again"
             ) from None
         self.progress = self.run.progress(state)
+        steps = self.config.training.epochs * len(self.loader)
+        if self.progress.done == "epochs" and self.progress.step < steps:
+            self.progress.done = None  # it was asked for fewer
         now, then = self._arithmetic(), state.get("arithmetic")
         if not isinstance(then, dict):  # of mlet 0.1
             return
@@ -335,6 +350,8 @@ class _Trainer:
         )
         self.run.write_begun(self.config)  # with what it was continued with
         self.run.write_summary(summary)
+        if not self.config.training.keep_state:
+            self.run.drop_state()
         return summary
 
     def _explain(self, batch: Batch, loss: float) -> MletError:

@@ -35,7 +35,15 @@ _Kept = TypeVar("_Kept", bound="Progress | Summary")
 _REMEDY = "train the run again"
 
 #: Settings of training that a run may be continued with other values of.
-_FREE = ("epochs", "patience", "checkpoint_every", "record_spectra", "threads", "device")
+_FREE = (
+    "epochs",
+    "patience",
+    "checkpoint_every",
+    "record_spectra",
+    "threads",
+    "device",
+    "keep_state",
+)
 
 
 @dataclass
@@ -127,7 +135,7 @@ class RunDirectory:
             or any(not path.name.startswith(begun) for path in self.root.iterdir())
         ):
             raise RunError(f"{self.root} exists and is no run; choose another directory")
-        write_text(self.config_file, config.to_yaml())
+        self.write_config(config)
 
     def write_schema(self, schema: DatasetSchema) -> None:
         """Keep what the run's weights are weights of."""
@@ -263,6 +271,19 @@ class RunDirectory:
     def write_summary(self, summary: Summary) -> None:
         """Mark the run as finished."""
         write_sealed(self.summary_file, asdict(summary))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Keep the run's settings."""
+        write_text(self.config_file, config.to_yaml())
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is something to go on from."""
+        return self._last.exists()
+
+    def drop_state(self) -> None:
+        """Remove it."""
+        self._last.unlink(missing_ok=True)
 
     def write_metrics(self, records: list[dict[str, int | float]]) -> None:
         """Write all validation records so far, one JSON object a line."""
