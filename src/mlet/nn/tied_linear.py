@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlet.nn.init import balanced_factors
+from mlet.nn.plain_state import take_plain_weight
 from mlet.nn.product import product
 from mlet.nn.two_layer import TwoLayerTable
 
@@ -42,6 +45,27 @@ class TiedLinear(nn.Linear):
                 "the weight of a tied output layer is computed from inner and projection"
             )
         super().__setattr__(name, value)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Of an ordinary layer's checkpoint, too: the factors then hold its table."""
+        take_plain_weight(self, state_dict, prefix, error_msgs, self._hold)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    @torch.no_grad()
+    def _hold(self, table: Tensor) -> None:
+        factors = self.inner.detach(), self.projection.detach()
+        balanced_factors(table, self.inner.shape[1], self.out_features**-0.5, out=factors)
 
     def forward(self, input: Tensor) -> Tensor:
         """Scores (…, n), through k-wide vectors where that is less work than the product."""

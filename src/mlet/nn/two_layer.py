@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mlet.engine import RowGradient, TableStack, distinct_vectors, engine_serves
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors
+from mlet.nn.plain_state import take_plain_weight
 from mlet.nn.product import product
 
 
@@ -194,6 +195,22 @@ class TwoLayerTable(Factored):
                 "table with set_table(values)"
             )
         super().__setattr__(name, value)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Of an ordinary layer's checkpoint, too: the factors then hold its table."""
+        take_plain_weight(self, state_dict, prefix, error_msgs, self.set_table)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def named_factors(self) -> dict[str, Factors]:
         """The one table, under the name ""."""

@@ -4,6 +4,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mlet.optim.fused_optimizer import FusedOptimizer
 from mlet.optim.kinds import fused
+from mlet.optim.membership import check_optimizers
 from mlet.optim.rowwise_adagrad import RowWiseAdagrad
 from mlet.optim.table_optimizers import (
     FusedAdagrad,
@@ -19,6 +20,7 @@ __all__ = [
     "FusedRowWiseAdagrad",
     "FusedSGD",
     "RowWiseAdagrad",
+    "check_optimizers",
     "clip_grad_norm_",
     "fused",
 ]

@@ -15,7 +15,7 @@ from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
-from mlet.nn.inner_dim import TableSize, choose_inner_dims
+from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.modules import check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
@@ -42,7 +42,7 @@ _DRAWN: dict[str, InitName] = {
 
 def convert(
     model: nn.Module,
-    inner_dim: InnerDim = 64,
+    inner_dim: InnerDim | None = None,
     *,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -60,10 +60,11 @@ def convert(
 
     Args:
         model: any module.
-        inner_dim: the inner dimension k; or a mapping from name patterns to k, the first match
-            counting and tables without one left alone; or a rule ``(name, n, d) -> k``, None
-            leaving the table alone; or ``"auto"``, the rule of `mlet.nn.inner_dim`, which leaves
-            wide and tiny tables alone and keeps to a quarter of the machine's memory.
+        inner_dim: the inner dimension k, by default 64 or, where that is more, 4 d; or a mapping
+            from name patterns to k, the first match counting and tables without one left alone; or
+            a rule ``(name, n, d) -> k``, None leaving the table alone; or ``"auto"``, the rule of
+            `mlet.nn.inner_dim`, which leaves wide and tiny tables alone and keeps to a quarter of
+            the machine's memory.
         include, exclude: globs (``"*.user_table"``) or compiled regular expressions on qualified
             names. By default every table is included.
         min_rows: tables with fewer categories are left alone.
@@ -199,7 +200,7 @@ def _choose(
 
 def _inner_dims(
     tables: Mapping[str, nn.Embedding | nn.EmbeddingBag],
-    inner_dim: InnerDim,
+    inner_dim: InnerDim | None,
     reasons: dict[str, str],
 ) -> dict[str, int]:
     """k of each table that is to be converted; of others the reason, where there is one."""
@@ -217,6 +218,11 @@ def _inner_dims(
     if isinstance(inner_dim, Mapping):
         _selected(list(tables), list(inner_dim), "inner_dim")
         rule = _first_match(inner_dim)
+    elif inner_dim is None:
+
+        def rule(name: str, n: int, d: int) -> int | None:
+            return max(DEFAULT_INNER_DIM, WIDENING * d)
+
     elif callable(inner_dim):
         rule = inner_dim
     else:
