@@ -478,7 +478,7 @@ def test_a_pruned_factor_is_named() -> None:
 
 def test_inner_dimensions_are_whole_numbers() -> None:
     assert mlet.convert(nn.Embedding(9, 2), np.int64(8)).inner_dim == 8
-    for wrong in (8.0, "8", None, lambda name, n, d: 8.5):
+    for wrong in (8.0, "8", lambda name, n, d: 8.5):
         with pytest.raises(ConversionError, match=r"inner_dim=.* expected an integer, a mapping"):
             mlet.convert(nn.Embedding(9, 2), wrong)
 
