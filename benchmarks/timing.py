@@ -22,7 +22,15 @@ _WARM_UP = 3
 def interleave(
     contenders: Mapping[str, Callable[[Input], object]], inputs: Iterable[Input]
 ) -> dict[str, float]:
-    """Milliseconds of one step of each contender: the median over all inputs but the first three.
+    """The median of `interleaved_times` for each contender."""
+    times = interleaved_times(contenders, inputs)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def interleaved_times(
+    contenders: Mapping[str, Callable[[Input], object]], inputs: Iterable[Input]
+) -> dict[str, list[float]]:
+    """Milliseconds of each contender's steps, the first three inputs left out.
 
     Every input goes to all contenders, in an order that moves on by one with every turn: whoever
     goes after a heavy one finds its caches cold.
@@ -36,7 +44,7 @@ def interleave(
             contenders[name](value)
             if turn >= _WARM_UP:
                 times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def environment(*packages: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mlet.data import BatchLoader, PreparedDataset
 from mlet.data.schema import DatasetSchema
 from mlet.errors import ConfigError, ConversionError, WriteError
 from mlet.export import load_collapsed, onnx, save_collapsed, serving_module, to_onnx
-from mlet.models import DLRMConfig, build_model
+from mlet.models import MODELS, DLRMConfig, build_model
 from mlet.nn.compression import PRECISIONS, Hashing, LowRank, Precision, QuotientRemainder
 from mlet.training.predict import predict
 
@@ -58,9 +58,23 @@ def shapes(values: Any) -> dict[str, list[str | int]]:
     }
 
 
+#: Every option of a model once; the models themselves, which see no precision, at each of them.
+CASES = [
+    (name, precision)
+    for place, (name, config) in enumerate(CONFIGS.items())
+    for precision in PRECISIONS
+    if precision == "float32"
+    or config.name not in {other.name for other in list(CONFIGS.values())[:place]}
+]
+
+
+def test_no_model_is_left_out() -> None:
+    cases = {(CONFIGS[name].name, precision) for name, precision in CASES}
+    assert cases == {(name, precision) for name in MODELS for precision in PRECISIONS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "precision"), CASES)
 def test_all_models_at_all_precisions(
     name: str, precision: Precision, schema: DatasetSchema, tmp_path: Path
 ) -> None:
