@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,21 +23,35 @@ _WARM_UP = 3
 def interleave(
     contenders: Mapping[str, Callable[[Input], object]], inputs: Iterable[Input]
 ) -> dict[str, float]:
-    """Milliseconds of one step of each contender: the median over all inputs but the first three.
+    """The median of `interleaved_times` for each contender."""
+    times = interleaved_times(contenders, inputs)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def interleaved_times(
+    contenders: Mapping[str, Callable[[Input], object]],
+    inputs: Iterable[Input],
+    *,
+    shuffled: bool = False,
+) -> dict[str, list[float]]:
+    """Milliseconds of each contender's steps, the first three inputs left out.
 
     Every input goes to all contenders, in an order that moves on by one with every turn: whoever
-    goes after a heavy one finds its caches cold.
+    goes after a heavy one finds its caches cold. ``shuffled``, in another order every turn: nobody
+    then always goes after the same one, which short steps feel.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for turn, value in enumerate(inputs):
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]
+        order = names[turn % len(names) :] + names[: turn % len(names)]
+        if shuffled:
+            random.Random(turn).shuffle(order)
+        for name in order:
             began = time.perf_counter()
             contenders[name](value)
             if turn >= _WARM_UP:
                 times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def environment(*packages: str) -> dict[str, Any]:

@@ -100,3 +100,29 @@ def test_halving_is_measured_against_full_trials(tmp_path: Path) -> None:
     assert all(row["given_up"] > 0 for row in found["arms"])
     # What full trials choose is at least as good on validation: they see all that the others see.
     assert all(row["full_valid"] >= row["halved_valid"] - 0.02 for row in found["arms"])
+
+
+@pytest.mark.slow
+def test_serving_is_measured_in_every_form(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [
+        sys.executable, ROOT / "benchmarks" / "serving.py",
+        "--cap", "300", "--rounds", "20", "--json", "serving.json",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "serving.json").read_text())
+    models = [row for row in found["rows"] if row["part"] == "model"]
+    assert {row["batch"] for row in models} == {1, 64, 2_048}
+    assert len(models) == 3 * len(found["memory"]) == 3 * 9
+    for row in found["rows"]:
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert row["rows_per_second"] > 0
+    files = {row["name"]: row["file_bytes"] for row in found["memory"]}
+    kinds = ("", ", float16", ", int8", ", int4")
+    sizes = [files[f"ONNX Runtime, collapsed MLET{kind}"] for kind in kinds]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == pytest.approx(files["ONNX Runtime, single layer"], abs=200), "of equal d"
+    assert all(row["peak_bytes"] > row["file_bytes"] for row in found["memory"])
+    assert {row["form"] for row in found["ratios"]} == {"torch", ".pt2", "ONNX Runtime"}
+    assert "collapsed MLET ÷ single layer" in result.stdout

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 import yaml
 
+from mlet.data import PreparedDataset
 from mlet.data.readers.avazu import CATEGORICAL as AVAZU
 from mlet.data.readers.table import TableSchema
+from mlet.data.synthetic import SyntheticConfig
+from mlet.export import serving_module
+from mlet.models import ModelConfig, build_model
 from mlet.settings import load_yaml
 from mlet.studies import StudyConfig
 from mlet.studies.study import TuningConfig
@@ -30,6 +35,7 @@ SMALLER = {
     "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
+    "benchmarks/serving.py": "benchmarks/serving.py --cap 50 --rounds 3",
     "benchmarks/drop_in.py": "benchmarks/drop_in.py --small --rounds 2 --no-memory --cases Zipf",
     "studies/quick.yaml": "studies/quick.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
@@ -152,6 +158,23 @@ def test_the_study_example_is_valid_and_complete() -> None:
     assert set(values) == set(StudyConfig.model_fields), "no key is left out"
     assert set(values["tuning"]) == set(TuningConfig.model_fields)
     assert len(config.arms()) == 2 * 2 * 1 * 3 * 5
+
+
+def test_the_servers_configuration_is_that_of_the_graph(small_data: Path) -> None:
+    page = dict(reversed(blocks(ROOT / "docs" / "serving.md")))
+    assert yaml.safe_load(page["yaml"])["kind"] == "InferenceService"
+    (text,) = [text for _, text in blocks(ROOT / "docs" / "serving.md") if "config.pbtxt" in text]
+    given = re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ (\d+) \]', text)
+    page_data = SyntheticConfig()
+    schema = PreparedDataset(small_data).schema
+    module = serving_module(build_model(ModelConfig.parse({}, "dlrm"), schema), schema)
+    dense, ids = module.random_inputs(2)
+    assert (dense.dtype, ids.dtype) == (torch.float32, torch.int64)
+    assert given == [
+        (module.inputs[0], "FP32", str(page_data.dense)),
+        (module.inputs[1], "INT64", str(len(page_data.cardinalities))),
+        (module.output, "FP32", "1"),
+    ]
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import CONFIGS
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.data.schema import DatasetSchema
@@ -18,23 +19,16 @@ from mlet.export import load_collapsed
 from mlet.models import (
     MODELS,
     AnyModelConfig,
-    AutoIntConfig,
     CTRModel,
-    DCNConfig,
     DCNv2Config,
-    DeepFMConfig,
     DLRMConfig,
     FiBiNETConfig,
     FinalMLPConfig,
     FMConfig,
     GDCNConfig,
-    LogisticRegressionConfig,
     MaskNetConfig,
     ModelConfig,
-    NFMConfig,
     PNNConfig,
-    WideDeepConfig,
-    XDeepFMConfig,
     build_model,
 )
 from mlet.models.first_order import FirstOrderConfig
@@ -47,35 +41,6 @@ from mlet.training.load import load_trained
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 
-SIZE = {"dim": 3, "inner_dim": 9}
-CONFIGS: dict[str, AnyModelConfig] = {
-    "dlrm": DLRMConfig(**SIZE, bottom_mlp=[5], top_mlp=[6]),
-    "fm": FMConfig(**SIZE),
-    "deepfm": DeepFMConfig(**SIZE, mlp=[6, 5]),
-    "deepfm, two-layer": DeepFMConfig(**SIZE, mlp=[6, 5], two_layer_first_order=True),
-    "wide_deep": WideDeepConfig(**SIZE, mlp=[6, 5]),
-    "dcnv2": DCNv2Config(**SIZE, cross_layers=3, mlp=[6, 5]),
-    "dcn": DCNConfig(**SIZE, cross_layers=3, mlp=[6, 5]),
-    "nfm": NFMConfig(**SIZE, mlp=[6, 5]),
-    "pnn, inner": PNNConfig(**SIZE, mlp=[6, 5]),
-    "pnn, outer": PNNConfig(**SIZE, mlp=[6, 5], product="outer"),
-    "autoint": AutoIntConfig(**SIZE, layers=2, heads=2, head_dim=4),
-    "xdeepfm": XDeepFMConfig(**SIZE, maps=[4, 5], mlp=[6, 5]),
-    "dcnv2, parallel": DCNv2Config(**SIZE, mlp=[6], structure="parallel"),
-    "dcnv2, mixture": DCNv2Config(**SIZE, cross_layers=2, mlp=[6, 5], experts=3, rank=4),
-    "lr": LogisticRegressionConfig(inner_dim=9),
-    "fibinet, all": FiBiNETConfig(**SIZE, mlp=[6, 5]),
-    "fibinet, each": FiBiNETConfig(**SIZE, mlp=[6, 5], bilinear="each"),
-    "fibinet, interaction": FiBiNETConfig(**SIZE, mlp=[6, 5], bilinear="interaction"),
-    "masknet, parallel": MaskNetConfig(**SIZE, blocks=2, width=5, mlp=[6]),
-    "masknet, serial": MaskNetConfig(**SIZE, blocks=3, width=5, structure="serial"),
-    "finalmlp": FinalMLPConfig(**SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5]),
-    "finalmlp, gates": FinalMLPConfig(
-        **SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5], gate1=["C1"], gate2=["C3", "C2"], heads=4
-    ),
-    "gdcn": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5]),
-    "gdcn, stacked": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5], structure="stacked"),
-}
 each_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 

@@ -346,6 +346,19 @@ def test_quantization_moves_no_value_by_more_than_half_a_step(
     assert two_layer.collapse().collapse(precision).table("user").equal(coded.table("user"))
 
 
+def test_half_precision_rounds_and_refuses_what_it_cannot_hold() -> None:
+    torch.manual_seed(0)
+    embedding = FieldEmbedding([Field("user", 50, 3), Field("item", 20, 3)])
+    served = embedding.collapse("float16")
+    ids = torch.tensor([[3, 0], [49, 19]])
+    assert served(ids).equal(embedding(ids).half().float())
+    assert served.collapsed("user")["weight"].dtype == torch.float16
+    assert sum(tensor.nbytes for tensor in served.state_dict().values()) == 2 * 70 * 3
+    embedding.load_collapsed("user", {"weight": torch.full((50, 3), 7e4)})
+    with pytest.raises(ConversionError, match=r"row 0 .* beyond what float16 rows are kept in"):
+        embedding.collapse("float16")
+
+
 def test_a_fixed_projection_stays_and_the_tables_learn() -> None:
     embedding = layer(None, K, train_projection=False).float()
     optimizer = FusedSGD(embedding, lr=0.5)

@@ -10,6 +10,7 @@ import torch
 
 from mlet.errors import ConfigError, ConversionError
 from mlet.export import load_collapsed
+from mlet.nn.compression import PRECISIONS
 from mlet.studies import StudyConfig
 from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.collapse import collapse_run
@@ -27,7 +28,7 @@ def test_one_run_is_collapsed_at_every_precision(
     trained, data = load_trained(RunDirectory(tmp_path / "run"))
     rows = data.split("valid")
     sizes = {}
-    for precision in ("float32", "int8", "int4"):
+    for precision in PRECISIONS:
         out = f"{precision}.safetensors"
         mlet("collapse", "run", "--out", out, "--precision", precision)
         model, _, _ = load_collapsed(tmp_path / out)
@@ -39,6 +40,7 @@ def test_one_run_is_collapsed_at_every_precision(
         mlet("evaluate", out, "--data", small_data)
         sizes[precision] = (tmp_path / out).stat().st_size
     assert sizes["float32"] > sizes["int8"] > sizes["int4"]
+    assert sizes["float32"] > sizes["float16"]
     mlet("collapse", "run", "--out", "default.safetensors")
     names = ("default.safetensors", "float32.safetensors")
     assert len({(tmp_path / name).read_bytes() for name in names}) == 1
@@ -77,7 +79,7 @@ def test_methods_that_are_served_in_another_way_share_their_runs(small_data: Pat
         ["float32", "int8"], ["float32", "int4"],
         ["float32", "int8"], ["float32", "int4"], ["int8"],
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="no precision 'int2' of float32, int8, int4"):
+    with pytest.raises(ConfigError, match="no precision 'int2' of float32, float16, int8, int4"):
         StudyConfig.parse({**values, "peers": {"a": {"precision": "int2"}}}, "study")
 
 

@@ -249,7 +249,9 @@ def collapse(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors or .pt.")],
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of a run's tables: codes of 8 or 4 bits, row by row. Default: float32."),
+        typer.Option(
+            help="Of a run's tables: float16, or codes of 8 or 4 bits row by row. Default: float32."
+        ),
     ] = None,
     data: RunData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,

@@ -52,10 +52,14 @@ class TableStack:
     def out_of_range(self, lookups: Lookups, position: int) -> IndexError:
         """The error for the id at a position of ``lookups.ids``."""
         table = int(np.searchsorted(lookups.starts, position, side="right")) - 1
+        return self.no_such_id(table, int(lookups.ids[position]))
+
+    def no_such_id(self, table: int, wrong: int) -> IndexError:
+        """The error for an id that a table does not have."""
         size = self.sizes[table]
         whose = f"field {self.names[table]!r}: " if self.names[table] else ""
         return IndexError(
-            f"{whose}id {int(lookups.ids[position])} is outside its table "
+            f"{whose}id {wrong} is outside its table "
             f"of {size} categories (valid ids: 0 to {size - 1})"
         )
 

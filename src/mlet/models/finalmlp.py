@@ -37,7 +37,7 @@ class FeatureGate(nn.Module):
         if self.places:
             x = vectors[:, self.places].flatten(1)
         else:
-            x = self.context.expand(len(features), -1)
+            x = self.context.expand(features.shape[0], -1)
         return 2.0 * torch.sigmoid(self.mlp(x)) * features
 
 
@@ -59,7 +59,7 @@ class BilinearFusion(nn.Module):
 
     def forward(self, one: Tensor, two: Tensor) -> Tensor:
         """The fused logit of every row."""
-        rows = len(one)
+        rows = one.shape[0]
         crossed = torch.einsum(
             "bhu,huv,bhv->b",
             one.view(rows, self.heads, -1),

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mlet.engine import Lookups
+from mlet.engine import Lookups, engine_serves
 from mlet.errors import ConversionError
 from mlet.nn.compression import Compression, Precision, QuantizedTables, quantize
 from mlet.nn.factored import Factored, Factors
@@ -54,6 +54,14 @@ class Bags(NamedTuple):
 
     values: Tensor
     offsets: Tensor
+
+
+class _Group(NamedTuple):
+    """The fields of one stack: the columns of the one-valued ones, then the multi-valued ones."""
+
+    columns: list[int]
+    multi_valued: list[Field]
+    mean: list[bool]
 
 
 class FieldEmbedding(FieldEntries, Factored):
@@ -143,13 +151,21 @@ class FieldEmbedding(FieldEntries, Factored):
                 kind = type(compression).__name__
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with table_bias")
             by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
-        self._groups = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
-        order = [field.name for group in self._groups for field in group]
+        kinds = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
+        order = [field.name for kind in kinds for field in kind]
         self._order = [order.index(name) for name in names]
         self._in_order = order == names
-        self.tables = nn.ModuleList(self._build(group) for group in self._groups)
+        self.tables = nn.ModuleList(self._build(kind) for kind in kinds)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
+        self._groups = [
+            _Group(
+                columns=[self._column[f.name] for f in kind if not f.multi_valued],
+                multi_valued=[f for f in kind if f.multi_valued],
+                mean=[f.pooling == "mean" for f in kind if f.multi_valued],
+            )
+            for kind in kinds
+        ]
 
     def _build(self, group: Sequence[Field]) -> FieldTables:
         """The tables of fields of one kind."""
@@ -192,6 +208,7 @@ class FieldEmbedding(FieldEntries, Factored):
     def forward(self, ids: Tensor, bags: Mapping[str, Bags] | None = None) -> Tensor:
         """Embeddings of every field: (B, F, d), or (B, Σ d) where dimensions differ."""
         bags = bags or {}
+        traced = not engine_serves(ids)
         _check_integers("ids", ids)
         if ids.dim() != 2 or ids.shape[1] != len(self._column):
             raise ValueError(
@@ -199,7 +216,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"for each one-valued field: {', '.join(self._column)}"
             )
         groups = [
-            self._embed_group(group, table, ids, bags)
+            self._embed_group(group, table, ids, bags, traced)
             for group, table in zip(self._groups, self.tables, strict=True)
         ]
         if self.same_dim:
@@ -209,23 +226,25 @@ class FieldEmbedding(FieldEntries, Factored):
         return torch.cat([columns[place] for place in self._order], dim=1)
 
     def _embed_group(
-        self, group: Sequence[Field], table: nn.Module, ids: Tensor, bags: Mapping[str, Bags]
+        self,
+        group: _Group,
+        table: nn.Module,
+        ids: Tensor,
+        bags: Mapping[str, Bags],
+        traced: bool,
     ) -> Tensor:
         """Vectors (B, T, d) of the fields in one stack."""
-        multi = [field for field in group if field.multi_valued]
-        for field in multi:
+        for field in group.multi_valued:
             if field.name not in bags:
                 raise ValueError(f"no bags given for the multi-valued field {field.name!r}")
-            self._check_bags(field.name, bags[field.name], len(ids))
-        columns = [self._column[field.name] for field in group if not field.multi_valued]
-        block = ids if len(columns) == ids.shape[1] else ids[:, columns]
-        vectors: Tensor = table(
-            Lookups.gather(
-                block,
-                [bags[field.name] for field in multi],
-                [field.pooling == "mean" for field in multi],
-            )
-        )
+            if not traced:
+                self._check_bags(field.name, bags[field.name], len(ids))
+        assert isinstance(table, FieldTables)
+        block = ids if len(group.columns) == ids.shape[1] else ids[:, group.columns]
+        mine = [bags[field.name] for field in group.multi_valued]
+        if table.is_plain(traced):
+            return table.plain(block, mine, group.mean, traced=traced)
+        vectors: Tensor = table(Lookups.gather(block, mine, group.mean))
         return vectors
 
     @staticmethod

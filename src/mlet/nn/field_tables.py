@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mlet.engine import Lookups, TableStack
 from mlet.nn.factored import Factors
+from mlet.nn.plain_lookups import IdBounds, pool
 
 #: Rows computed at once where a whole table is asked for.
 _BLOCK_ROWS = 65_536
@@ -32,6 +33,49 @@ class FieldTables(nn.Module, ABC):
         self.sizes = dict(sizes)
         self.stack = TableStack(tuple(sizes), tuple(sizes.values()))
         self.seeds = {name: place for place, name in enumerate(sizes)}
+        self.bounds = IdBounds(self.stack)
+
+    def is_plain(self, traced: bool) -> bool:
+        """Whether to be looked up with `plain`, by torch's operations alone, not with `forward`.
+
+        That is where operations are traced or exported, and where there is nothing to gain from
+        knowing the distinct categories of a batch.
+        """
+        return traced
+
+    def plain(
+        self,
+        columns: Tensor,
+        bags: Sequence[tuple[Tensor, Tensor]],
+        mean: Sequence[bool],
+        *,
+        traced: bool,
+    ) -> Tensor:
+        """As `forward`: (B, T, d), of what `Lookups.gather` takes, T₁ columns and T₂ bags.
+
+        Raises:
+            IndexError: an id outside its table, unless ``traced``.
+        """
+        singles = columns.shape[1]
+        parts = []
+        if singles:
+            checked = self.checked(columns, 0, traced=traced)
+            parts.append(self.plain_vectors(checked, 0))
+        for place, ((values, offsets), average) in enumerate(
+            zip(bags, mean, strict=True), start=singles
+        ):
+            checked = self.checked(values.unsqueeze(1), place, traced=traced)
+            vectors = self.plain_vectors(checked, place).squeeze(1)
+            parts.append(pool(vectors, offsets, mean=average).unsqueeze(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def checked(self, ids: Tensor, first: int, *, traced: bool) -> Tensor:
+        """The ids (N × U) of the U tables from ``first`` on; see `IdBounds.check`."""
+        return self.bounds.check(ids, first, traced=traced)
+
+    @abstractmethod
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """The vectors (N, U, d) of ids (N × U), all valid, of the U tables from ``first`` on."""
 
     @abstractmethod
     def forward(self, lookups: Lookups) -> Tensor:
@@ -92,6 +136,12 @@ class ComputedTables(FieldTables):
     @abstractmethod
     def vectors(self, name: str, ids: Tensor) -> Tensor:
         """The embeddings (U, d) of some categories (U,) of a field."""
+
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """Computed table by table."""
+        names = self.stack.names[first : first + ids.shape[1]]
+        columns = ids.unbind(1)
+        return torch.stack([self.vectors(n, c) for n, c in zip(names, columns, strict=True)], dim=1)
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:

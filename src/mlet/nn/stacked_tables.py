@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mlet.engine import Lookups, RowGradient, look_up
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
@@ -192,6 +193,26 @@ class StackedTables(FieldTables):
         factors = balanced_factors(table, self.inner_dim, 1.0 / math.sqrt(len(table)))
         parts[INNER].copy_(factors[0])
         parts[PROJECTION].copy_(factors[1])
+
+    def is_plain(self, traced: bool) -> bool:
+        """Of ordinary tables where no gradient is asked for: reading rows is all there is to do.
+
+        A fused optimizer counts on what the engine leaves for it.
+        """
+        asked = torch.is_grad_enabled() and self.stacked.requires_grad
+        if traced:
+            return not (asked and (self.row_gradients is not None or self.factored_gradient))
+        return self.inner_dim is None and not asked
+
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """Rows, projected if two-layer, with their biases."""
+        tables = slice(first, first + ids.shape[1])
+        vectors = F.embedding(self.bounds.rows(ids, first), self.stacked)
+        if self.table_dtype is not None:
+            vectors = vectors.float()
+        if self.inner_dim is not None:
+            vectors = torch.einsum("nuk,ukd->nud", vectors, self.projection[tables])
+        return vectors if self.table_bias is None else vectors + self.table_bias[tables]
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlet.data import PreparedDataset
 from mlet.data.identity import check_data
+from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.models import CTRModel, build_model
@@ -40,6 +41,25 @@ def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel,
             f"{run.config_file.name}; train the run again"
         ) from None
     return model.eval(), dataset
+
+
+def load_served(path: Path) -> tuple[CTRModel, DatasetSchema]:
+    """The collapsed model of a finished run's directory, or of a file, and the schema it is for.
+
+    Raises:
+        RunError: the directory is no run, or has no such model yet; the file cannot be read.
+    """
+    if path.is_dir():
+        run = RunDirectory(path)
+        run.config()
+        path = run.model_file
+        if not path.exists():
+            raise RunError(
+                f"{path}: not there yet; finish the run with mlet train --resume {run.root}, or "
+                f"name a file that mlet collapse {run.root} wrote"
+            )
+    model, _, schema = load_collapsed(path)
+    return model, schema
 
 
 def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mlet.engine import Lookups, TableStack
 from mlet.nn.compression.base import COMPRESSIONS, Compression
+from mlet.nn.plain_lookups import IdBounds
 from mlet.nn.stacked_tables import StackedTables
 
 
@@ -51,6 +52,7 @@ class HashedTables(StackedTables):
         rows = {name: -(-size // collisions) for name, size in sizes.items()}
         super().__init__(rows, dim, inner_dim, **options)
         self.categories = TableStack(tuple(sizes), tuple(sizes.values()))
+        self._categories = IdBounds(self.categories)
 
     def forward(self, lookups: Lookups) -> Tensor:
         """Embed a batch's ids: (B, T, d)."""
@@ -59,6 +61,19 @@ class HashedTables(StackedTables):
             for place, (name, rows) in enumerate(self.sizes.items())
         ]
         return super().forward(replace(lookups, ids=torch.cat(hashed)))
+
+    def checked(self, ids: Tensor, first: int, *, traced: bool) -> Tensor:
+        """Categories, not rows."""
+        return self._categories.check(ids, first, traced=traced)
+
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """The rows that ids are hashed to."""
+        tables = list(self.sizes.items())[first : first + ids.shape[1]]
+        hashed = [
+            hash_ids(column, self.seeds[name], rows)
+            for column, (name, rows) in zip(ids.unbind(1), tables, strict=True)
+        ]
+        return super().plain_vectors(torch.stack(hashed, dim=1), first)
 
     def table(self, name: str) -> Tensor:
         """The n × d table that a field stands for."""

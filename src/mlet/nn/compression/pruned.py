@@ -97,6 +97,10 @@ class PrunedTables(StackedTables):
             weight[rows] = weight[rows] * self.kept[rows]
         return super().forward(lookups)
 
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """The kept entries of rows."""
+        return super().plain_vectors(ids, first) * self.kept[self.bounds.rows(ids, first)]
+
     def table(self, name: str) -> Tensor:
         """One table as it is served (n × d): a copy."""
         return super().table(name) * self._kept(name)

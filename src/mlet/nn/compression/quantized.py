@@ -1,4 +1,4 @@
-"""Post-training quantization: rows of 8- or 4-bit codes."""
+"""Post-training quantization: rows of float16 numbers, or of 8- or 4-bit codes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mlet.errors import ConversionError
 from mlet.nn.field_tables import ComputedTables
 
-#: What served tables are kept in: float32, or codes.
-Precision: TypeAlias = Literal["float32", "int8", "int4"]
+#: What served tables are kept in: floating-point numbers, or codes.
+Precision: TypeAlias = Literal["float32", "float16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _LEVELS: dict[str, int] = {"int8": 255, "int4": 15}
@@ -22,7 +22,8 @@ _SCALES: dict[str, torch.dtype] = {"int8": torch.float32, "int4": torch.float16}
 
 @torch.no_grad()
 def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """Uniform quantization of each row between its smallest and its largest value.
+    """A table in less memory: rounded, or by uniform quantization of each row between its smallest
+    and its largest value.
 
     ``W[i, j] ≈ scale_i · code_ij + bias_i``, with scale ``(max − min) / levels`` and bias ``min``
     (Guan et al. 2019, arXiv 1911.02079, section 3, asymmetric), so that no value moves by more than
@@ -30,26 +31,23 @@ def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
 
     Args:
         table: n × d.
-        precision: ``int8`` (255 steps) or ``int4`` (15 steps, two codes to a byte).
+        precision: ``float16``; ``int8`` (255 steps) or ``int4`` (15 steps, two codes to a byte).
 
     Returns:
-        ``codes`` (n × d, or n × ⌈d / 2⌉ for int4; uint8), ``scale`` and ``bias`` (n).
+        ``weight`` (n × d, float16); or ``codes`` (n × d, or n × ⌈d / 2⌉ for int4; uint8), ``scale``
+        and ``bias`` (n).
 
     Raises:
-        ConversionError: scale or bias of a row is beyond the range of its dtype, or no number.
+        ConversionError: a value of a row, or its scale or bias, is beyond its dtype, or no number.
     """
-    levels = _LEVELS[precision]
     low, high = table.aminmax(dim=1)
+    if precision == "float16":
+        _check(low.half(), high.half(), low, high, precision)
+        return {"weight": table.half()}
+    levels = _LEVELS[precision]
     scale = ((high - low) / levels).to(_SCALES[precision])
     bias = low.to(_SCALES[precision])
-    wrong = torch.nonzero(~(torch.isfinite(scale) & torch.isfinite(bias))).flatten()
-    if len(wrong):
-        row = int(wrong[0])
-        raise ConversionError(
-            f"row {row} of a table holds values from {float(low[row]):.3g} to "
-            f"{float(high[row]):.3g}, beyond what {precision} rows are scaled by ({scale.dtype}); "
-            f"choose another precision"
-        )
+    _check(scale, bias, low, high, precision)
     step = torch.where(scale > 0, scale, torch.ones_like(scale)).to(table.dtype)
     codes = ((table - bias.to(table.dtype)[:, None]) / step[:, None]).round().clamp(0, levels)
     codes = codes.to(torch.uint8)
@@ -60,30 +58,67 @@ def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
     return {"codes": codes.contiguous(), "scale": scale, "bias": bias}
 
 
+def _check(one: Tensor, other: Tensor, low: Tensor, high: Tensor, precision: Precision) -> None:
+    """Refuse rows for which either number, kept in 16 or 32 bits, is none."""
+    wrong = torch.nonzero(~(torch.isfinite(one) & torch.isfinite(other))).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ConversionError(
+            f"row {row} of a table holds values from {float(low[row]):.3g} to "
+            f"{float(high[row]):.3g}, beyond what {precision} rows are kept in ({one.dtype}); "
+            f"choose another precision"
+        )
+
+
 class QuantizedTables(ComputedTables):
-    """Ordinary tables as codes; they serve, and cannot be trained.
+    """Ordinary tables at another precision than float32, one above the other; they serve, and
+    cannot be trained.
 
     Args:
         sizes: n of each field, by name.
         dim: d.
-        precision: of the codes.
+        precision: of the rows.
     """
 
     def __init__(self, sizes: Mapping[str, int], dim: int, precision: Precision) -> None:
         super().__init__(sizes)
         self.dim, self.precision = dim, precision
-        for place, size in enumerate(sizes.values()):
-            for part, tensor in quantize(torch.zeros(size, dim), precision).items():
-                self.register_buffer(f"{part}{place}", tensor)
+        empty = quantize(torch.zeros(sum(sizes.values()), dim), precision)
+        self.part_names = tuple(empty)
+        for part, tensor in empty.items():
+            self.register_buffer(part, tensor)
+
+    def is_plain(self, traced: bool) -> bool:
+        """Always: rows are decoded sooner than it is found out which of them are the same."""
+        return True
 
     def parts(self, name: str) -> dict[str, Tensor]:
-        """Codes, scale and bias."""
-        place = self.stack.names.index(name)
-        return {part: self.get_buffer(f"{part}{place}") for part in ("codes", "scale", "bias")}
+        """Views of what `quantize` makes of a table."""
+        start = self.stack.first_rows[self.stack.names.index(name)]
+        rows = slice(start, start + self.sizes[name])
+        return {part: self.get_buffer(part)[rows] for part in self.part_names}
 
     def vectors(self, name: str, ids: Tensor) -> Tensor:
         """The rows decoded, (U, d) float32."""
-        codes, scale, bias = (part[ids] for part in self.parts(name).values())
+        return self._decoded(ids + self.stack.first_rows[self.stack.names.index(name)])
+
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """The rows decoded, float32."""
+        return self._decoded(self.bounds.rows(ids, first))
+
+    def _decoded(self, rows: Tensor) -> Tensor:
+        """Rows (…) of the stack: (… × d) float32."""
+        # Not with brackets, which take several times as long.
+        flat = rows.reshape(-1)
+        parts = [self.get_buffer(part).index_select(0, flat) for part in self.part_names]
+        if self.precision == "float16":
+            return parts[0].float().view(*rows.shape, self.dim)
+        codes, scale, bias = parts
         if self.precision == "int4":
-            codes = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, : self.dim]
-        return codes.float() * scale.float().unsqueeze(1) + bias.float().unsqueeze(1)
+            # A shift is exported to ONNX as one of signed numbers.
+            codes = torch.stack([codes & 15, codes // 16], dim=2).flatten(1)[:, : self.dim]
+        # In place: pages of fresh memory cost more than the arithmetic.
+        vectors = codes.float()
+        vectors *= scale.float().unsqueeze(1)
+        vectors += bias.float().unsqueeze(1)
+        return vectors.view(*rows.shape, self.dim)

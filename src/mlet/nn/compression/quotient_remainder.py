@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
@@ -78,6 +79,17 @@ class QuotientRemainderTables(ComputedTables):
         first: Tensor = remainder(Lookups.gather((ids % rows).unsqueeze(1)))
         second: Tensor = quotient(Lookups.gather((ids // rows).unsqueeze(1)))
         return (first * second).squeeze(1)
+
+    def plain_vectors(self, ids: Tensor, first: int) -> Tensor:
+        """The same without the engine."""
+        names = self.stack.names[first : first + ids.shape[1]]
+        products = []
+        for name, column in zip(names, ids.split(1, dim=1), strict=True):
+            remainder, quotient = self._tables(name)
+            rows = self.rows[name]
+            one = remainder.plain_vectors(column % rows, 0)
+            products.append(one * quotient.plain_vectors(column // rows, 0))
+        return torch.cat(products, dim=1)
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """The parts of R and of Q, behind the names of these."""
