@@ -37,13 +37,11 @@ def positions(block: bytes, byte: int, quoted: bool) -> np.ndarray:
 def _no_text(block: bytes) -> int | None:
     """Where the first byte stands that is no UTF-8 text."""
     position = block.find(b"\0")
-    if position >= 0:
-        return position
     try:
-        block.decode("utf-8")
+        (block if position < 0 else block[:position]).decode("utf-8")
     except UnicodeDecodeError as error:
         return error.start
-    return None
+    return position if position >= 0 else None
 
 
 def _wrong_quote(block: bytes, separator: str) -> tuple[int, int] | None:
@@ -73,6 +71,7 @@ class _Damage:
 
     def __init__(self, path: Path, bad_rows: BadRows | None) -> None:
         self._path, self._bad_rows = path, bad_rows
+        self.is_refused = bad_rows is None
 
     def no_text(self, block: bytes, line: int) -> bytes:
         """The block with lines blanked that are not UTF-8 text; ``line`` is its first."""
@@ -136,7 +135,7 @@ def _lines(path: Path, encoding: str, size: int, damage: _Damage) -> Iterator[by
         rest += chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
         if line == 1:
             rest = rest.removeprefix(_BYTE_ORDER_MARK)
-        if b"\0" in chunk and b"\n" not in chunk:  # binary: a newline may never come
+        if b"\0" in chunk and damage.is_refused:  # binary: a newline may never come
             damage.no_text(rest, line)
         cut = rest.rfind(b"\n") + 1
         if cut:

@@ -70,7 +70,7 @@ class TableSource:
         self.schema, self.skip_bad_rows = schema, skip_bad_rows
         self.bad_rows: BadRows | None = None
         self.time_kind: str | None = None
-        dense = schema.dense_columns
+        dense = schema.dense
         self.columns = RawColumns(
             dense={name: column.scale for name, column in dense.items()},
             categorical=tuple(schema.categorical),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from mlet.data.delimited import LINE
@@ -81,7 +81,7 @@ class TableSchema(Settings):
     label: str
     positive: list[bool | int | float | str] | None = Field(default=None, min_length=1)
     threshold: float | None = None
-    dense: list[str] | dict[str, DenseScale | DenseColumn] = Field(default_factory=list)
+    dense: dict[str, DenseColumn] = Field(default_factory=dict)
     categorical: list[str] = Field(default_factory=list)
     multi_valued: dict[str, str] = Field(default_factory=dict)
     time: str | None = None
@@ -91,6 +91,18 @@ class TableSchema(Settings):
     separator: str = ","
     quote: Literal["double", "none"] = "double"
 
+    @field_validator("dense", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """Columns, and scales, that are named alone."""
+        if isinstance(value, list):
+            if len(set(map(str, value))) < len(value):
+                raise ValueError("a column is named twice")
+            return {str(name): {} for name in value}
+        if isinstance(value, dict):
+            return {k: {"scale": v} if isinstance(v, str) else v for k, v in value.items()}
+        return value
+
     @model_validator(mode="after")
     def _one_rule_for_labels(self) -> Self:
         if self.positive is not None and self.threshold is not None:
@@ -98,16 +110,6 @@ class TableSchema(Settings):
         if self.time_format is not None and self.time is None:
             raise ValueError("'time_format' is of the column 'time', which is not given")
         return self
-
-    @property
-    def dense_columns(self) -> dict[str, DenseColumn]:
-        """How every dense column becomes a feature."""
-        if isinstance(self.dense, list):
-            return {name: DenseColumn() for name in self.dense}
-        return {
-            name: value if isinstance(value, DenseColumn) else DenseColumn(scale=value)
-            for name, value in self.dense.items()
-        }
 
     def names(self) -> list[str]:
         """Every column the schema refers to."""
