@@ -66,17 +66,20 @@ def test_a_guess_is_a_schema_that_prepares(tmp_path: Path, mlet: Mlet) -> None:
 
 
 def test_a_label_that_cannot_be_known_is_asked_for(tmp_path: Path, mlet: Mlet) -> None:
-    two = {"seen": lambda i: i % 2, "bought": lambda i: i % 3 // 2}
+    two = {"seen": lambda i: i % 2, "refunded": lambda i: i % 3 // 2}
     several = rows(**two, click=lambda i: "x")
     path = write_csv(tmp_path / "log.csv", several)
     text = guess_schema(path)
     assert "label" not in yaml.safe_load(text)
-    assert "# label: seen\n# label: bought" in text
+    assert "# label: seen\n# label: refunded" in text
+    assert guessed(path).get("dense"), "the rest is there"
     (tmp_path / "schema.yaml").write_text(text)
     words = ("prepare", "table", "log.csv", "--schema", "schema.yaml", "--out", "d")
     assert "'label' is missing" in mlet(*words, code=2).stderr
     named = write_csv(tmp_path / "named.csv", rows(**two))
     assert guessed(named)["label"] == "click", "of several, the one that is called so"
+    lone = write_csv(tmp_path / "lone.csv", rows(click=lambda i: "x", app=two["seen"]))
+    assert "label" not in guessed(lone), "two values alone make no label"
     none = write_csv(tmp_path / "none.csv", rows(click=lambda i: i % 5))
     assert "label" not in guessed(none)
     assert "# threshold: 4" in guess_schema(none)
@@ -138,6 +141,23 @@ def test_parquet_json_lines_and_folders(tmp_path: Path) -> None:
         assert found["categorical"] == ["user", "code"]
         assert found["multi_valued"] == {"tags": "|"}
         assert found["dense"]["balance"] == {"scale": "signed_log", "missing_indicator": True}
+
+
+def test_rows_that_cannot_be_read_are_named_and_do_not_matter(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "log.csv", rows(), ";")
+    whole = guess_schema(path)
+    lines = path.read_text().splitlines()
+    lines[60] = lines[60][:9]
+    path.write_text("\n".join([*lines[:90], lines[60], *lines[90:]]) + "\n")
+    text = guess_schema(path)
+    assert "line 61: 3 columns where 9" in text
+    assert yaml.safe_load(text) == yaml.safe_load(whole)
+    with_quotes = [line.replace(";u", ';12" u') for line in lines]
+    path.write_text("\n".join(with_quotes) + "\n")
+    assert guessed(path)["quote"] == "none"
+    json_lines = tmp_path / "log.jsonl"
+    json_lines.write_text("\n".join(["{oops", *(json.dumps(row) for row in rows())]))
+    assert "line 1: no JSON object" in guess_schema(json_lines)
 
 
 def test_a_split_and_names_that_yaml_would_misread(tmp_path: Path) -> None:

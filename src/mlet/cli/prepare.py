@@ -123,10 +123,10 @@ def _print_bad_rows(bad_rows: BadRows) -> None:
         say("no row was skipped")
         return
     rows = [
-        (reason, f"{count:,}", bad_rows.first[reason]) for reason, count in bad_rows.counts.items()
+        (reason, bad_rows.first[reason], f"{count:,}") for reason, count in bad_rows.counts.items()
     ]
     title = f"{bad_rows.total:,} rows skipped, of {bad_rows.allowed:,} that may be"
-    show_table(title, ("reason", "rows", "the first"), rows)
+    show_table(title, ("reason", "the first", "rows"), rows, left=2)
 
 
 def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:

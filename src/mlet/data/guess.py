@@ -17,7 +17,10 @@ from mlet.data.profile import Profile, profile
 from mlet.data.sample import Sample, read_sample
 
 #: What labels are called.
-_LABELS = {"label", "click", "clicked", "is_click", "target", "y", "converted", "conversion"}
+_LABELS = {
+    *("label", "click", "clicked", "is_click", "is_clicked", "target", "y", "converted"),
+    *("conversion", "is_conversion", "bought", "purchase", "purchased", "installed"),
+}
 
 
 def guess_schema(path: Path) -> str:
@@ -42,6 +45,7 @@ def guess_schema(path: Path) -> str:
     lines = [
         f"# Guessed from the first {rows:,} rows of {sample.path.name}. Read every line, and",
         "# take out what is known only after the click: when a model serves, it is not there yet.",
+        *_bad_row_lines(sample),
         *_label_lines(label, columns),
         "",
         *_dense_lines([column for column in inputs if column.kind == kinds.DECIMAL]),
@@ -56,14 +60,19 @@ def guess_schema(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _bad_row_lines(sample: Sample) -> list[str]:
+    if sample.bad_rows is None or not sample.bad_rows.total:
+        return []
+    return [
+        "# Some of the rows cannot be read; mend them, or pass --skip-bad-rows:",
+        *(f"#   {message}" for message in sample.bad_rows.first.values()),
+    ]
+
+
 def _label(columns: Sequence[Profile]) -> str | None:
-    """The only column that can be the label; of several, the only one that is called so."""
-    binary = [column.name for column in columns if column.binary]
-    named = [name for name in binary if name.lower() in _LABELS]
-    for names in (binary, named):
-        if len(names) == 1:
-            return names[0]
-    return None
+    """The only column that has two values, and is called as labels are."""
+    named = [column.name for column in columns if column.binary and column.name.lower() in _LABELS]
+    return named[0] if len(named) == 1 else None
 
 
 def _label_lines(label: str | None, columns: Sequence[Profile]) -> list[str]:
@@ -74,8 +83,9 @@ def _label_lines(label: str | None, columns: Sequence[Profile]) -> list[str]:
         return [f"label: {_name(label)}  # has two values, no and yes{also}"]
     if binary:
         return [
-            "# Which column is the label cannot be known: several have two values. Keep one:",
+            "# Which column is the label cannot be known. These have two values, no and yes;",
             *(f"# label: {_name(name)}" for name in binary),
+            "# another one needs what counts as a click, as positive: [basket], or threshold: 4.",
         ]
     return [
         "# No column has two values, no and yes: which one is the label cannot be known. Name it,",
