@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def lookups(draw: st.DrawFn, layer: FieldEmbedding) -> tuple[Tensor, dict[str, B
 #: Text that a cell, a name or a category may hold.
 words = st.text(
     st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=8
+)
+#: Categories that have no other spelling, as True has in true and 7.0 in 7.
+categories = words.filter(
+    lambda word: word.lower() not in ("true", "false") and not re.fullmatch(r"-?\d+\.0+", word)
 )
 #: What a column or field may be called: spaces around a name in a header are dropped.
 names = words.filter(lambda name: name != "" and name == name.strip() and "\n" not in name)
@@ -138,10 +143,12 @@ def raw_tables(draw: st.DrawFn, min_rows: int = 12, max_rows: int = 30) -> RawTa
 
     columns = {schema["label"]: [row % 2 for row in range(rows)]}
     for name in schema["categorical"]:
-        few = draw(st.lists(words, min_size=1, max_size=4))
+        few = draw(st.lists(categories, min_size=1, max_size=4))
         columns[name] = column(st.sampled_from(few))
     for name, separator in schema["multi_valued"].items():
-        word = words.filter(lambda text, marks=set(separator): not marks & set(text) and text != "")
+        word = categories.filter(
+            lambda text, marks=set(separator): not marks & set(text) and text != ""
+        )
         few = draw(st.lists(word, min_size=1, max_size=4))
         columns[name] = column(st.lists(st.sampled_from(few), max_size=3))
     for name in schema["dense"]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import words
 
-from mlet.data import delimited
+from mlet.data import blocks
 from mlet.data.delimited import LINE, read_delimited
 from mlet.errors import DataError
 
@@ -165,7 +165,7 @@ def test_names_of_columns_may_be_quoted(tmp_path: Path) -> None:
 def test_a_record_without_end_is_refused_early(
     tmp_path: Path, filling: bytes, quoted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "_RECORD_BYTES", 10_000)
+    monkeypatch.setattr(blocks, "_RECORD_BYTES", 10_000)
     path = tmp_path / "bomb.csv.gz"
     with gzip.open(path, "wb") as file:
         file.write(b'click,title,user\n1,a,b\n1,"' if quoted else b"click,title,user\n1,a,b\n1,a")

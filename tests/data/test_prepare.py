@@ -68,7 +68,7 @@ def test_columns_decode_to_the_rows_that_were_read(
     out = tmp_path_factory.mktemp("data") / "d"
     source = Rows(frame, COLUMNS, size=data.draw(st.integers(3, 90)))
     with pytest.MonkeyPatch.context() as patch:
-        module = sys.modules["mlet.data.prepare"]  # the name is also that of a function
+        module = sys.modules["mlet.data.staging"]
         patch.setattr(module, "_CHUNK_ROWS", data.draw(st.integers(1, 90)))
         schema = prepare(source, out, split=SplitRule(by, 0.2, 0.25), min_count=min_count)
     dataset = PreparedDataset(out)

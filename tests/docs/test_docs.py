@@ -102,6 +102,8 @@ def desk(
     (tmp_path / "clicks.csv").write_text(text)
     schema = next(text for kind, text in blocks(ROOT / "docs" / "data.md") if kind == "yaml")
     (tmp_path / "clicks.yaml").write_text(schema)
+    unsplit = [line for line in schema.splitlines() if "split:" not in line]
+    (tmp_path / "split-already.yaml").write_text("\n".join(unsplit))
     return tmp_path
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+import polars as pl
 import typer
 from typer.core import TyperGroup
 
 from mlet.cli.console import counting, say, show_table
 from mlet.data import DatasetSchema, SplitRule
 from mlet.data import prepare as prepare_source
+from mlet.data.bad_rows import BadRows
+from mlet.data.guess import guess_schema
 from mlet.data.readers import (
     READERS,
     LibFMSource,
@@ -21,7 +24,9 @@ from mlet.data.readers import (
     TableSource,
 )
 from mlet.data.readers.registry import open_raw
+from mlet.data.schema import SplitName
 from mlet.data.source import RawSource
+from mlet.data.times import kind_of, show_time
 from mlet.errors import ConfigError
 from mlet.task import TASKS
 
@@ -85,6 +90,7 @@ def _prepare(
 ) -> None:
     default, by_field = _parse_min_counts(min_count or [])
     rule = SplitRule(by=split, valid=valid, test=test, seed=seed)
+    times: dict[SplitName, tuple[int, int]] = {}
     with counting() as report:
         schema = prepare_source(
             source,
@@ -94,8 +100,34 @@ def _prepare(
             field_min_counts=by_field,
             overwrite=overwrite,
             report=report,
+            tell_times=times.update,
         )
-    print_schema(schema, out)
+    print_schema(schema, out, _shown(times, source))
+    if isinstance(source, TableSource) and source.bad_rows is not None:
+        _print_bad_rows(source.bad_rows)
+
+
+def _shown(
+    times: dict[SplitName, tuple[int, int]], source: RawSource
+) -> dict[SplitName, tuple[str, str]]:
+    """First and last times as a person reads them."""
+    if not times:
+        return {}
+    kind = source.time_kind if isinstance(source, TableSource) else None
+    kind = kind or kind_of(pl.Series([time for ends in times.values() for time in ends]))
+    return {name: (show_time(a, kind), show_time(b, kind)) for name, (a, b) in times.items()}
+
+
+def _print_bad_rows(bad_rows: BadRows) -> None:
+    """What was left out, by reason, with the first of each."""
+    if not bad_rows.total:
+        say("no row was skipped")
+        return
+    rows = [
+        (reason, bad_rows.first[reason], f"{count:,}") for reason, count in bad_rows.counts.items()
+    ]
+    title = f"{bad_rows.total:,} rows skipped, of {bad_rows.allowed:,} that may be"
+    show_table(title, ("reason", "the first", "rows"), rows, left=2)
 
 
 def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
@@ -112,15 +144,19 @@ def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
     return default, by_field
 
 
-def print_schema(schema: DatasetSchema, out: Path) -> None:
-    """What was prepared, for a person."""
+def print_schema(
+    schema: DatasetSchema, out: Path, times: Mapping[SplitName, tuple[str, str]] | None = None
+) -> None:
+    """What was prepared, for a person; the first and last time of every split, where known."""
     task = TASKS["binary"]()
     known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
-    columns = ("split", "rows", "clicks", *(f"best possible {m.label}" for m in known))
+    ends = ("from", "to") if times else ()
+    columns = ("split", "rows", "clicks", *ends, *(f"best possible {m.label}" for m in known))
     rows = []
     for name, split in schema.splits.items():
         best = [f"{split.best[metric.name]:.4f}" for metric in known]
-        rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *best))
+        when = times[name] if times else ()
+        rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *when, *best))
     show_table(f"{schema.source}, split by {schema.split_by}", columns, rows)
     categories = sum(field.num_categories for field in schema.fields)
     say(
@@ -187,16 +223,56 @@ def _libfm(
     return LibFMSource(files or [], named)
 
 
+def _guess(file: Path | None) -> None:
+    if file is not None:
+        typer.echo(guess_schema(file), nl=False)
+        raise typer.Exit
+
+
+Paths: TypeAlias = list[Path] | None
+
+
 @prepare_app.command("table")
 @_command
 def _table(
-    files: Files,
     schema: Annotated[Path, typer.Option(help="YAML: label, dense, categorical, …")],
+    files: Annotated[
+        Paths, typer.Argument(help="Files, folders or patterns, pooled in this order.")
+    ] = None,
+    train_file: Annotated[
+        Paths, typer.Option(help="Training rows, split already. Repeatable.")
+    ] = None,
+    valid_file: Annotated[
+        Paths, typer.Option(help="Validation rows, split already. Repeatable.")
+    ] = None,
+    test_file: Annotated[Paths, typer.Option(help="Test rows, split already. Repeatable.")] = None,
+    skip_bad_rows: Annotated[
+        int,
+        typer.Option(help="Leave out up to so many rows that cannot be read.", min=0),
+    ] = 0,
+    guess: Annotated[
+        Path | None,
+        typer.Option(
+            help="Print a first schema for a file, to be corrected, and do nothing else.",
+            callback=_guess,
+            is_eager=True,
+        ),
+    ] = None,
 ) -> RawSource:
-    """Any CSV or Parquet file, described by a YAML schema.
+    """Any CSV, Parquet or JSON-lines files, described by a YAML schema.
 
-    The schema names columns: label, dense (list, or name: log|none), categorical (list),
-    multi_valued (name: separator), time, split ({column: name}, of rows that are split already)
-    and the CSV separator.
+    FILES, or those of each split, may be folders (of Hive partitions, too) and patterns.
+    The schema names columns: label (with positive or threshold), dense (list, or name: scale),
+    categorical (list), multi_valued (name: separator), time (with time_format), split ({column:
+    name}, of rows that are split already), and says how a CSV file is written: separator, quote,
+    null_values. A first one is guessed: mlet prepare table --guess FILE > schema.yaml
     """
-    return TableSource(files, TableSchema.load(schema))
+    given: dict[SplitName, list[Path] | None] = {
+        "train": train_file, "valid": valid_file, "test": test_file
+    }  # fmt: skip
+    named = {name: paths for name, paths in given.items() if paths}
+    if bool(files) == bool(named) or len(named) not in (0, 3):
+        raise ConfigError("give either FILES, or all of --train-file, --valid-file and --test-file")
+    return TableSource(
+        files or [], TableSchema.load(schema), given=named, skip_bad_rows=skip_bad_rows
+    )

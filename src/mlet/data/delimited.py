@@ -1,185 +1,29 @@
-"""Delimited text in blocks of whole records, with the line of every record.
+"""Delimited text in frames, with the line of every record.
 
-A file is read once, decompressed on the way, a few tens of MB at a time. Every record is checked
-to have the expected number of columns before it is parsed, so that a damaged row is named by its
-line instead of being padded with missing values.
+Every record is checked to have the expected number of columns before it is parsed, so that a
+damaged row is named by its line instead of being padded with missing values.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import stat
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import polars as pl
-import zstandard
 
+from mlet.data.bad_rows import BadRows
+from mlet.data.blocks import BLANK, NEWLINE, positions, text_blocks
 from mlet.errors import DataError
 
 #: Column that holds each record's line number (1-based) in a frame read from text.
 LINE = "__line__"
 
+#: Those that are in use.
+SEPARATORS = (",", "\t", ";", "|")
 _BLOCK_BYTES = 32 * 1024 * 1024
-#: No record of click data is as long; what is has lost a newline or a quote.
-_RECORD_BYTES = 16 * 1024 * 1024
-#: Compressed bytes that are handed to zstd at once.
-_ZSTD_BYTES = 2048
-_NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Decompress zstd frames; raises EOFError where the last one is cut short."""
-    decoder = zstandard.ZstdDecompressor().decompressobj()
-    parts: list[bytes] = []
-    gathered = 0
-    # What is decompressed at once is not bounded otherwise, and may be 30 000 times as long.
-    while compressed := file.read(_ZSTD_BYTES):
-        while compressed:
-            if decoder.eof:
-                decoder = zstandard.ZstdDecompressor().decompressobj()
-            parts.append(decoder.decompress(compressed))
-            gathered += len(parts[-1])
-            compressed = decoder.unused_data
-        if gathered >= size:
-            yield b"".join(parts)
-            parts.clear()
-            gathered = 0
-    yield b"".join(parts)
-    if not decoder.eof:
-        raise EOFError
-
-
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    """The decompressed bytes of a plain, .gz or .zst file.
-
-    Raises:
-        DataError: the file is missing, a directory, unreadable, or damaged.
-    """
-    try:
-        # A command would wait for ever on one that nobody writes to; those in /dev are the shell's.
-        if stat.S_ISFIFO(path.stat().st_mode) and Path("/dev") not in path.parents:
-            raise DataError(f"{path}: is a named pipe, expected a file; the shell gives <(command)")
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                while chunk := file.read(size):
-                    yield chunk
-        elif path.suffix == ".zst":
-            with path.open("rb") as file:
-                yield from _zstd_chunks(file, size)
-        else:
-            with path.open("rb") as file:
-                while chunk := file.read(size):
-                    yield chunk
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a directory, expected a file") from None
-    except EOFError:
-        raise DataError(f"{path}: the compressed file is cut short; fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: not a readable {path.suffix} file ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-
-
-def _check_text(path: Path, block: bytes, line: int) -> None:
-    """Refuse a block that is not UTF-8 text, naming the line."""
-    position = block.find(b"\0")
-    if position < 0:
-        try:
-            block.decode("utf-8")
-            return
-        except UnicodeDecodeError as error:
-            position = error.start
-    line += block.count(b"\n", 0, position)
-    raise DataError(
-        f"{path}, line {line}: byte 0x{block[position]:02x} is not UTF-8 text; is the file binary, "
-        f"compressed under another name, or in another encoding?"
-    )
-
-
-def _positions(block: bytes, byte: int, quoted: bool) -> np.ndarray:
-    """Where a byte stands, outside quotes, in a block that begins outside quotes."""
-    data = np.frombuffer(block, np.uint8)
-    found = np.flatnonzero(data == byte)
-    if quoted and b'"' in block:
-        before = np.searchsorted(np.flatnonzero(data == _QUOTE), found)
-        found = found[before % 2 == 0]
-    return found
-
-
-def _check_quotes(path: Path, block: bytes, separator: str, line: int) -> None:
-    """Refuse a quote that RFC 4180 does not know, naming the line; the block begins a record.
-
-    Quotes open a cell at its very beginning and close it at its very end; within it they are
-    doubled. One that does neither would merge the rows up to the next.
-    """
-    data = np.frombuffer(block, np.uint8)
-    quotes = np.flatnonzero(data == _QUOTE)
-    if not len(quotes):
-        return
-    opening, closing = quotes[::2], quotes[1::2]
-    padded = np.concatenate([[_NEWLINE], data, [_NEWLINE]])
-    edges = (ord(separator), _NEWLINE, _QUOTE)
-    wrong = opening[~np.isin(padded[opening], edges)]
-    after = padded[closing + 2]
-    wrong = np.concatenate([wrong, closing[~np.isin(after, (*edges, _RETURN))]])
-    if len(wrong):
-        line += block.count(b"\n", 0, int(wrong.min()))
-        raise DataError(
-            f"{path}, line {line}: a quote in the middle of a cell; quote the whole cell and "
-            f"double the quotes in it, or read the file without quoting (schema: quote: none)"
-        )
-
-
-def _blocks(
-    path: Path, separator: str, *, quoted: bool, encoding: str, size: int
-) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole records, each ended by a newline, with the line each begins on.
-
-    Raises:
-        DataError: as `_chunks`, or the file is empty, is not text, has a quote within a cell or one
-            that is never closed, or a record that is far too long.
-    """
-    line, rest = 1, b""
-    for number, chunk in enumerate(_chunks(path, size)):
-        text = chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
-        rest += text if number else text.removeprefix(_BYTE_ORDER_MARK)
-        if b"\0" in text:  # binary: a newline may never come
-            _check_text(path, rest, line)
-        cut = rest.rfind(b"\n") + 1
-        if quoted and b'"' in rest:
-            _check_quotes(path, rest, separator, line)
-            ends = _positions(rest, _NEWLINE, quoted)
-            cut = int(ends[-1]) + 1 if len(ends) else 0
-        # Blank lines are held back until it is known whether anything follows them.
-        cut = len(rest[:cut].rstrip(b"\r\n"))
-        cut = rest.find(b"\n", cut) + 1 if cut else 0
-        if cut:
-            block, rest = rest[:cut], rest[cut:]
-            _check_text(path, block, line)
-            yield line, block
-            line += block.count(b"\n")
-        if len(rest) > _RECORD_BYTES and rest.strip():
-            end = "closing quote" if quoted and rest.count(b'"') % 2 else "end"
-            raise DataError(
-                f"{path}, line {line}: no {end} of the row within {_RECORD_BYTES >> 20} MB; is a "
-                f"newline or a quote missing?"
-            )
-    if rest.strip():
-        _check_text(path, rest, line)
-        if quoted and rest.count(b'"') % 2:
-            raise DataError(f"{path}, line {line}: a quote opened here or later is never closed")
-        yield line, rest.rstrip(b"\r\n") + b"\n"
-    elif line == 1:
-        raise DataError(f"{path}: the file is empty")
 
 
 def read_delimited(
@@ -190,6 +34,8 @@ def read_delimited(
     quoted: bool,
     encoding: str = "utf-8",
     block_bytes: int = _BLOCK_BYTES,
+    bad_rows: BadRows | None = None,
+    required: Sequence[str] = (),
 ) -> Iterator[pl.DataFrame]:
     """Frames of strings, one for each block of the file, plus the column `LINE`.
 
@@ -200,12 +46,16 @@ def read_delimited(
         quoted: whether fields may be enclosed in double quotes.
         encoding: ``utf-8`` or ``latin-1``.
         block_bytes: bytes of text parsed at once.
+        bad_rows: records that may be left out.
+        required: columns that the first line must name.
 
     Raises:
         DataError: the file is missing, empty, damaged or not text, or a record has another
             number of columns than expected; names the file and the line.
     """
-    blocks = _blocks(path, separator, quoted=quoted, encoding=encoding, size=block_bytes)
+    blocks = text_blocks(
+        path, separator, quoted=quoted, encoding=encoding, size=block_bytes, bad_rows=bad_rows
+    )
     for line, raw in blocks:
         block = raw.replace(b"\r\n", b"\n")
         single = separator
@@ -215,10 +65,13 @@ def read_delimited(
         if columns is None:
             header, _, block = block.partition(b"\n")
             columns = _header(path, header, single, quoted)
+            check_names(path, columns, required, separator=separator)
             line += 1
             if not block:
                 continue
-        lines = _check_columns(path, block, single, columns, quoted, line)
+        lines, block = _check_columns(path, block, single, columns, quoted, line, bad_rows)
+        if not block:
+            continue
         try:
             frame = pl.read_csv(
                 io.BytesIO(block),
@@ -236,7 +89,34 @@ def read_delimited(
         yield frame.with_columns(pl.Series(LINE, lines))
 
 
+def check_names(
+    path: Path, found: Sequence[str], required: Sequence[str], *, separator: str | None = None
+) -> None:
+    """Refuse a file that lacks a column.
+
+    Args:
+        path, found: the file and its columns.
+        required: those it must have.
+        separator: that the columns were told apart by, if it was one.
+
+    Raises:
+        DataError: one is missing; where another separator would give it, says so.
+    """
+    missing = next((name for name in required if name not in found), None)
+    if missing is None:
+        return
+    hint = ""
+    for other in SEPARATORS:
+        cells = [cell.strip().strip('"') for cell in (separator or "").join(found).split(other)]
+        if separator not in (None, other) and missing in cells:
+            shown = "\\t" if other == "\t" else other
+            hint = f'; is it separated otherwise? Say separator: "{shown}" in the schema'
+    raise DataError(f"{path}: no column {missing!r}; the file has {', '.join(found)}{hint}")
+
+
 def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str]:
+    if header == BLANK:
+        raise DataError(f"{path}, line 1: the column names cannot be read; mend the line")
     text = header.decode()
     if quoted and text.count('"') % 2:
         raise DataError(
@@ -248,6 +128,9 @@ def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str
     except csv.Error:  # of lines that end with carriage returns alone, as those of old Macs
         raise DataError(f"{path}, line 1: lines end with \\r alone; convert them to \\n") from None
     names = [name.strip() for name in cells]
+    if not quoted and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
+        # Names are often quoted where cells are not.
+        names = [name[1:-1] for name in names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}, line 1: repeated column names: {', '.join(repeated)}")
@@ -255,19 +138,40 @@ def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str
 
 
 def _check_columns(
-    path: Path, block: bytes, separator: str, columns: Sequence[str], quoted: bool, line: int
-) -> np.ndarray:
-    """The line of every record in the block, all checked to have ``len(columns)`` columns."""
-    ends = _positions(block, _NEWLINE, quoted)
-    before = np.searchsorted(_positions(block, ord(separator), quoted), ends)
+    path: Path,
+    block: bytes,
+    separator: str,
+    columns: Sequence[str],
+    quoted: bool,
+    line: int,
+    bad_rows: BadRows | None,
+) -> tuple[np.ndarray, bytes]:
+    """The line of every record of the block, all checked to have ``len(columns)`` columns.
+
+    Returns:
+        The lines, and the block without the records that are left out.
+    """
+    ends = positions(block, NEWLINE, quoted)
+    before = np.searchsorted(positions(block, ord(separator), quoted), ends)
     found = np.diff(before, prepend=0) + 1
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lines = line + np.searchsorted(_positions(block, _NEWLINE, quoted=False), starts)
-    wrong = np.flatnonzero(found != len(columns))
+    lines = (line + np.searchsorted(positions(block, NEWLINE, quoted=False), starts)).astype(
+        np.uint64
+    )
+    data = np.frombuffer(block, np.uint8)
+    blank = data[starts] == BLANK[0]
+    wrong = np.flatnonzero((found != len(columns)) & ~blank)
     if len(wrong):
         first = int(wrong[0])
-        raise DataError(
+        message = (
             f"{path}, line {lines[first]}: {found[first]} columns where {len(columns)} are "
             f"expected; repair or remove the line"
         )
-    return lines.astype(np.uint64)
+        if bad_rows is None:
+            raise DataError(message)
+        bad_rows.leave_out("another number of columns", message, len(wrong))
+    if not len(wrong) and not blank.any():
+        return lines, block
+    kept = ~blank
+    kept[wrong] = False
+    return lines[kept], data[np.repeat(kept, ends + 1 - starts)].tobytes()

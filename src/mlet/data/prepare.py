@@ -8,7 +8,7 @@ than on the number of rows (plus nine bytes a row for the split).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,28 +20,20 @@ import polars as pl
 from mlet.atomic import atomic_directory
 from mlet.data import layout
 from mlet.data.checksums import checksums
-from mlet.data.parquet import read_parquet, write_parquet
-from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
-from mlet.data.source import (
-    LABEL,
-    PROBABILITY,
-    SPLIT,
-    TIME,
-    DenseScale,
-    RawSource,
-    check_frame,
-    dense_column,
-    field_column,
-)
+from mlet.data.column_file import ColumnFile
+from mlet.data.dense import write_dense
+from mlet.data.schema import SPLITS, DatasetSchema, FieldSchema, SplitName, SplitSchema
+from mlet.data.source import LABEL, PROBABILITY, SPLIT, TIME, RawSource, field_column
+from mlet.data.staging import Report, Staged, stage
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
 from mlet.errors import ConfigError, DataError, RunError
 from mlet.metrics import score
 from mlet.reading import write_sealed
 
-#: Called with what is being done and how many of how many steps (None: unknown) are behind.
-Report: TypeAlias = Callable[[str, int, int | None], None]
+__all__ = ["Report", "SplitRule", "TellTimes", "prepare"]
 
-_CHUNK_ROWS = 2_000_000
+#: Called with the first and the last time of every split.
+TellTimes: TypeAlias = Callable[[dict[SplitName, tuple[int, int]]], None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +69,7 @@ def prepare(
     field_min_counts: Mapping[str, int] | None = None,
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
+    tell_times: TellTimes = lambda times: None,
 ) -> DatasetSchema:
     """Turn raw data into a prepared data set at ``out``, which appears whole or not at all.
 
@@ -87,6 +80,7 @@ def prepare(
         field_min_counts: the same for single fields, by name.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
+        tell_times: told the first and the last time of every split, where the source has times.
 
     Raises:
         DataError: the input is damaged or too small; names file and line.
@@ -107,8 +101,10 @@ def prepare(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
         )
     with atomic_directory(out, overwrite=overwrite) as building:
-        staged = _stage(source, building / ".staging", report)
+        staged = stage(source, building / ".staging", report)
         assignment = _assign(staged, by, rule)
+        if columns.time:
+            tell_times(_time_ranges(staged, assignment))
         layout.create_folders(building)
         steps = len(names) + 1
         fields = []
@@ -119,12 +115,12 @@ def prepare(
         for name in columns.multi_valued:
             fields.append(_encode_bags(staged, assignment, building, name, least[name]))
             report("encoding fields", len(fields), steps)
-        _write_dense(staged, assignment, building, columns.dense)
+        dense = write_dense(staged, assignment, building, columns)
         schema = DatasetSchema(
             source=source.description,
             split_by=by,
             seed=rule.seed,
-            dense=[DenseSchema(name=name, scale=scale) for name, scale in columns.dense.items()],
+            dense=dense,
             fields=fields,
             splits=_write_labels(staged, assignment, building, columns.probability),
         )
@@ -151,49 +147,7 @@ def _min_counts(
     return result
 
 
-@dataclass(frozen=True)
-class _Staged:
-    """The typed rows on disk, in parts of known length."""
-
-    folder: Path
-    lengths: list[int]
-
-    @property
-    def rows(self) -> int:
-        return sum(self.lengths)
-
-    def chunks(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
-        """The chosen columns, a few million rows at a time, and which rows they are."""
-        part, start = 0, 0
-        while part < len(self.lengths):
-            stop, rows = part, 0
-            while stop < len(self.lengths) and (stop == part or rows < _CHUNK_ROWS):
-                rows += self.lengths[stop]
-                stop += 1
-            frames = [
-                read_parquet(self.folder / f"{index}.parquet", list(columns))
-                for index in range(part, stop)
-            ]
-            yield slice(start, start + rows), pl.concat(frames)
-            part, start = stop, start + rows
-
-
-def _stage(source: RawSource, folder: Path, report: Report) -> _Staged:
-    folder.mkdir()
-    lengths: list[int] = []
-    report("reading", 0, None)
-    for frame in source.frames():
-        check_frame(frame, source)
-        if len(frame):
-            write_parquet(frame, folder / f"{len(lengths)}.parquet")
-            lengths.append(len(frame))
-            report("reading", sum(lengths), None)
-    if not lengths:
-        raise DataError(f"{source.description}: no rows")
-    return _Staged(folder, lengths)
-
-
-def _assign(staged: _Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
+def _assign(staged: Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
     """The split of every row: 0 train, 1 valid, 2 test; none is empty."""
     rows = staged.rows
     assignment = np.empty(rows, np.uint8)
@@ -220,12 +174,20 @@ def _assign(staged: _Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
     return assignment
 
 
+def _time_ranges(
+    staged: Staged, assignment: npt.NDArray[np.uint8]
+) -> dict[SplitName, tuple[int, int]]:
+    time = np.concatenate([frame[TIME].to_numpy() for _, frame in staged.chunks(TIME)])
+    by_split = {split: time[assignment == place] for place, split in enumerate(SPLITS)}
+    return {split: (int(times.min()), int(times.max())) for split, times in by_split.items()}
+
+
 def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
     return pl.Series(assignment[chunk] == 0)
 
 
 def _build_vocabulary(
-    staged: _Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
+    staged: Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
 ) -> Vocabulary:
     """From the training rows alone."""
     builder = VocabularyBuilder()
@@ -255,12 +217,12 @@ def _field_schema(
 
 
 def _encode_field(
-    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
 ) -> FieldSchema:
     vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=False)
     vocabulary.write(layout.vocabulary(root, name))
     outputs = [
-        _Column(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
+        ColumnFile(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
         for place, split in enumerate(SPLITS)
     ]
     for chunk, frame in staged.chunks(field_column(name)):
@@ -271,7 +233,7 @@ def _encode_field(
 
 
 def _encode_bags(
-    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
 ) -> FieldSchema:
     vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=True)
     vocabulary.write(layout.vocabulary(root, name))
@@ -282,7 +244,7 @@ def _encode_bags(
     for place, split in enumerate(SPLITS):
         offsets = np.concatenate([[0], np.cumsum(lengths[assignment == place], dtype=np.int64)])
         np.save(layout.bag_offsets(root, split, name), offsets)
-        outputs.append(_Column(layout.bag_values(root, split, name), np.int32, int(offsets[-1])))
+        outputs.append(ColumnFile(layout.bag_values(root, split, name), np.int32, int(offsets[-1])))
     for chunk, frame in staged.chunks(field_column(name)):
         bags = frame[field_column(name)]
         for place, output in enumerate(outputs):
@@ -292,41 +254,9 @@ def _encode_bags(
     return _field_schema(name, vocabulary, min_count, multi_valued=True)
 
 
-def _write_dense(
-    staged: _Staged,
-    assignment: npt.NDArray[np.uint8],
-    root: Path,
-    features: dict[str, DenseScale],
-) -> None:
-    """All dense features side by side, scaled: missing is 0, log is ``log(1 + max(x, 0))``."""
-    outputs = [
-        _Column(
-            layout.dense(root, split), np.float32, int((assignment == place).sum()), len(features)
-        )
-        for place, split in enumerate(SPLITS)
-    ]
-    if not features:
-        return
-    expressions = []
-    for name, scale in features.items():
-        column = pl.col(dense_column(name)).fill_null(0.0)
-        scaled = column.clip(lower_bound=0.0).log1p() if scale == "log" else column
-        expressions.append(scaled.cast(pl.Float32))
-    for chunk, frame in staged.chunks(*map(dense_column, features)):
-        values = frame.select(expressions).to_numpy()
-        infinite = ~np.isfinite(values)
-        if infinite.any():
-            name = list(features)[int(np.argwhere(infinite)[0, 1])]
-            raise DataError(
-                f"dense feature {name!r} has values too large for float32; scale it with 'log'"
-            )
-        for place, output in enumerate(outputs):
-            output.append(values[assignment[chunk] == place])
-
-
 def _write_labels(
-    staged: _Staged, assignment: npt.NDArray[np.uint8], root: Path, probability: bool
-) -> dict[Literal["train", "valid", "test"], SplitSchema]:
+    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, probability: bool
+) -> dict[SplitName, SplitSchema]:
     def gather(column: str) -> npt.NDArray[np.float64]:
         return np.concatenate([frame[column].to_numpy() for _, frame in staged.chunks(column)])
 
@@ -349,25 +279,3 @@ def _write_labels(
             bayes = {"bayes_auc": best.auc, "bayes_logloss": best.logloss}
         splits[name] = SplitSchema(rows=len(clicks), click_rate=float(clicks.mean()), **bayes)
     return splits
-
-
-class _Column:
-    """A .npy file of known length, written from the front.
-
-    Written rather than mapped: on a full disk a write is an error, a mapped page kills the process.
-    """
-
-    def __init__(self, path: Path, dtype: npt.DTypeLike, rows: int, width: int | None = None):
-        self._dtype = np.dtype(dtype)
-        self._path = path
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (rows,) if width is None else (rows, width),
-        }
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_2_0(file, header)
-
-    def append(self, values: npt.NDArray[np.generic]) -> None:
-        with self._path.open("ab") as file:
-            file.write(np.ascontiguousarray(values, self._dtype).data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from mlet.data.source import DenseScale
 from mlet.settings import Settings
@@ -34,10 +36,28 @@ class FieldSchema(Settings):
 
 
 class DenseSchema(Settings):
-    """One dense feature and the scaling that is already applied to its column."""
+    """One dense feature and the scaling that is already applied to its column.
+
+    Attributes:
+        name: as in the raw data.
+        scale: see `mlet.data.source.DenseScale`; ``missing`` is 1 where another feature is missing.
+        of: that other feature.
+        mean, deviation: of the training rows, for ``standard``.
+        quantiles: of the training rows, evenly spaced, for ``quantile``.
+    """
 
     name: str
-    scale: DenseScale
+    scale: DenseScale | Literal["missing"]
+    of: str | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    quantiles: list[float] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what this scale has not: of the others as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class SplitSchema(Settings):

@@ -12,7 +12,10 @@ from mlet.errors import DataError
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
 
-DenseScale = Literal["log", "none"]
+#: How a dense feature is scaled; what is missing becomes 0. ``log`` is ``log(1 + max(x, 0))``;
+#: ``signed_log`` is ``sign(x) log(1 + |x|)``; ``standard`` is less its mean, by its standard
+#: deviation, and ``quantile`` its rank, from -1 to 1, both among the training rows.
+DenseScale = Literal["log", "none", "signed_log", "standard", "quantile"]
 
 
 def dense_column(name: str) -> str:
@@ -36,6 +39,7 @@ class RawColumns:
         time: whether there is a ``time`` column (Int64) to split by.
         split: whether there is a ``split`` column (UInt8: 0 train, 1 valid, 2 test).
         probability: whether there is the true click ``probability`` (synthetic data only).
+        indicated: dense features beside which a column says whether they are missing.
     """
 
     dense: dict[str, DenseScale]
@@ -44,6 +48,7 @@ class RawColumns:
     time: bool = False
     split: bool = False
     probability: bool = False
+    indicated: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from mlet.atomic import write_text
 from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.checksums import crc32
+from mlet.data.files import find_files
 from mlet.data.prepare import Report
 from mlet.data.readers import READERS, TableSchema, TableSource
 from mlet.data.readers.registry import open_raw
@@ -33,7 +34,8 @@ class DatasetConfig(Settings):
         synthetic: settings of the click generator; `{}` takes its defaults.
         format: of raw ``files``: criteo, avazu, movielens, libfm, table, or the reader of another
             package (`mlet.data.readers.READERS`).
-        files: raw files (movielens: the folder); ``${NAME}`` is that variable of the environment.
+        files: raw files (movielens: the folder; table: also folders and patterns); ``${NAME}`` is
+            that variable of the environment.
         schema_file: of the format ``table``: its YAML schema.
         split, valid, test, seed, min_count: as of ``mlet prepare``.
     """
@@ -105,7 +107,10 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
 
 def _sources(config: DatasetConfig) -> list[Path]:
     """The raw files, and what describes them; those that are there."""
-    named = [*config.raw_files, *([config.schema_file] if config.schema_file else [])]
+    files = config.raw_files
+    if config.format == "table":
+        files = [file.path for file in find_files(files)]
+    named = [*files, *([config.schema_file] if config.schema_file else [])]
     inner = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]
     return [path for path in (*named, *inner) if path.is_file()]
 

@@ -1,0 +1,134 @@
+"""JSON objects, one a line, in frames of strings, with the line of every object."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mlet.data.bad_rows import BadRows
+from mlet.data.blocks import BLANK, text_blocks
+from mlet.data.delimited import LINE
+from mlet.errors import DataError
+
+_BLOCK_BYTES = 32 * 1024 * 1024
+
+
+def read_jsonl(
+    path: Path,
+    columns: Sequence[str],
+    bags: Sequence[str],
+    *,
+    block_bytes: int = _BLOCK_BYTES,
+    bad_rows: BadRows | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Frames of strings, one for each block of the file, plus the column `LINE`.
+
+    Args:
+        path: plain, .gz or .zst.
+        columns: the keys to be read; what an object lacks is missing.
+        bags: those among them that may hold lists: then columns of lists of strings.
+        block_bytes: bytes of text parsed at once.
+        bad_rows: lines that may be left out.
+
+    Raises:
+        DataError: the file is missing, empty or damaged, no line has one of the keys, a line is no
+            object, or one of its values is an object or, but for bags, a list.
+    """
+    blocks = text_blocks(
+        path, ",", quoted=False, encoding="utf-8", size=block_bytes, bad_rows=bad_rows
+    )
+    unseen = set(columns)
+    for first, block in blocks:
+        rows = block.split(b"\n")
+        kept = [place for place, row in enumerate(rows) if row.strip() and row != BLANK]
+        lines = np.array(kept, dtype=np.uint64) + np.uint64(first)
+        texts = [rows[place] for place in kept]
+        unseen -= {name for name in unseen if any(key in block for key in _spellings(name))}
+        if unseen:
+            found = ", ".join(_object(texts[0]) or {}) if texts else "nothing"
+            raise DataError(f"{path}: no column {min(unseen)!r}; the first line has {found}")
+        frame = _parse(texts, columns, bags)
+        if frame is None:
+            good = _check(path, texts, lines, bad_rows)
+            texts, lines = [texts[place] for place in good], lines[good]
+            frame = _parse(texts, columns, bags)
+        if frame is None:
+            raise DataError(
+                f"{path}, lines {lines[0]} to {lines[-1]}: not to be parsed; does a column hold "
+                f"both lists and texts?"
+            )
+        _refuse_nested(path, frame, texts, lines)
+        yield frame.with_columns(pl.Series(LINE, lines))
+
+
+def _spellings(name: str) -> tuple[bytes, bytes]:
+    """A key as it may stand in a line."""
+    return json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode()
+
+
+def _parse(
+    texts: Sequence[bytes], columns: Sequence[str], bags: Sequence[str]
+) -> pl.DataFrame | None:
+    """The objects as a frame; None if that cannot be."""
+    scalar: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys(columns, pl.String)
+    listed = dict.fromkeys(bags, pl.List(pl.String))
+    for schema in ({**scalar, **listed}, scalar) if bags else (scalar,):
+        try:
+            frame = pl.read_ndjson(io.BytesIO(b"\n".join(texts)), schema=schema)
+        except pl.exceptions.PolarsError:
+            continue
+        if len(frame) == len(texts):
+            return frame
+    return None
+
+
+def _object(text: bytes) -> dict[str, object] | None:
+    """The object of a line; None if it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _check(
+    path: Path, texts: Sequence[bytes], lines: np.ndarray, bad_rows: BadRows | None
+) -> list[int]:
+    """The places of the lines that are objects.
+
+    Raises:
+        DataError: one is none, and may not be left out.
+    """
+    good = []
+    for place, text in enumerate(texts):
+        if _object(text) is not None:
+            good.append(place)
+            continue
+        message = f"{path}, line {lines[place]}: no JSON object; one stands on every line"
+        if bad_rows is None:
+            raise DataError(message)
+        bad_rows.leave_out("no JSON object", message)
+    return good
+
+
+def _refuse_nested(
+    path: Path, frame: pl.DataFrame, texts: Sequence[bytes], lines: np.ndarray
+) -> None:
+    """Refuse lists and objects where a text was read of them, as of a column not meant for them."""
+    for column in frame.iter_columns():
+        if column.dtype != pl.String:
+            continue
+        suspects = column.str.contains(r"^[\[{]").fill_null(False).arg_true()
+        for place in suspects.to_list():
+            value = (_object(texts[place]) or {}).get(column.name)
+            if isinstance(value, (dict, list)):
+                kind = "an object" if isinstance(value, dict) else "a list"
+                hint = "" if isinstance(value, dict) else "; name it under multi_valued"
+                raise DataError(
+                    f"{path}, line {lines[place]}: column {column.name!r} holds {kind}{hint}"
+                )
