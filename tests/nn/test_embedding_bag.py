@@ -31,10 +31,12 @@ def check_against_torch(
     by_frequency = mode != "max" and padding is None and data.draw(st.booleans())
     sparse = mode != "max" and not by_frequency and data.draw(st.booleans())
     last = data.draw(st.booleans())
+    # Rows of one number that are cut to the same norm are equal: either may be the largest.
+    norms = st.none() if mode == "max" and d == 1 else st.none() | st.floats(0.05, 1)
     two = mlet.EmbeddingBag(
         n, d, inner_dim=d + 3, mode=mode, padding_idx=padding, sparse=sparse,
         scale_grad_by_freq=by_frequency, include_last_offset=last, dtype=dtype,
-        max_norm=data.draw(st.none() | st.floats(0.05, 1)),
+        max_norm=data.draw(norms),
     )  # fmt: skip
     with torch.no_grad():
         two.inner += 0.1
