@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,35 @@ def test_the_same_rows_are_left_out_whatever_the_block(tmp_path: Path, size: int
     assert found["user"].to_list() == ["a", "c", "d", "e", "f", "two\nlines", "g"]
     assert found[LINE].to_list() == [2, 6, 7, 8, 10, 11, 14]
     assert bad.total == 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_good_rows_survive_bad_ones_anywhere(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    good = [
+        f'{row},"c{row}{draw.choice(["", ",", chr(10), """""", "x"])}",{draw.choice("ab")}'
+        for row in range(60)
+    ]
+    bad = [
+        '1,12" tv,x',
+        '1,"open,x',
+        '1,"a"b,x',
+        "1,2",
+        b"1,\xff,x",
+        b"1,\0,x",
+        "1,2,3,4",
+        '1,a","b',
+    ]
+    lines: list[str | bytes] = list(good)
+    for _ in range(draw.randrange(1, 9)):
+        lines.insert(draw.randrange(len(lines)), draw.choice(bad))
+    path = text(tmp_path / "t.csv", "a,b,c", *lines)
+    expected = [str(row) for row in range(60)]
+    for size in (7, 300, 1 << 20):
+        rows = BadRows(100)
+        frames = read_delimited(path, ",", None, quoted=True, block_bytes=size, bad_rows=rows)
+        assert pl.concat(list(frames))["a"].to_list() == expected
+        assert rows.total == len(lines) - 60
 
 
 def test_a_quote_that_is_never_closed_costs_its_line(tmp_path: Path) -> None:

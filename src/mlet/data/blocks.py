@@ -19,6 +19,8 @@ from mlet.errors import DataError
 _RECORD_BYTES = 16 * 1024 * 1024
 NEWLINE = ord("\n")
 _RETURN, _QUOTE = ord("\r"), ord('"')
+#: Quotes that are looked at together; even, as they come in pairs.
+_QUOTES = 20_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: What a line that is left out is replaced by; no text holds the byte.
 BLANK = b"\0"
@@ -44,26 +46,27 @@ def _no_text(block: bytes) -> int | None:
     return position if position >= 0 else None
 
 
-def _wrong_quote(block: bytes, separator: str) -> tuple[int, int] | None:
-    """The first quote that RFC 4180 does not know, and the one that opened its cell.
+def _wrong_quote(data: np.ndarray, quotes: np.ndarray, separator: str) -> tuple[int, int] | None:
+    """The first quote that RFC 4180 does not know, and the place of its cell's opening one.
 
     Quotes open a cell at its very beginning and close it at its very end; within it they are
-    doubled. One that does neither would merge the rows up to the next. The block begins a record.
+    doubled. One that does neither would merge the rows up to the next.
+
+    Args:
+        data: (N,) uint8, text.
+        quotes: where its quotes stand, from the beginning of a record on.
+        separator: between cells.
     """
-    data = np.frombuffer(block, np.uint8)
-    quotes = np.flatnonzero(data == _QUOTE)
-    if not len(quotes):
-        return None
     opening, closing = quotes[::2], quotes[1::2]
-    padded = np.concatenate([[NEWLINE], data, [NEWLINE]])
     edges = (ord(separator), NEWLINE, _QUOTE)
-    wrong = opening[~np.isin(padded[opening], edges)]
-    after = padded[closing + 2]
+    before = np.where(opening > 0, data[opening - 1], NEWLINE)
+    after = np.where(closing + 1 < len(data), data[np.minimum(closing + 1, len(data) - 1)], NEWLINE)
+    wrong = opening[~np.isin(before, edges)]
     wrong = np.concatenate([wrong, closing[~np.isin(after, (*edges, _RETURN))]])
     if not len(wrong):
         return None
     first = int(wrong.min())
-    return first, int(opening[np.searchsorted(opening, first, side="right") - 1])
+    return first, 2 * int(np.searchsorted(opening, first, side="right") - 1)
 
 
 class _Damage:
@@ -90,20 +93,30 @@ class _Damage:
 
     def quotes(self, block: bytes, separator: str, line: int) -> bytes:
         """The block, which begins a record, with lines blanked that begin one with a bad quote."""
-        at = 0
-        while (wrong := _wrong_quote(block[at:], separator)) is not None:
+        data = np.frombuffer(block, np.uint8)
+        quotes = np.flatnonzero(data == _QUOTE)
+        done, at, place = [], 0, 0
+        while place < len(quotes):
+            some = quotes[place : place + _QUOTES]
+            wrong = _wrong_quote(data, some, separator)
+            if wrong is None:
+                place += _QUOTES
+                continue
             first, opening = wrong
-            number = line + block.count(b"\n", 0, at + first)
+            number = line + block.count(b"\n", at, first)
             self._found(
                 "a quote in the middle of a cell",
                 f"{self._path}, line {number}: a quote in the middle of a cell; quote the whole "
                 f"cell and double the quotes in it, or read the file without quoting (schema: "
                 f"quote: none)",
             )
-            at += _record_start(block[at : at + opening])
-            block = block[:at] + BLANK + _from_line_end(block, at)
-            at += len(BLANK)
-        return block
+            start = _record_start_before(block, quotes, place + opening, at)
+            end = block.find(b"\n", start)
+            end = len(block) if end < 0 else end
+            done.append(block[at:start] + BLANK)
+            line += block.count(b"\n", at, end)
+            at, place = end, int(np.searchsorted(quotes, end))
+        return b"".join([*done, block[at:]]) if done else block
 
     def unclosed(self, block: bytes, line: int, message: str) -> bytes:
         """The block with the line blanked that begins its last, endless record."""
@@ -115,6 +128,16 @@ class _Damage:
         if self._bad_rows is None:
             raise DataError(message)
         self._bad_rows.leave_out(reason, message)
+
+
+def _record_start_before(block: bytes, quotes: np.ndarray, opening: int, first: int) -> int:
+    """Where the record begins that an opening quote is in; ``first`` is where one does."""
+    for place in range(opening, -1, -2):
+        closed = max(first, int(quotes[place - 1]) if place else first)
+        newline = block.rfind(b"\n", closed, int(quotes[place]))
+        if newline >= 0 or closed == first:
+            return newline + 1 if newline >= 0 else first
+    return first
 
 
 def _from_line_end(block: bytes, position: int) -> bytes:
