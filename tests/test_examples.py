@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
+import torch
+
+from mlet.data import PreparedDataset
+from mlet.export import serving_module, to_onnx
+from mlet.models import DLRMConfig, build_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIENTS = {
@@ -41,3 +51,61 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert identity is not None
     assert float(scores[1]) <= 1e-6
     assert float(identity[1]) <= 1e-6
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+def test_an_exported_model_behind_a_server(small_data: Path, tmp_path: Path) -> None:
+    schema = PreparedDataset(small_data).schema
+    model = build_model(DLRMConfig(dim=4, inner_dim=8, bottom_mlp=[5], top_mlp=[5]), schema)
+    to_onnx(model, schema, tmp_path / "model.onnx", tables="int8")
+    url = f"http://127.0.0.1:{free_port()}"
+    folder = EXAMPLES / "serving"
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, "app:app", "--port", url[17:]]
+    environment = {**os.environ, "MODEL": str(tmp_path / "model.onnx")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+        try:
+            words = [sys.executable, folder / "load.py", url, "--requests", "21", "--rows", "5"]
+            load = subprocess.run(words, capture_output=True, text=True, timeout=120)
+            assert load.stdout.startswith("21 requests of 5 rows by 4 clients: p50 "), load.stderr
+            last = [field.num_categories - 1 for field in schema.one_valued]
+            inputs: dict[str, Any] = {
+                "dense": [[0.5] * len(schema.dense), [0.0] * len(schema.dense)],
+                "ids": [last, [0] * len(last)],
+            }
+            module = serving_module(model, schema, "int8")
+            assert module.inputs == tuple(inputs)
+            with torch.no_grad():
+                expected = module(*map(torch.tensor, inputs.values()))
+            status, answer = post(url, {"inputs": inputs})
+            assert status == 200
+            assert answer["probability"] == pytest.approx(expected.tolist(), abs=1e-5)
+            for change, said in (
+                ({"ids": [last, [last[0] + 1, *last[1:]]]}, "the model refuses the rows"),
+                ({"ids": [last, ["a", *last[1:]]]}, "no such arrays"),
+                ({"ids": [last, last[1:]]}, "no such arrays"),
+                ({"ids": [last]}, "the model refuses the rows"),
+                ({"more": []}, "inputs are dense, ids; got dense, ids, more"),
+            ):
+                status, answer = post(url, {"inputs": {**inputs, **change}})
+                assert status == 422, change
+                assert said in answer["detail"]
+        finally:
+            server.terminate()
+
+
+def post(url: str, body: object) -> tuple[int, Any]:
+    request = Request(
+        f"{url}/score", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)

@@ -78,7 +78,7 @@ def desk(
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
-    for name in ("benchmarks", "studies"):
+    for name in ("benchmarks", "examples", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
     for file, every in ((debdeps, 300), (tennis, 300), (criteo80k, 20)):
         (tmp_path / "few" / file.parent.name).mkdir(parents=True)
