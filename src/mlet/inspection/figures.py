@@ -11,7 +11,6 @@ from mlet.inspection.inspect import TableInspection
 from mlet.reporting.plots import (
     MLET_COLOURS,
     SLT_COLOUR,
-    embedded,
     figure_style,
     plain_axes,
     svg_text,
@@ -45,7 +44,7 @@ def reweighting_map(table: TableInspection) -> str:
         others = table.reweighting.left_directions - table.reweighting.boosted
         axes.set_yticks(rows, ["1", str(len(inside)), f"other {others:,}"])
         figure.colorbar(image, ax=axes, label="factor of the update (ordinary: 1)")
-        return embedded(svg_text(figure))
+        return svg_text(figure)
 
 
 def spectra_over_time(
@@ -114,7 +113,7 @@ def spectra_over_time(
         for axes in (ranks, values, norms):
             plain_axes(axes)
             axes.legend(frameon=False, fontsize=9)
-        return embedded(svg_text(figure))
+        return svg_text(figure)
 
 
 def flow_map(flow: FlowByFrequency) -> str:
@@ -150,7 +149,7 @@ def flow_map(flow: FlowByFrequency) -> str:
         axes.set_ylim(0, 1)
         figure.legend(frameon=False, fontsize=9, loc="outside lower center")
         plain_axes(axes)
-        return embedded(svg_text(figure))
+        return svg_text(figure)
 
 
 def gains_plot(gains: CategoryGains, loss: Metric) -> str:
@@ -191,4 +190,4 @@ def gains_plot(gains: CategoryGains, loss: Metric) -> str:
         for axes in (scatter, groups):
             axes.axhline(0, color="#111827", linewidth=0.8)
             plain_axes(axes)
-        return embedded(svg_text(figure))
+        return svg_text(figure)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 from mlet.atomic import write_text
 from mlet.data.layout import file_name
 from mlet.inspection.figures import flow_map, gains_plot, reweighting_map, spectra_over_time
 from mlet.inspection.inspect import Inspection, TableInspection
 from mlet.reporting.page import render
+from mlet.reporting.plots import on_page
 
 #: Tables shown with figures: the largest.
 _SHOWN = 6
+#: What a figure shows, for who does not see it.
+_ALT = {
+    "reweighting": "by how much each pair of directions of an update is scaled, as a heat map",
+    "flow": "which share of a category's movement comes from categories of which frequency",
+    "spectra": "singular values of the table and its factors over training steps",
+    "gains": "test loss of the baseline less that of this run, against training count",
+}
 
 
 def write_page(inspection: Inspection, path: Path, figures: Path | None = None) -> None:
@@ -30,8 +36,8 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
     if figures is not None:
         for name, section in sections.items():
             for kind, svg in section.items():
-                if isinstance(svg, Markup):
-                    write_text(figures / f"{file_name(name)}-{kind}.svg", str(svg) + "\n")
+                if kind in _ALT and svg is not None:
+                    write_text(figures / f"{file_name(name)}-{kind}.svg", f"{svg}\n")
     write_text(
         path,
         render(
@@ -39,7 +45,7 @@ def write_page(inspection: Inspection, path: Path, figures: Path | None = None) 
             inspection=inspection,
             rows=[summary_row(table) for table in inspection.tables],
             columns=SUMMARY_COLUMNS,
-            sections=list(sections.values()),
+            sections=[_on_page(name, section) for name, section in sections.items()],
             left_out=len(inspection.tables) - len(shown),
         ),
     )
@@ -79,17 +85,26 @@ def _rare_share(table: TableInspection) -> float:
     return float(table.flow.shared[place])
 
 
+def _on_page(name: str, section: dict[str, object]) -> dict[str, object]:
+    return {
+        kind: on_page(str(value), f"{name}: {_ALT[kind]}")
+        if kind in _ALT and value is not None
+        else value
+        for kind, value in section.items()
+    }
+
+
 def _section(inspection: Inspection, table: TableInspection) -> dict[str, object]:
     name = table.name
     recorded = bool(inspection.history) and name in inspection.history[0]["tables"]
     return {
         "table": table,
-        "reweighting": Markup(reweighting_map(table)),
-        "flow": None if table.flow is None else Markup(flow_map(table.flow)),
-        "spectra": Markup(spectra_over_time(name, inspection.history, inspection.baseline_history))
+        "reweighting": reweighting_map(table),
+        "flow": None if table.flow is None else flow_map(table.flow),
+        "spectra": spectra_over_time(name, inspection.history, inspection.baseline_history)
         if recorded
         else None,
-        "gains": Markup(gains_plot(inspection.gains[name], inspection.loss))
+        "gains": gains_plot(inspection.gains[name], inspection.loss)
         if inspection.loss and name in inspection.gains
         else None,
     }

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup, escape
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,12 +47,17 @@ def svg_text(figure: Figure) -> str:
     return svg[svg.index("<svg") :]
 
 
-def embedded(svg: str) -> str:
-    """The element for a page that holds several: names within it are made unique."""
+def on_page(svg: str, alt: str) -> Markup:
+    """The element for a page that holds several.
+
+    Names within it are made unique, it has the paper of the page, and ``alt`` says what it shows.
+    """
     number = next(_numbers)
     svg = re.sub(r'id="([^"]+)"', rf'id="f{number}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#f{number}-\1)", svg)
-    return re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#f{number}-\1"', svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#f{number}-\1"', svg)
+    svg = re.sub(r'(-patch_1">\s*<path [^>]*style=")fill: #ffffff', r"\1fill: none", svg, count=1)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1))
 
 
 def plain_axes(axes: Axes, grid: str = "y") -> None:

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from pydantic import PositiveInt
 
 from mlet.atomic import write_text
 from mlet.data.prepare import Report
 from mlet.errors import RunError
 from mlet.reporting.page import render
-from mlet.reporting.plots import embedded
+from mlet.reporting.plots import on_page
 from mlet.reporting.text import as_markdown, without_nan
 from mlet.studies.arm_table import arm_rows, compare_columns
 from mlet.studies.datasets import DatasetConfig
@@ -194,7 +193,8 @@ def compare(
 def write_comparison(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and its figure ``curves.svg`` into ``out``; returns the page's path."""
     panel = comparison.panel
-    svg = embedded(quality_curves(panel))
+    svg = quality_curves(panel)
+    alt = f"test {panel.task.headline.label} against embedding dimension: all rows, and rare ones"
     page = render(
         "comparison.html.j2",
         comparison=comparison,
@@ -203,7 +203,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         columns=comparison.columns,
         task=panel.task,
         rows=comparison.rows(),
-        svg=Markup(svg),
+        svg=on_page(svg, alt),
         gains=sorted((panel.gain(arm).mean, arm.dim, arm.inner_dim) for arm in panel.mlet),
         outcomes=[panel.outcome(arm) for arm in panel.mlet],
     )

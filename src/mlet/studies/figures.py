@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from mlet.reporting.text import human_bytes
 from mlet.studies.categories import FrequencyCurve, frequency_curves
 from mlet.studies.methods import SLT
 from mlet.studies.results import Panel, Rows
+from mlet.studies.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,9 +65,11 @@ def _quality(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     dims, headline = [arm.dim for arm in panel.curve(SLT)], panel.task.headline
+    shown: list[Estimate] = []
     for place, method in enumerate((SLT, *panel.mlet_methods)):
         arms = panel.curve(method)
         points = [arm.estimate(rows, headline) for arm in arms]
+        shown += points
         colour = SLT_COLOUR if method == SLT else MLET_COLOURS[(place - 1) % 5]
         axes.plot(
             [arm.dim for arm in arms],
@@ -86,6 +90,7 @@ def _quality(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
                 alpha=0.13,
                 linewidth=0,
             )
+    axes.set_ylim(_limits(shown))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(dims))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -94,6 +99,21 @@ def _quality(axes: Axes, panel: Panel, rows: Rows, title: str) -> None:
     axes.set_ylabel(headline.label)
     axes.set_title(title, fontsize=11)
     plain_axes(axes)
+
+
+def _limits(points: Sequence[Estimate]) -> tuple[float, float]:
+    """Of an axis with all means; bands of many times their spread, as of two seeds, run out."""
+    points = [point for point in points if math.isfinite(point.mean)]
+    if not points:
+        return 0.0, 1.0
+    means = [point.mean for point in points]
+    spread = max(means) - min(means)
+    margins = [point.margin or 0.0 for point in points]
+    most = 2 * spread if spread else max(margins)
+    low = min(mean - min(m, most) for mean, m in zip(means, margins, strict=True))
+    high = max(mean + min(m, most) for mean, m in zip(means, margins, strict=True))
+    pad = 0.06 * (high - low) or 0.01
+    return low - pad, high + pad
 
 
 def gain_maps(panels: Sequence[Panel]) -> str:

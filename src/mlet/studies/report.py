@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from mlet.atomic import write_text
 from mlet.reporting.page import render
-from mlet.reporting.plots import embedded
+from mlet.reporting.plots import on_page
 from mlet.reporting.text import without_nan
 from mlet.studies.arm_table import (
     TUNING_COLUMNS,
@@ -42,7 +40,10 @@ def write_report(result: StudyResult, out: Path) -> Path:
             {
                 "title": f"{dataset} · {optimizer}",
                 "schema": result.schemas[dataset],
-                "figures": {name: Markup(embedded(svg)) for name, svg in figures.items()},
+                "figures": {
+                    name: on_page(svg, f"{dataset}, {optimizer}: {_alt(name, result)}")
+                    for name, svg in figures.items()
+                },
                 "tables": [(panel.model, arm_rows(panel, columns)) for panel in panels],
             }
         )
@@ -69,6 +70,17 @@ def write_report(result: StudyResult, out: Path) -> Path:
     write_text(out / "tables.md", markdown(result))
     write_text(out / "study.json", json.dumps(without_nan(to_dict(result)), indent=1) + "\n")
     return path
+
+
+def _alt(figure: str, result: StudyResult) -> str:
+    """What a figure shows, for who does not see it."""
+    task = result.study.task
+    return {
+        "curves": f"test {task.headline.label} of every method against embedding dimension",
+        "gains": f"gain of MLET in test {task.headline.label}, by d and k, as a heat map",
+        "by-count": "gain of MLET against the training count of a row's rarest category",
+        "categories": f"{task.row_loss.label} of single categories against their training count",
+    }.get(figure, f"test {task.headline.label} against the bytes of the served model")
 
 
 def _figures(panels: list[Panel]) -> dict[str, str]:
