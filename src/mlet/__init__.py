@@ -5,6 +5,7 @@ from importlib.metadata import version
 from mlet import nn, optim, theory
 from mlet.errors import MletError
 from mlet.nn import Embedding, EmbeddingBag
+from mlet.scoring import Predictor
 from mlet.surgery import collapse, collapse_state_dict, convert, param_groups, summary
 
 __version__ = version("mlet")
@@ -12,6 +13,7 @@ __all__ = [
     "Embedding",
     "EmbeddingBag",
     "MletError",
+    "Predictor",
     "__version__",
     "collapse",
     "collapse_state_dict",

@@ -10,6 +10,7 @@ from mlet import __version__
 from mlet.cli.compare import compare
 from mlet.cli.describe import describe
 from mlet.cli.inspect import inspect, suggest_k
+from mlet.cli.predict import predict
 from mlet.cli.prepare import prepare_app
 from mlet.cli.progressive import progressive
 from mlet.cli.sweep import sweep
@@ -41,8 +42,8 @@ def _mlet(
 
     Click data becomes a prepared data set (**prepare**, or **synthesize** for data of
     known truth; **describe** says how sparse it is); a model is trained on it (**train**),
-    scored (**evaluate**) and written with ordinary tables (**collapse**). **compare** does it
-    all, with and without MLET.
+    scored (**evaluate**) and written with ordinary tables (**collapse**); with it raw rows are
+    scored (**predict**). **compare** does it all, with and without MLET.
     **progressive** compares on data with time, block after block of what comes next.
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.
@@ -55,6 +56,7 @@ app.command()(describe)
 app.command()(train)
 app.command()(evaluate)
 app.command()(collapse)
+app.command()(predict)
 app.command()(compare)
 app.command()(progressive)
 app.command()(sweep)

@@ -8,85 +8,22 @@ line instead of being padded with missing values.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import stat
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import polars as pl
-import zstandard
 
+from mlet.data.raw_bytes import chunks
+from mlet.data.source import LINE
 from mlet.errors import DataError
-
-#: Column that holds each record's line number (1-based) in a frame read from text.
-LINE = "__line__"
 
 _BLOCK_BYTES = 32 * 1024 * 1024
 #: No record of click data is as long; what is has lost a newline or a quote.
 _RECORD_BYTES = 16 * 1024 * 1024
-#: Compressed bytes that are handed to zstd at once.
-_ZSTD_BYTES = 2048
 _NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-def _zstd_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Decompress zstd frames; raises EOFError where the last one is cut short."""
-    decoder = zstandard.ZstdDecompressor().decompressobj()
-    parts: list[bytes] = []
-    gathered = 0
-    # What is decompressed at once is not bounded otherwise, and may be 30 000 times as long.
-    while compressed := file.read(_ZSTD_BYTES):
-        while compressed:
-            if decoder.eof:
-                decoder = zstandard.ZstdDecompressor().decompressobj()
-            parts.append(decoder.decompress(compressed))
-            gathered += len(parts[-1])
-            compressed = decoder.unused_data
-        if gathered >= size:
-            yield b"".join(parts)
-            parts.clear()
-            gathered = 0
-    yield b"".join(parts)
-    if not decoder.eof:
-        raise EOFError
-
-
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    """The decompressed bytes of a plain, .gz or .zst file.
-
-    Raises:
-        DataError: the file is missing, a directory, unreadable, or damaged.
-    """
-    try:
-        # A command would wait for ever on one that nobody writes to; those in /dev are the shell's.
-        if stat.S_ISFIFO(path.stat().st_mode) and Path("/dev") not in path.parents:
-            raise DataError(f"{path}: is a named pipe, expected a file; the shell gives <(command)")
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                while chunk := file.read(size):
-                    yield chunk
-        elif path.suffix == ".zst":
-            with path.open("rb") as file:
-                yield from _zstd_chunks(file, size)
-        else:
-            with path.open("rb") as file:
-                while chunk := file.read(size):
-                    yield chunk
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a directory, expected a file") from None
-    except EOFError:
-        raise DataError(f"{path}: the compressed file is cut short; fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: not a readable {path.suffix} file ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def _check_text(path: Path, block: bytes, line: int) -> None:
@@ -145,11 +82,11 @@ def _blocks(
     """Blocks of whole records, each ended by a newline, with the line each begins on.
 
     Raises:
-        DataError: as `_chunks`, or the file is empty, is not text, has a quote within a cell or one
+        DataError: as `chunks`, or the file is empty, is not text, has a quote within a cell or one
             that is never closed, or a record that is far too long.
     """
     line, rest = 1, b""
-    for number, chunk in enumerate(_chunks(path, size)):
+    for number, chunk in enumerate(chunks(path, size)):
         text = chunk.decode("latin-1").encode() if encoding == "latin-1" else chunk
         rest += text if number else text.removeprefix(_BYTE_ORDER_MARK)
         if b"\0" in text:  # binary: a newline may never come
@@ -185,7 +122,7 @@ def _blocks(
 def read_delimited(
     path: Path,
     separator: str,
-    columns: Sequence[str] | None,
+    columns: Sequence[str] | Callable[[list[str]], Sequence[str]] | None,
     *,
     quoted: bool,
     encoding: str = "utf-8",
@@ -196,7 +133,8 @@ def read_delimited(
     Args:
         path: plain, .gz or .zst.
         separator: one character, or several as in MovieLens' ``::``.
-        columns: the columns' names; None takes them from the first line.
+        columns: the columns' names, or what makes them of the cells of the first row, where there
+            are several kinds of rows; None takes them from the first line.
         quoted: whether fields may be enclosed in double quotes.
         encoding: ``utf-8`` or ``latin-1``.
         block_bytes: bytes of text parsed at once.
@@ -218,6 +156,8 @@ def read_delimited(
             line += 1
             if not block:
                 continue
+        if callable(columns):
+            columns = columns(block.partition(b"\n")[0].decode().split(single))
         lines = _check_columns(path, block, single, columns, quoted, line)
         try:
             frame = pl.read_csv(

@@ -55,7 +55,8 @@ def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, other.digest):
             return f"the ids of field {field.name!r} stand for other categories"
-    if trained.dense != given.dense:
+    inputs = [[(one.name, one.scale) for one in schema.dense] for schema in (trained, given)]
+    if inputs[0] != inputs[1]:
         return "its dense features, or their scaling, are others"
     return None
 

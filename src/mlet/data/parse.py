@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from mlet.data.delimited import LINE
+from mlet.data.source import LINE
 from mlet.errors import DataError
 
 
 def refuse_first(
-    frame: pl.DataFrame, bad: pl.Series, column: str, path: Path, expected: str
+    frame: pl.DataFrame, bad: pl.Series, column: str, path: Path | str, expected: str
 ) -> None:
     """Name the first row of a frame whose value is bad, if there is one.
 
@@ -28,7 +28,9 @@ def refuse_first(
         )
 
 
-def integers(frame: pl.DataFrame, column: str, path: Path, *, required: bool = False) -> pl.Series:
+def integers(
+    frame: pl.DataFrame, column: str, path: Path | str, *, required: bool = False
+) -> pl.Series:
     """The column as Int64; missing values stay missing unless ``required``.
 
     Raises:
@@ -41,7 +43,7 @@ def integers(frame: pl.DataFrame, column: str, path: Path, *, required: bool = F
     return values
 
 
-def numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+def numbers(frame: pl.DataFrame, column: str, path: Path | str) -> pl.Series:
     """The column as Float64; missing values stay missing.
 
     Raises:
@@ -54,7 +56,7 @@ def numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
     return values
 
 
-def labels(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+def labels(frame: pl.DataFrame, column: str, path: Path | str) -> pl.Series:
     """The column as 0/1 (UInt8).
 
     Raises:
@@ -69,7 +71,9 @@ def labels(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
     return zero_or_one
 
 
-def splits(frame: pl.DataFrame, column: str, places: Mapping[str, int], path: Path) -> pl.Series:
+def splits(
+    frame: pl.DataFrame, column: str, places: Mapping[str, int], path: Path | str
+) -> pl.Series:
     """The column as the place of each row's split (UInt8).
 
     Args:

@@ -20,8 +20,9 @@ import polars as pl
 from mlet.atomic import atomic_directory
 from mlet.data import layout
 from mlet.data.checksums import checksums
+from mlet.data.encoding import explode, scaled_dense
 from mlet.data.parquet import read_parquet, write_parquet
-from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, SplitSchema
+from mlet.data.schema import SPLITS, DatasetSchema, DenseSchema, FieldSchema, RawFormat, SplitSchema
 from mlet.data.source import (
     LABEL,
     PROBABILITY,
@@ -119,12 +120,14 @@ def prepare(
         for name in columns.multi_valued:
             fields.append(_encode_bags(staged, assignment, building, name, least[name]))
             report("encoding fields", len(fields), steps)
-        _write_dense(staged, assignment, building, columns.dense)
+        dense = _write_dense(staged, assignment, building, columns.dense)
+        known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
+            format=known if isinstance(known, RawFormat) else None,
             split_by=by,
             seed=rule.seed,
-            dense=[DenseSchema(name=name, scale=scale) for name, scale in columns.dense.items()],
+            dense=dense,
             fields=fields,
             splits=_write_labels(staged, assignment, building, columns.probability),
         )
@@ -231,14 +234,8 @@ def _build_vocabulary(
     builder = VocabularyBuilder()
     for chunk, frame in staged.chunks(field_column(name)):
         column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
-        builder.add(_explode(column) if bags else column)
+        builder.add(explode(column) if bags else column)
     return builder.build(min_count)
-
-
-def _explode(bags: pl.Series) -> pl.Series:
-    """All values of all bags; empty bags leave nothing behind (``explode`` would leave a null)."""
-    values: pl.Series = bags.filter(bags.list.len() > 0).explode()
-    return values
 
 
 def _field_schema(
@@ -287,7 +284,7 @@ def _encode_bags(
         bags = frame[field_column(name)]
         for place, output in enumerate(outputs):
             output.append(
-                vocabulary.encode(_explode(bags.filter(pl.Series(assignment[chunk] == place))))
+                vocabulary.encode(explode(bags.filter(pl.Series(assignment[chunk] == place))))
             )
     return _field_schema(name, vocabulary, min_count, multi_valued=True)
 
@@ -297,31 +294,26 @@ def _write_dense(
     assignment: npt.NDArray[np.uint8],
     root: Path,
     features: dict[str, DenseScale],
-) -> None:
-    """All dense features side by side, scaled: missing is 0, log is ``log(1 + max(x, 0))``."""
+) -> list[DenseSchema]:
+    """All dense features side by side, scaled."""
     outputs = [
         _Column(
             layout.dense(root, split), np.float32, int((assignment == place).sum()), len(features)
         )
         for place, split in enumerate(SPLITS)
     ]
-    if not features:
-        return
-    expressions = []
-    for name, scale in features.items():
-        column = pl.col(dense_column(name)).fill_null(0.0)
-        scaled = column.clip(lower_bound=0.0).log1p() if scale == "log" else column
-        expressions.append(scaled.cast(pl.Float32))
-    for chunk, frame in staged.chunks(*map(dense_column, features)):
-        values = frame.select(expressions).to_numpy()
-        infinite = ~np.isfinite(values)
-        if infinite.any():
-            name = list(features)[int(np.argwhere(infinite)[0, 1])]
-            raise DataError(
-                f"dense feature {name!r} has values too large for float32; scale it with 'log'"
-            )
+    missing = dict.fromkeys(features, False)
+    for chunk, frame in staged.chunks(*map(dense_column, features)) if features else ():
+        values = scaled_dense(frame, features)
         for place, output in enumerate(outputs):
             output.append(values[assignment[chunk] == place])
+        train = frame.filter(_train_rows(assignment, chunk))
+        for name in features:
+            missing[name] |= train[dense_column(name)].null_count() > 0
+    return [
+        DenseSchema(name=name, scale=scale, missing=missing[name])
+        for name, scale in features.items()
+    ]
 
 
 def _write_labels(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from mlet.data.source import DenseScale
 from mlet.settings import Settings
@@ -33,11 +35,45 @@ class FieldSchema(Settings):
     digest: str | None = None
 
 
-class DenseSchema(Settings):
-    """One dense feature and the scaling that is already applied to its column."""
+class _Lean(Settings):
+    """Leaves out what is not known when it is written.
+
+    What earlier versions of mlet wrote so stays what it was, and so does its fingerprint.
+    """
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        later = ("missing", "format")
+        return {
+            key: value for key, value in values.items() if key not in later or value is not None
+        }
+
+
+class DenseSchema(_Lean):
+    """One dense feature and the scaling that is already applied to its column.
+
+    Attributes:
+        name: as in the raw data.
+        scale: `mlet.data.encoding.scaled_dense` says what it does.
+        missing: whether a training row lacks it; None where that is not known.
+    """
 
     name: str
     scale: DenseScale
+    missing: bool | None = None
+
+
+class RawFormat(Settings):
+    """How raw rows were read, so that more of their kind can be.
+
+    Attributes:
+        name: of the reader, as of ``mlet prepare``.
+        table: of the reader ``table`` its settings (`mlet.data.readers.TableSchema`).
+    """
+
+    name: str
+    table: dict[str, Any] | None = None
 
 
 class SplitSchema(Settings):
@@ -60,18 +96,20 @@ class SplitSchema(Settings):
         return {name: value for name, value in known.items() if value is not None}
 
 
-class DatasetSchema(Settings):
+class DatasetSchema(_Lean):
     """Everything a model or a reader needs to know of a prepared data set.
 
     What mlet 0.1 wrote has neither digests nor checksums: digests are computed when such a data set
     is opened, and its files are taken as they are.
 
     Attributes:
+        format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
     """
 
     format_version: int = FORMAT_VERSION
     source: str
+    format: RawFormat | None = None
     split_by: Literal["time", "order", "random", "given"]
     seed: int
     dense: list[DenseSchema]

@@ -1,6 +1,17 @@
 """Trained models as files for serving."""
 
 from mlet.export.checkpoint import collapse_checkpoint
-from mlet.export.safetensors import load_collapsed, save_collapsed
+from mlet.export.safetensors import (
+    CollapsedModel,
+    load_collapsed,
+    load_collapsed_model,
+    save_collapsed,
+)
 
-__all__ = ["collapse_checkpoint", "load_collapsed", "save_collapsed"]
+__all__ = [
+    "CollapsedModel",
+    "collapse_checkpoint",
+    "load_collapsed",
+    "load_collapsed_model",
+    "save_collapsed",
+]

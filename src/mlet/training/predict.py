@@ -6,11 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlet.data import BatchLoader
+from mlet.data import Batch, BatchLoader
 from mlet.data.dataset import SplitColumns
 from mlet.models import CTRModel
+from mlet.nn import Bags
 
 _BATCH_ROWS = 8_192
+#: Of every batch that `served_scores` gives a model.
+SERVED_ROWS = 256
 
 
 @torch.no_grad()
@@ -32,3 +35,34 @@ def predict(
             break
     model.train(training)
     return np.concatenate(parts)[:max_rows]
+
+
+@torch.no_grad()
+def served_scores(model: CTRModel, columns: SplitColumns) -> npt.NDArray[np.float64]:
+    """Predictions (N,) of a model as it is served, in row order.
+
+    How a matrix product rounds depends on how many rows it has. Here all batches have the same
+    number, the last one filled up, so that a row has the same score, to the bit, however many rows
+    are scored with it (docs/predicting.md says which models also do wherever it is among them).
+    """
+    model.eval()
+    parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
+    for batch in BatchLoader(columns, SERVED_ROWS).epoch():
+        rows = len(batch.dense)
+        outputs = model(_filled(batch, SERVED_ROWS)).double()
+        parts.append(model.task.predictions(outputs).numpy()[:rows])
+    return np.concatenate(parts)
+
+
+def _filled(batch: Batch, rows: int) -> Batch:
+    """A batch with rows of unknown categories and empty bags behind its own, to ``rows``."""
+    more = rows - len(batch.dense)
+    bags = {}
+    for name, (values, offsets) in batch.bags.items():
+        bags[name] = Bags(values, torch.cat([offsets, offsets[-1:].expand(more)]))
+    return Batch(
+        batch.labels,
+        torch.nn.functional.pad(batch.dense, (0, 0, 0, more)),
+        torch.nn.functional.pad(batch.ids, (0, 0, 0, more)),
+        bags,
+    )

@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from mlet.data import parse
-from mlet.data.delimited import LINE, read_delimited
-from mlet.data.schema import SPLITS
-from mlet.data.source import LABEL, SPLIT, TIME, DenseScale, RawColumns, dense_column, field_column
+from mlet.data.delimited import read_delimited
+from mlet.data.raw_bytes import is_parquet, on_disk
+from mlet.data.readers.columns import as_text, require, typed_features
+from mlet.data.schema import SPLITS, RawFormat
+from mlet.data.source import LABEL, LINE, SPLIT, TIME, DenseScale, RawColumns, RawRows, kept
 from mlet.errors import ConfigError, DataError
 from mlet.reading import reading
 from mlet.settings import Settings
@@ -63,7 +65,7 @@ class TableSchema(Settings):
             CSV cell (ignored for Parquet list columns).
         time: column to split by: integers, or dates in ISO form.
         split: the column of rows that are split already; see `SplitColumn`.
-        separator: between the columns of a CSV file.
+        separator: between the columns of a CSV file; of one named .tsv it is a tab.
         quote: ``double``, where cells of a CSV file may be enclosed in double quotes (RFC 4180), or
             ``none``, where quotes are characters like others, as in many logs.
     """
@@ -109,6 +111,7 @@ class TableSource:
                 f"schema: {LINE!r} is a name that mlet uses itself; rename the column"
             )
         self.paths, self.schema = tuple(paths), schema
+        self.format = RawFormat(name="table", table=schema.model_dump(mode="json"))
         dense = schema.dense
         self.columns = RawColumns(
             dense=dict(dense) if isinstance(dense, dict) else dict.fromkeys(dense, "log"),
@@ -128,12 +131,7 @@ class TableSource:
         unit: str | None = None
         for path in self.paths:
             for raw in self._read(path):
-                missing = [name for name in self.schema.names() if name not in raw.columns]
-                if missing:
-                    found = [name for name in raw.columns if name != LINE]
-                    raise DataError(
-                        f"{path}: no column {missing[0]!r}; the file has {', '.join(found)}"
-                    )
+                require(self.schema.names(), raw, path)
                 typed, found_unit = self._typed(raw, path)
                 if unit not in (None, found_unit):
                     raise DataError(
@@ -143,14 +141,24 @@ class TableSource:
                 unit = found_unit
                 yield typed
 
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`; of the schema's columns the features alone are read."""
+        schema = self.schema
+        for path in self.paths:
+            for raw in self._read(path):
+                require([*schema.dense, *schema.categorical, *schema.multi_valued], raw, path)
+                features = pl.DataFrame(self._features(raw, path))
+                yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
+
     def _read(self, path: Path) -> Iterator[pl.DataFrame]:
-        if path.suffix != ".parquet":
+        if not is_parquet(path):
             quoted = self.schema.quote == "double"
-            yield from read_delimited(path, self.schema.separator, None, quoted=quoted)
+            separator = "\t" if ".tsv" in path.suffixes else self.schema.separator
+            yield from read_delimited(path, separator, None, quoted=quoted)
             return
         remedy = "write the Parquet file again, or fetch it again"
-        with reading(path, DataError, remedy, missing="no such file"):
-            lazy = pl.scan_parquet(path, glob=False)
+        with on_disk(path) as file, reading(file, DataError, remedy, missing="no such file"):
+            lazy = pl.scan_parquet(file, glob=False)
             total = lazy.select(pl.len()).collect().item()
             if total == 0:
                 raise DataError(f"{path}: the file is empty")
@@ -162,79 +170,26 @@ class TableSource:
     def _typed(self, raw: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, str | None]:
         """The columns of a raw frame, and what its times are."""
         schema, unit = self.schema, None
-        text = raw.select(LINE, *(_as_text(raw[name], path) for name in self._scalars(raw)))
+        split = schema.split
+        others = [schema.label, schema.time, split and split.column]
+        names = dict.fromkeys(name for name in others if name)
+        text = raw.select(LINE, *(as_text(raw[name], path) for name in names))
         columns = {LABEL: parse.labels(text, schema.label, path)}
         if schema.time is not None:
             columns[TIME], unit = _time(raw[schema.time], text, path)
-        if schema.split is not None:
-            columns[SPLIT] = parse.splits(text, schema.split.column, schema.split.places(), path)
-        for name in self.columns.dense:
-            columns[dense_column(name)] = parse.numbers(text, name, path)
-        for name in schema.categorical:
-            columns[field_column(name)] = text[name]
-        for name, separator in schema.multi_valued.items():
-            if name in text.columns:
-                bag = text[name].fill_null("").str.split(separator)
-                bag = bag.list.eval(pl.element().filter(pl.element() != ""))
-            else:
-                bag = _as_bags(raw[name], path)
-            columns[field_column(name)] = bag
-        return pl.DataFrame(columns), unit
+        if split is not None:
+            columns[SPLIT] = parse.splits(text, split.column, split.places(), path)
+        return pl.DataFrame(columns | self._features(raw, path)), unit
 
-    def _scalars(self, raw: pl.DataFrame) -> list[str]:
-        """The columns the schema names, but for lists where there may be some."""
-        bags = [name for name in self.schema.multi_valued if raw.schema[name].is_nested()]
-        return [name for name in dict.fromkeys(self.schema.names()) if name not in bags]
-
-
-def _as_text(values: pl.Series, path: Path) -> pl.Series:
-    """A column as strings.
-
-    Raises:
-        DataError: it holds lists, or what is no text.
-    """
-    try:
-        if values.dtype.is_nested():  # structures would become texts of a kind
-            raise pl.exceptions.InvalidOperationError
-        return values.to_frame().select(_text(pl.col(values.name), values.dtype)).to_series()
-    except pl.exceptions.PolarsError:
-        lists = isinstance(values.dtype, (pl.List, pl.Array))
-        hint = "; name it under multi_valued" if lists else ""
-        raise DataError(
-            f"{path}: column {values.name!r} of type {values.dtype} holds no numbers or texts{hint}"
-        ) from None
-
-
-def _as_bags(bags: pl.Series, path: Path) -> pl.Series:
-    """A column of lists as lists of strings; what is missing in one is no category.
-
-    Raises:
-        DataError: the lists hold lists, or what is no text.
-    """
-    try:
-        lists = bags.arr.to_list() if isinstance(bags.dtype, pl.Array) else bags
-        inner = lists.dtype.inner  # type: ignore[attr-defined]
-        if inner.is_nested():  # structures would become texts of a kind
-            raise pl.exceptions.InvalidOperationError
-        texts = lists.list.eval(_text(pl.element(), inner))
-        # As in a cell of a CSV file, where nothing stands between two separators.
-        return texts.list.eval(pl.element().filter(pl.element() != "")).fill_null([])
-    except (AttributeError, pl.exceptions.PolarsError):
-        raise DataError(
-            f"{path}: column {bags.name!r} of type {bags.dtype} holds no lists of numbers or texts"
-        ) from None
-
-
-def _text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A value as a string, the same whatever type a Parquet file keeps it in: 7.0 is the 7 of a
-    file in which no value was missing, NaN is a missing one."""
-    if dtype == pl.Boolean:
-        return value.cast(pl.UInt8).cast(pl.String)
-    if dtype.is_float():
-        value = value.fill_nan(None)
-        whole = value.cast(pl.Int64, strict=False)
-        return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
-    return value.cast(pl.String)
+    def _features(self, raw: pl.DataFrame, path: Path) -> dict[str, pl.Series]:
+        columns = self.columns
+        return typed_features(
+            raw,
+            path,
+            dense=list(columns.dense),
+            categorical=columns.categorical,
+            multi_valued=self.schema.multi_valued,
+        )
 
 
 def _time(stamp: pl.Series, text: pl.DataFrame, path: Path) -> tuple[pl.Series, str]:
