@@ -118,9 +118,13 @@ def test_what_is_no_row_and_no_table(trained: Trained, predictor: mlet.Predictor
     with pytest.raises(DataError, match="line 3: column 'price' holds 'x'"):
         predictor.predict(trained.rows.with_columns(price=pl.Series(["1", "2", *["x"] * 998])))
     mixed = as_pandas(trained.rows)
-    mixed["user"] = [{"a": 1}, *["b"] * 999]
-    with pytest.raises(DataError, match="table"):
-        predictor.predict(mixed)
+    for wrong in ({"a": 1}, ["a"]):
+        mixed["user"] = [wrong, *["b"] * 999]
+        with pytest.raises(DataError, match="the table cannot be read"):
+            predictor.predict(mixed)
+    mixed["user"] = [True, 7, 7.0, 7.5, *["u1"] * 996]
+    texts = trained.rows.with_columns(user=pl.Series(["1", "7", "7", "7.5", *["u1"] * 996]))
+    assert np.array_equal(predictor.predict(mixed), predictor.predict(texts))
     assert len(predictor.predict(trained.rows.clear())) == 0
     assert len(predictor.predict(pa.table(trained.rows.to_arrow().slice(0, 3)))) == 3
 
@@ -139,7 +143,7 @@ def test_pandas_and_pyarrow_are_not_needed(trained: Trained) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model(trained: Trained, tmp_path: Path, name: str) -> None:
-    """A part of a table, cut at a batch, has its scores; a shuffled one does to rounding."""
+    """A row's score does not depend on the rows beside it, to the bit."""
     data = PreparedDataset(trained.data)
     torch.manual_seed(0)
     config = ModelConfig.parse({"name": name, "dim": 1 if name == "lr" else 4}, "test")
@@ -152,9 +156,10 @@ def test_every_model(trained: Trained, tmp_path: Path, name: str) -> None:
     predictor = mlet.Predictor.load(file)
     scores = predictor.predict(trained.rows)
     assert np.array_equal(scores, served_scores(model.collapse(), data.split("test")))
-    assert np.array_equal(predictor.predict(trained.rows[256:700]), scores[256:700])
+    assert np.array_equal(predictor.predict(trained.rows[100:700]), scores[100:700])
     order = np.random.default_rng(0).permutation(len(scores))
-    assert predictor.predict(trained.rows[order]) == pytest.approx(scores[order], abs=1e-6)
+    assert np.array_equal(predictor.predict(trained.rows[order]), scores[order])
+    assert predictor.predict(trained.rows.row(500, named=True)) == scores[500]
 
 
 def test_files_that_are_no_model(trained: Trained, tmp_path: Path) -> None:

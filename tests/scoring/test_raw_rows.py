@@ -63,7 +63,7 @@ def test_libfm(tmp_path: Path) -> None:
     expected = labelled(LibFMSource([tmp_path / "train"]))
     for name in ("train", "rows"):
         assert features(LibFMSource([tmp_path / name]))[0].equals(expected)
-    with pytest.raises(DataError, match="line 1: label '3:1'"):
+    with pytest.raises(DataError, match="line 1: 2 columns where 3 are expected"):
         labelled(LibFMSource([tmp_path / "rows"]))
 
 
@@ -129,7 +129,7 @@ def cell(place: int, value: str) -> Edit:
         (cell(2, "nan"), "rows.csv, line 3: column 'price' holds 'nan', expected a finite number"),
         (cell(2, "u7"), "rows.csv, line 3: column 'price' holds 'u7', expected a finite number"),
         (row(lambda line: line + ",1"), "rows.csv, line 3: 8 columns where 7 are expected"),
-        (lambda text: text.replace(",", ";"), "rows.csv: no column 'price'; the file has request;"),
+        (lambda text: text.replace("tags", "x,tags", 1), "line 2: 7 columns where 8 are expected"),
     ],
 )
 def test_bad_rows(trained: Trained, tmp_path: Path, edit: Edit, message: str) -> None:
@@ -144,7 +144,7 @@ def test_bad_rows(trained: Trained, tmp_path: Path, edit: Edit, message: str) ->
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pl.col("user").cast(pl.List(pl.String)), r"rows.parquet: column 'user' of type List\(Str"),
+        (pl.concat_list("user").alias("user"), r"rows.parquet: column 'user' of type List\(Str"),
         (pl.struct("user").alias("user"), "rows.parquet: column 'user' of type Struct"),
         (pl.col("price").cast(pl.String) + "x", "rows.parquet, line 1: column 'price' holds"),
         (pl.lit(float("nan")).alias("price"), "line 1: dense feature 'price' is missing or NaN"),
@@ -228,7 +228,6 @@ def test_a_full_disk(trained: Trained, tmp_path: Path, suffix: str) -> None:
     out.write_text("old")
     complaint = limited(3_000, "predict", trained.run, rows, "-o", out, "--overwrite")
     assert f"scores{suffix}: cannot be written (" in complaint
-    assert "is the disk full?" in complaint
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", out.name]
 

@@ -89,7 +89,9 @@ class Vocabulary:
     def _search(self, categories: pl.Series) -> npt.NDArray[np.int32]:
         """The same for a few, where a hash table of all would be made for them."""
         names, ids = self._sorted
-        places = np.minimum(np.atleast_1d(names.search_sorted(categories)), len(names) - 1)
+        if not len(categories):
+            return np.empty(0, np.int32)
+        places = np.minimum(names.search_sorted(categories).to_numpy(), len(names) - 1)
         found = (names.gather(places) == categories).to_numpy()
         return np.where(found, ids[places], 0).astype(np.int32)
 

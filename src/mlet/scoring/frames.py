@@ -40,8 +40,32 @@ def _column(column: Any) -> pl.Series:
     """A column of pandas, which itself needs pyarrow for all but numbers."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
         return pl.Series(str(column.name), column.to_numpy(), nan_to_null=True)
-    values = [
-        None if missing else value
-        for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
-    ]
-    return pl.Series(str(column.name), values, strict=False)
+    return series(
+        str(column.name),
+        [
+            None if missing else value
+            for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
+        ],
+    )
+
+
+def series(name: str, values: Sequence[Any]) -> pl.Series:
+    """Python's values as a column: numbers, texts, or some of both as texts.
+
+    Raises:
+        TypeError, polars.exceptions.PolarsError: they are of kinds that do not go together.
+    """
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    kinds = {type(value) for value in plain if value is not None}
+    if kinds == {int, float}:
+        return pl.Series(name, plain, dtype=pl.Float64)
+    if len(kinds) > 1 and kinds <= {bool, int, float, str}:
+        return pl.Series(name, [None if value is None else _text(value) for value in plain])
+    return pl.Series(name, plain)
+
+
+def _text(value: bool | int | float | str) -> str:
+    """As `mlet.data.readers.columns` makes it of a column of its kind."""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    return str(value)

@@ -18,7 +18,7 @@ from mlet.data.vocabulary import Vocabulary
 from mlet.errors import DataError, RunError
 from mlet.export import CollapsedModel, load_collapsed_model
 from mlet.reading import first_line
-from mlet.scoring.frames import frame_of
+from mlet.scoring.frames import frame_of, series
 from mlet.training import RunDirectory
 from mlet.training.predict import served_scores
 
@@ -102,7 +102,7 @@ class Predictor:
             if isinstance(value, (set, frozenset, tuple)):
                 value = list(value)
             try:
-                values[name] = pl.Series(name, [value], strict=False)
+                values[name] = series(name, [value])
             except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
                 raise DataError(
                     f"the row's {name!r} is a {type(value).__name__} that is no number, text or "

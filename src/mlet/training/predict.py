@@ -10,6 +10,7 @@ from mlet.data import Batch, BatchLoader
 from mlet.data.dataset import SplitColumns
 from mlet.models import CTRModel
 from mlet.nn import Bags
+from mlet.training.alike import alike
 
 _BATCH_ROWS = 8_192
 #: Of every batch that `served_scores` gives a model.
@@ -41,15 +42,16 @@ def predict(
 def served_scores(model: CTRModel, columns: SplitColumns) -> npt.NDArray[np.float64]:
     """Predictions (N,) of a model as it is served, in row order.
 
-    How a matrix product rounds depends on how many rows it has. Here all batches have the same
-    number, the last one filled up, so that a row has the same score, to the bit, however many rows
-    are scored with it (docs/predicting.md says which models also do wherever it is among them).
+    How a matrix product rounds depends on how many rows it has, and on where a row is among them.
+    Here all batches have the same number, the last one filled up, and rows lie `alike`, so that a
+    row has the same score, to the bit, whatever rows are scored with it.
     """
     model.eval()
     parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
     for batch in BatchLoader(columns, SERVED_ROWS).epoch():
         rows = len(batch.dense)
-        outputs = model(_filled(batch, SERVED_ROWS)).double()
+        with alike():
+            outputs = model(_filled(batch, SERVED_ROWS)).double()
         parts.append(model.task.predictions(outputs).numpy()[:rows])
     return np.concatenate(parts)
 
