@@ -180,7 +180,7 @@ def test_synthetic_rows(tmp_path: Path) -> None:
     run_of(tmp_path)
     frame = pl.concat(list(source.frames())).tail(600)
     names = {name: name.partition(":")[2] for name in frame.columns if ":" in name}
-    frame.select(names).rename(names).write_csv(tmp_path / "rows.csv")
+    frame.select(list(names)).rename(names).write_csv(tmp_path / "rows.csv")
     score_files(tmp_path / "run", [tmp_path / "rows.csv"], tmp_path / "scores.parquet")
     assert np.array_equal(
         scores(tmp_path / "scores.parquet"), scores_of_evaluation(tmp_path / "run")
@@ -226,7 +226,7 @@ def test_movielens(movielens: Path, tmp_path: Path) -> None:
     assert np.array_equal(scores(out), expected)
     assert pl.read_parquet(out)["movieId"].equals(ratings["movieId"].tail(len(expected)))
     names = {name: name.partition(":")[2] for name in typed.columns if ":" in name}
-    table = typed.select(names).rename(names).with_columns(pl.col("genres").list.join("|"))
+    table = typed.select(list(names)).rename(names).with_columns(pl.col("genres").list.join("|"))
     table.write_csv(tmp_path / "rows.csv")
     (tmp_path / "rows.yaml").write_text(
         yaml.safe_dump(

@@ -34,7 +34,7 @@ class alike(TorchDispatchMode):
     """Within it products of float32 matrices on the CPU round rows alike; without gradients."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
