@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlet.data import layout
 from mlet.data.dataset import PreparedDataset
-from mlet.data.schema import DatasetSchema
+from mlet.data.schema import DatasetSchema, DenseSchema
 from mlet.errors import RunError
 
 
@@ -55,9 +55,14 @@ def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, other.digest):
             return f"the ids of field {field.name!r} stand for other categories"
-    if trained.dense != given.dense:
+    if _inputs(trained) != _inputs(given):
         return "its dense features, or their scaling, are others"
     return None
+
+
+def _inputs(schema: DatasetSchema) -> list[DenseSchema]:
+    """Its dense features, as far as they concern a model."""
+    return [one.model_copy(update={"missing_in_training": None}) for one in schema.dense]
 
 
 def _same_rows(one: DatasetSchema, other: DatasetSchema) -> bool:
