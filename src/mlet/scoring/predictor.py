@@ -63,7 +63,9 @@ class Predictor:
         if path.is_dir():
             run = RunDirectory(path)
             run.summary()  # raises unless the run is finished
-            path = run.model_file
+            found = load_collapsed_model(run.model_file)
+            run.check_model(found.schema)
+            return cls(found, run.model_file)
         return cls(load_collapsed_model(path), path)
 
     @overload

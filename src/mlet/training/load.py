@@ -59,12 +59,14 @@ def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, Prepar
     """
     if path.is_dir():
         run = RunDirectory(path)
-        if not run.finished or not run.model_file.exists():
+        # Of mlet 0.1 a file may hold codes of fewer bits than what its runs are evaluated in.
+        own = run.finished and run.model_file.exists() and run.precision() == "float32"
+        if not own:
             trained, dataset = load_trained(run, data)
             return trained.collapse(), dataset
         dataset = _dataset(run, run.config(), data)
         model, _, schema = load_collapsed(run.model_file)
-        check_data(schema, dataset, run.model_file)
+        run.check_model(schema)
         return model, dataset
     model, _, schema = load_collapsed(path)
     if data is None:
