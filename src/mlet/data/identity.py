@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from mlet.data import layout
 from mlet.data.dataset import PreparedDataset
@@ -37,6 +38,24 @@ def check_data(
             else "name the data set the weights were trained on, or one with its vocabularies"
         )
         raise RunError(f"{data.root} is not the data set of {owner}: {reason}; {remedy}")
+
+
+def check_model(schema: DatasetSchema, model: DatasetSchema, owner: Path, file: Path) -> None:
+    """Refuse a model file that is not of the run it lies in.
+
+    Args:
+        schema, model: of the run, and of the file.
+        owner, file: the run and the file, for the error.
+
+    Raises:
+        RunError: they were trained on other categories or features; names the first.
+    """
+    reason = _difference(schema, model)
+    if reason is not None:
+        raise RunError(
+            f"{file}: is not the model of {owner}: {reason}; collapse the run again, to another "
+            f"file, and use that"
+        )
 
 
 def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
@@ -84,5 +103,11 @@ def fingerprint(schema: DatasetSchema) -> str:
 
 def fingerprint_of_0_1(schema: DatasetSchema) -> str:
     """What a checkpoint of mlet 0.1 keeps."""
-    text = schema.model_dump_json(exclude={"checksums": True, "fields": {"__all__": {"digest"}}})
+    later: Any = {
+        "checksums": True,
+        "format": True,
+        "dense": {"__all__": {"missing_in_training"}},
+        "fields": {"__all__": {"digest"}},
+    }
+    text = schema.model_dump_json(exclude=later)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,10 +18,10 @@ from mlet.data.source import LINE, RawRows
 from mlet.data.texts import one_spelling
 from mlet.data.vocabulary import Vocabulary
 from mlet.errors import DataError, RunError
-from mlet.export import CollapsedModel, load_collapsed_model
+from mlet.export import CollapsedModel
 from mlet.reading import first_line
 from mlet.scoring.frames import frame_of, series
-from mlet.training.load import served_file
+from mlet.training.load import load_served
 from mlet.training.predict import served_scores
 
 
@@ -35,7 +35,7 @@ class Predictor:
     """
 
     def __init__(self, found: CollapsedModel, place: Path) -> None:
-        """``found``: of the file ``place``."""
+        """``found``: of the file, or the run, ``place``."""
         if found.vocabularies is None:
             raise RunError(
                 f"{place}: holds no vocabularies, as models of earlier versions of mlet, so it "
@@ -61,8 +61,7 @@ class Predictor:
         Raises:
             RunError: it cannot be read, is damaged or unfinished, or is of an earlier version.
         """
-        path = served_file(Path(path))
-        return cls(load_collapsed_model(path), path)
+        return cls(load_served(Path(path)), Path(path))
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> float: ...

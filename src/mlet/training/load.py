@@ -6,9 +6,8 @@ from pathlib import Path
 
 from mlet.data import PreparedDataset
 from mlet.data.identity import check_data
-from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
-from mlet.export import load_collapsed
+from mlet.export import CollapsedModel, load_collapsed, load_collapsed_model
 from mlet.models import CTRModel, build_model
 from mlet.training.config import RunConfig
 from mlet.training.run import RunDirectory
@@ -50,32 +49,25 @@ def _dataset(run: RunDirectory, config: RunConfig, data: Path | None) -> Prepare
     return dataset
 
 
-def served_file(path: Path) -> Path:
-    """The file of the collapsed model of a finished run's directory; what is no directory, itself.
+def load_served(path: Path) -> CollapsedModel:
+    """The collapsed model of a finished run's directory, or of a file.
 
     Raises:
-        RunError: the directory is no run, or has no such model yet.
+        RunError: the directory is no run, has no such model yet, or that of another run; the file
+            cannot be read.
     """
     if not path.is_dir():
-        return path
+        return load_collapsed_model(path)
     run = RunDirectory(path)
     run.config()
-    if not run.model_file.exists():
+    if not run.finished or not run.model_file.exists():
         raise RunError(
             f"{run.model_file}: not there yet; finish the run with mlet train --resume {run.root}, "
             f"or name a file that mlet collapse {run.root} wrote"
         )
-    return run.model_file
-
-
-def load_served(path: Path) -> tuple[CTRModel, DatasetSchema]:
-    """The collapsed model of a finished run's directory, or of a file, and the schema it is for.
-
-    Raises:
-        RunError: as `served_file`, or the file cannot be read.
-    """
-    model, _, schema = load_collapsed(served_file(path))
-    return model, schema
+    found = load_collapsed_model(run.model_file)
+    run.check_model(found.schema)
+    return found
 
 
 def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:
@@ -88,12 +80,14 @@ def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, Prepar
     """
     if path.is_dir():
         run = RunDirectory(path)
-        if not run.finished or not run.model_file.exists():
+        # Of mlet 0.1 a file may hold codes of fewer bits than what its runs are evaluated in.
+        own = run.finished and run.model_file.exists() and run.precision() == "float32"
+        if not own:
             trained, dataset = load_trained(run, data)
             return trained.collapse(), dataset
         dataset = _dataset(run, run.config(), data)
         model, _, schema = load_collapsed(run.model_file)
-        check_data(schema, dataset, run.model_file)
+        run.check_model(schema)
         return model, dataset
     model, _, schema = load_collapsed(path)
     if data is None:
