@@ -20,6 +20,7 @@ from mlet.data import PreparedDataset
 from mlet.errors import DataError, RunError
 from mlet.export import save_collapsed
 from mlet.models import MODELS, ModelConfig, build_model
+from mlet.nn.compression import COMPRESSIONS
 from mlet.training import RunDirectory
 from mlet.training.predict import served_scores
 
@@ -160,6 +161,24 @@ def test_every_model(trained: Trained, tmp_path: Path, name: str) -> None:
     order = np.random.default_rng(0).permutation(len(scores))
     assert np.array_equal(predictor.predict(trained.rows[order]), scores[order])
     assert predictor.predict(trained.rows.row(500, named=True)) == scores[500]
+
+
+@pytest.mark.parametrize("name", list(COMPRESSIONS))
+def test_every_compression(trained: Trained, tmp_path: Path, name: str) -> None:
+    """Also where the vectors of a batch's distinct categories are computed together."""
+    data = PreparedDataset(trained.data)
+    values = {"name": "deepfm", "dim": 4, "mlp": [9, 7], "compression": {"name": name}}
+    config = ModelConfig.parse(values, "test")
+    torch.manual_seed(0)
+    model, file = build_model(config, data.schema), tmp_path / "model.safetensors"
+    save_collapsed(model, config, data.schema, file, vocabularies=data.vocabularies)
+    predictor = mlet.Predictor.load(file)
+    scores = predictor.predict(trained.rows)
+    assert np.array_equal(scores, served_scores(model.collapse(), data.split("test")))
+    order = np.random.default_rng(0).permutation(len(scores))
+    assert np.array_equal(predictor.predict(trained.rows[order]), scores[order])
+    for place in (0, 7, 500):
+        assert predictor.predict(trained.rows.row(place, named=True)) == scores[place]
 
 
 def test_files_that_are_no_model(trained: Trained, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mlet.data.staging import Report
 from mlet.errors import ConfigError, DataError
 from mlet.scoring.predictor import Predictor
 from mlet.scoring.writing import check_output, score_file
-from mlet.training.predict import SERVED_ROWS
+from mlet.training.alike import SERVED_ROWS
 
 #: The column of the scores.
 SCORE = "score"

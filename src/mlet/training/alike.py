@@ -2,8 +2,8 @@
 
 Libraries of linear algebra choose how they add up by the shape of a matrix and by where in memory
 its rows begin, so that the same row has other last digits at another place. Within `alike` every
-row of a product begins at a multiple of 64 bytes. Together with batches of one size that makes the
-score of a row a function of the row.
+row of a product begins at a multiple of 64 bytes, and there are a multiple of 256 of them. Together
+with batches of as many rows that makes the score of a row a function of the row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Of every batch of a model that is to give rows their own scores.
+SERVED_ROWS = 256
 
 #: Bytes to which rows are laid out: a line of the cache, and no vector of a processor is longer.
 _LINE = 64
@@ -28,6 +31,8 @@ _PRODUCTS: dict[Any, tuple[Callable[..., Tensor], int, bool]] = {
     _ATEN.bmm.default: (torch.bmm, 0, True),
     _ATEN.baddbmm.default: (torch.baddbmm, 1, True),
 }
+#: Those whose factor is given more rows where it has another number of them.
+_FILLED = (_ATEN.mm.default, _ATEN.addmm.default)
 
 
 class alike(TorchDispatchMode):
@@ -49,13 +54,20 @@ class alike(TorchDispatchMode):
         if left.dtype != torch.float32 or left.device.type != "cpu":
             return func(*args, **options)
         given = [*args]
-        given[place] = _empty(left.shape, left).copy_(left)
+        rows = left.shape[0]
+        # As many as there are distinct categories, where their vectors are computed. What is added
+        # to a product may have rows of its own: then there are none to fill up.
+        fills = func in _FILLED and (place == 0 or args[0].dim() == 1)
+        filled = -(-rows // SERVED_ROWS) * SERVED_ROWS if fills else rows
+        given[place] = _empty((filled, *left.shape[1:]), left)
+        given[place][:rows] = left
+        given[place][rows:] = 0
         if both:
             given[place + 1] = _empty(right.shape, right).copy_(right)
         if right.dim() == 1:
             return product(*given, **options)
-        shape = (*left.shape[:-1], right.shape[-1])
-        return product(*given, **options, out=_empty(shape, left)).contiguous()
+        shape = (filled, *left.shape[1:-1], right.shape[-1])
+        return product(*given, **options, out=_empty(shape, left))[:rows].contiguous()
 
 
 def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -10,11 +10,9 @@ from mlet.data import Batch, BatchLoader
 from mlet.data.dataset import SplitColumns
 from mlet.models import CTRModel
 from mlet.nn import Bags
-from mlet.training.alike import alike
+from mlet.training.alike import SERVED_ROWS, alike
 
 _BATCH_ROWS = 8_192
-#: Of every batch that `served_scores` gives a model.
-SERVED_ROWS = 256
 
 
 @torch.no_grad()
