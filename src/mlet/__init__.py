@@ -9,6 +9,7 @@ from mlet.errors import MletError
 if TYPE_CHECKING:
     from mlet import nn, optim, theory
     from mlet.nn import Embedding, EmbeddingBag
+    from mlet.scoring import Predictor
     from mlet.surgery import collapse, collapse_state_dict, convert, param_groups, summary
 
 __version__ = version("mlet")
@@ -16,6 +17,7 @@ __all__ = [
     "Embedding",
     "EmbeddingBag",
     "MletError",
+    "Predictor",
     "__version__",
     "collapse",
     "collapse_state_dict",
@@ -31,6 +33,7 @@ __all__ = [
 _PARTS = {"nn", "optim", "theory"}
 _PLACES = {
     **dict.fromkeys(("Embedding", "EmbeddingBag"), "mlet.nn"),
+    "Predictor": "mlet.scoring",
     **dict.fromkeys(
         ("collapse", "collapse_state_dict", "convert", "param_groups", "summary"), "mlet.surgery"
     ),

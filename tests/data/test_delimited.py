@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from strategies import words
 
 from mlet.data import blocks
-from mlet.data.delimited import LINE, read_delimited
+from mlet.data.delimited import read_delimited
+from mlet.data.source import LINE
 from mlet.errors import DataError
 
 

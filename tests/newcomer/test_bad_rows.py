@@ -13,8 +13,8 @@ from logs_made import read, source, write_schema
 
 from mlet.data import PreparedDataset
 from mlet.data.bad_rows import BadRows
-from mlet.data.delimited import LINE, read_delimited
-from mlet.data.source import LABEL, dense_column, field_column
+from mlet.data.delimited import read_delimited
+from mlet.data.source import LABEL, LINE, dense_column, field_column
 from mlet.errors import DataError
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -14,7 +14,7 @@ import pytest
 from logs_made import source, write_schema
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
-from mlet.data import PreparedDataset, SplitRule, prepare
+from mlet.data import DatasetSchema, PreparedDataset, SplitRule, prepare
 from mlet.data.identity import check_data, fingerprint
 from mlet.errors import ConfigError, RunError
 
@@ -108,7 +108,10 @@ def test_what_was_learned_is_kept_and_belongs_to_the_weights(tmp_path: Path) -> 
 def test_what_was_prepared_before_reads_as_before(tmp_path: Path) -> None:
     data = prepared(tmp_path, {"price": "log"}, PRICE)
     written = json.loads((data.root / "schema.json").read_text())
-    assert written["dense"] == [{"name": "price", "scale": "log"}], "nothing else, as mlet 0.1"
+    assert written["dense"] == [{"name": "price", "scale": "log", "missing_in_training": True}]
+    del written["dense"][0]["missing_in_training"]
+    before = DatasetSchema.parse(written, "mlet 0.1").model_dump(mode="json")
+    assert before["dense"] == [{"name": "price", "scale": "log"}], "nothing else, as mlet 0.1"
     assert fingerprint(data.schema) == fingerprint(PreparedDataset(data.root).schema)
 
 

@@ -128,7 +128,12 @@ def test_a_checkpoint_of_another_run_is_refused(mlet: Mlet, clicks: Path, tmp_pa
         mlet("train", f"data{seed}", "--out", f"run{seed}", "--dim", 2, *SMALL[:2])
     best = tmp_path / "run1" / "checkpoints" / "best.pt"
     best.write_bytes((tmp_path / "run2" / "checkpoints" / "best.pt").read_bytes())
-    assert "best.pt: a checkpoint of another run" in mlet("evaluate", "run1", code=2).stderr
+    assert "best.pt: a checkpoint of another run" in mlet("inspect", "run1", code=2).stderr
+    model = tmp_path / "run1" / "model.safetensors"
+    model.write_bytes((tmp_path / "run2" / "model.safetensors").read_bytes())
+    for command in (("evaluate", "run1"), ("predict", "run1", "clicks.csv", "-o", "scores.csv")):
+        complaint = mlet(*command, code=2).stderr
+        assert "model.safetensors: is not the model of run1: " in complaint
 
 
 def test_a_run_goes_on_with_the_same_data_under_another_name(

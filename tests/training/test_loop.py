@@ -25,7 +25,7 @@ from mlet.training.evaluate import evaluate
 from mlet.training.load import load_trained
 from mlet.training.loop import SilentObserver
 from mlet.training.optimizers import Optimizers
-from mlet.training.predict import predict
+from mlet.training.predict import predict, served_scores
 
 #: Steps of an epoch: 1 800 training rows in batches of 64.
 EPOCH = 29
@@ -246,7 +246,7 @@ def test_evaluation_is_of_the_split_and_the_resamples_asked_for(
     for split, rows in (("valid", 450), ("test", 750)):
         everything = evaluate(model, data, split=split, samples=1)[0]
         columns = data.split(split)
-        expected = model.task.score(columns.labels["label"], predict(model, columns))
+        expected = model.task.score(columns.labels["label"], served_scores(model, columns))
         assert (everything.rows, everything.scores) == (rows, expected)
         assert everything.intervals["auc"].low == everything.intervals["auc"].high
 

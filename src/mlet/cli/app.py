@@ -35,6 +35,11 @@ class _Commands(LaterGroup):
             "mlet.cli.export:export",
             "Write a model for other programs: dense features and ids in, probability out.",
         ),
+        "predict": Later(
+            "mlet.cli.predict:predict",
+            "Score raw rows, as they come: categories by name, dense features unscaled, no label "
+            "needed.",
+        ),
         "compare": Later("mlet.cli.compare:compare", "What would MLET give me on my data?"),
         "progressive": Later(
             "mlet.cli.progressive:progressive", "Would MLET have served better, day by day?"
@@ -77,7 +82,8 @@ def _mlet(
     Click data becomes a prepared data set (**prepare**, or **synthesize** for data of
     known truth; **describe** says how sparse it is); a model is trained on it (**train**),
     scored (**evaluate**), written with ordinary tables (**collapse**) and handed on to servers
-    (**export**). **compare** does it all, with and without MLET.
+    (**export**); with it raw rows are scored (**predict**). **compare** does it all, with and
+    without MLET.
     **progressive** compares on data with time, block after block of what comes next.
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.

@@ -56,11 +56,13 @@ def export(
     precision = _precision(tables)
     if out.exists() and not overwrite:
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
-    served, schema = load_served(model)
+    found = load_served(model)
     if to == "onnx":
-        done = to_onnx(served, schema, out, tables=precision, opset=opset or DEFAULT_OPSET)
+        done = to_onnx(
+            found.model, found.schema, out, tables=precision, opset=opset or DEFAULT_OPSET
+        )
     else:
-        done = to_torch(served, schema, out, tables=precision)
+        done = to_torch(found.model, found.schema, out, tables=precision)
     difference = f"{done.largest_difference:.1e} on {done.rows} random rows"
     say(
         f"{', '.join(done.inputs)} -> {done.output}; largest difference from the model's scores "

@@ -157,6 +157,11 @@ class PreparedDataset:
                 raise DataError(f"{path}: no vocabulary of {size} categories; {_REMEDY}")
         return found
 
+    @property
+    def vocabularies(self) -> dict[str, pl.DataFrame]:
+        """`vocabulary` of every field, by name."""
+        return {field.name: self.vocabulary(field.name) for field in self.schema.fields}
+
     def rarest_counts(self, split: SplitName, field: str | None = None) -> npt.NDArray[np.int64]:
         """For each row of a split, the training count of its rarest category (N,).
 

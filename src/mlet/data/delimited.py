@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,8 @@ import polars as pl
 
 from mlet.data.bad_rows import BadRows
 from mlet.data.blocks import BLANK, NEWLINE, positions, text_blocks
+from mlet.data.source import LINE
 from mlet.errors import DataError
-
-#: Column that holds each record's line number (1-based) in a frame read from text.
-LINE = "__line__"
 
 #: Those that are in use.
 SEPARATORS = (",", "\t", ";", "|")
@@ -29,7 +27,7 @@ _BLOCK_BYTES = 32 * 1024 * 1024
 def read_delimited(
     path: Path,
     separator: str,
-    columns: Sequence[str] | None,
+    columns: Sequence[str] | Callable[[list[str]], Sequence[str]] | None,
     *,
     quoted: bool,
     encoding: str = "utf-8",
@@ -42,7 +40,8 @@ def read_delimited(
     Args:
         path: plain, .gz or .zst.
         separator: one character, or several as in MovieLens' ``::``.
-        columns: the columns' names; None takes them from the first line.
+        columns: the columns' names, or what makes them of the cells of the first row, where there
+            are several kinds of rows; None takes them from the first line.
         quoted: whether fields may be enclosed in double quotes.
         encoding: ``utf-8`` or ``latin-1``.
         block_bytes: bytes of text parsed at once.
@@ -69,6 +68,8 @@ def read_delimited(
             line += 1
             if not block:
                 continue
+        if callable(columns):
+            columns = columns(block.partition(b"\n")[0].decode().split(single))
         lines, block = _check_columns(path, block, single, columns, quoted, line, bad_rows)
         if not block:
             continue
@@ -90,13 +91,19 @@ def read_delimited(
 
 
 def check_names(
-    path: Path, found: Sequence[str], required: Sequence[str], *, separator: str | None = None
+    place: Path | str,
+    found: Sequence[str],
+    required: Sequence[str],
+    *,
+    what: str = "file",
+    separator: str | None = None,
 ) -> None:
-    """Refuse a file that lacks a column.
+    """Refuse a file, or what else rows come in, that lacks a column.
 
     Args:
-        path, found: the file and its columns.
+        place, found: the file and its columns.
         required: those it must have.
+        what: it is.
         separator: that the columns were told apart by, if it was one.
 
     Raises:
@@ -106,12 +113,13 @@ def check_names(
     if missing is None:
         return
     hint = ""
+    found = [name for name in found if name != LINE]
     for other in SEPARATORS:
         cells = [cell.strip().strip('"') for cell in (separator or "").join(found).split(other)]
         if separator not in (None, other) and missing in cells:
             shown = "\\t" if other == "\t" else other
             hint = f'; is it separated otherwise? Say separator: "{shown}" in the schema'
-    raise DataError(f"{path}: no column {missing!r}; the file has {', '.join(found)}{hint}")
+    raise DataError(f"{place}: no column {missing!r}; the {what} has {', '.join(found)}{hint}")
 
 
 def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str]:

@@ -12,10 +12,11 @@ import polars as pl
 
 from mlet.data import layout
 from mlet.data.column_file import ColumnFile
+from mlet.data.scaling import scaled_dense
 from mlet.data.schema import SPLITS, DenseSchema
 from mlet.data.source import DenseScale, RawColumns, dense_column
 from mlet.data.staging import Staged
-from mlet.errors import ConfigError, DataError
+from mlet.errors import ConfigError
 
 #: Quantiles kept of a feature, its least and greatest value among them.
 _QUANTILES = 201
@@ -41,17 +42,19 @@ def write_dense(
     if not entries:
         return entries
     names = list(map(dense_column, columns.dense))
+    missing: set[str] = set()
     for chunk, frame in staged.chunks(*names):
-        values = _scaled(frame, entries)
-        infinite = ~np.isfinite(values)
-        if infinite.any():
-            name = entries[int(np.argwhere(infinite)[0, 1])].name
-            raise DataError(
-                f"dense feature {name!r} has values too large for float32; scale it with 'log'"
-            )
+        values = scaled_dense(frame, entries)
         for place, output in enumerate(outputs):
             output.append(values[assignment[chunk] == place])
-    return entries
+        train = frame.filter(pl.Series(assignment[chunk] == 0))
+        missing |= {name for name in names if train[name].null_count()}
+    return [
+        entry
+        if entry.of is not None
+        else entry.model_copy(update={"missing_in_training": dense_column(entry.name) in missing})
+        for entry in entries
+    ]
 
 
 def _entries(
@@ -104,42 +107,3 @@ def _fitted(entry: DenseSchema, staged: Staged, assignment: npt.NDArray[np.uint8
         values = np.zeros(1)
     quantiles = np.quantile(values, np.linspace(0, 1, _QUANTILES))
     return entry.model_copy(update={"quantiles": quantiles.tolist()})
-
-
-def _scaled(frame: pl.DataFrame, entries: list[DenseSchema]) -> npt.NDArray[np.float32]:
-    """(N, D): every feature as its entry says; what is missing is 0."""
-    expressions = [_scaling(entry) for entry in entries]
-    values = frame.select(expressions).to_numpy()
-    for place, entry in enumerate(entries):
-        if entry.quantiles is not None:
-            column = frame[dense_column(entry.name)]
-            ranks = _ranks(column.drop_nulls().to_numpy(), np.array(entry.quantiles))
-            values = values if values.flags.writeable else values.copy()
-            values[column.is_not_null().to_numpy(), place] = 2 * ranks - 1
-    return values
-
-
-def _scaling(entry: DenseSchema) -> pl.Expr:
-    """A feature's column; of quantiles only its place."""
-    column = pl.col(dense_column(entry.of or entry.name))
-    filled = column.fill_null(0.0)
-    scaled = {
-        "none": filled,
-        "log": filled.clip(lower_bound=0.0).log1p(),
-        "signed_log": filled.sign() * filled.abs().log1p(),
-        "standard": ((column - (entry.mean or 0.0)) / (entry.deviation or 1.0)).fill_null(0.0),
-        "quantile": filled,  # replaced
-        "missing": column.is_null(),
-    }[entry.scale]
-    return scaled.cast(pl.Float32).alias(entry.name)
-
-
-def _ranks(
-    values: npt.NDArray[np.float64], quantiles: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """The share of training rows below each value, those equal to it counted half."""
-    shares = np.linspace(0, 1, len(quantiles))
-    # From both sides: a value that many rows have lies in the middle of its quantiles.
-    low = np.interp(values, quantiles, shares)
-    high = 1 - np.interp(-values, -quantiles[::-1], shares)
-    return (low + high) / 2

@@ -5,12 +5,11 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from mlet.data.compressed import read_chunks
+from mlet.data.compressed import STDIN, beginning
 from mlet.errors import DataError
 
 FileKind = Literal["parquet", "jsonl", "text"]
@@ -107,21 +106,15 @@ def kind_of_file(path: Path) -> FileKind:
     """
     if path.suffix == ".parquet":
         return "parquet"
-    if not path.is_file():  # from a pipe, what is read is gone
+    if path != STDIN and not path.is_file():  # from a pipe, what is read is gone
         return "text"
-    beginning = _beginning(path)
-    if beginning.startswith(_PARQUET_MAGIC):
+    first = beginning(path).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if first.startswith(_PARQUET_MAGIC):
         return "parquet"
     names = {suffix.lower() for suffix in path.suffixes}
-    if beginning.startswith(b"[") and ".json" in names:
+    if first.startswith(b"[") and ".json" in names:
         raise DataError(
             f"{path}: one JSON array; write an object a line, as jq -c '.[]' {path.name} does"
         )
-    jsonl = beginning.startswith(b"{") or names & {".jsonl", ".ndjson"}
+    jsonl = first.startswith(b"{") or names & {".jsonl", ".ndjson"}
     return "jsonl" if jsonl else "text"
-
-
-def _beginning(path: Path) -> bytes:
-    """The first bytes that are no white space."""
-    first = b"".join(islice(read_chunks(path, 4_096), 1))
-    return first.removeprefix(b"\xef\xbb\xbf").lstrip()

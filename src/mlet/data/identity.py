@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from mlet.data import layout
 from mlet.data.dataset import PreparedDataset
-from mlet.data.schema import DatasetSchema
+from mlet.data.schema import DatasetSchema, DenseSchema
 from mlet.errors import RunError
 
 
@@ -39,6 +40,24 @@ def check_data(
         raise RunError(f"{data.root} is not the data set of {owner}: {reason}; {remedy}")
 
 
+def check_model(schema: DatasetSchema, model: DatasetSchema, owner: Path, file: Path) -> None:
+    """Refuse a model file that is not of the run it lies in.
+
+    Args:
+        schema, model: of the run, and of the file.
+        owner, file: the run and the file, for the error.
+
+    Raises:
+        RunError: they were trained on other categories or features; names the first.
+    """
+    reason = _difference(schema, model)
+    if reason is not None:
+        raise RunError(
+            f"{file}: is not the model of {owner}: {reason}; collapse the run again, to another "
+            f"file, and use that"
+        )
+
+
 def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
     """The first thing in which the inputs of a model differ; None if they are the same."""
     names, others = ([field.name for field in schema.fields] for schema in (trained, given))
@@ -55,9 +74,14 @@ def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, other.digest):
             return f"the ids of field {field.name!r} stand for other categories"
-    if trained.dense != given.dense:
+    if _inputs(trained) != _inputs(given):
         return "its dense features, or their scaling, are others"
     return None
+
+
+def _inputs(schema: DatasetSchema) -> list[DenseSchema]:
+    """Its dense features, as far as they concern a model."""
+    return [one.model_copy(update={"missing_in_training": None}) for one in schema.dense]
 
 
 def _same_rows(one: DatasetSchema, other: DatasetSchema) -> bool:
@@ -79,5 +103,11 @@ def fingerprint(schema: DatasetSchema) -> str:
 
 def fingerprint_of_0_1(schema: DatasetSchema) -> str:
     """What a checkpoint of mlet 0.1 keeps."""
-    text = schema.model_dump_json(exclude={"checksums": True, "fields": {"__all__": {"digest"}}})
+    later: Any = {
+        "checksums": True,
+        "format": True,
+        "dense": {"__all__": {"missing_in_training"}},
+        "fields": {"__all__": {"digest"}},
+    }
+    text = schema.model_dump_json(exclude=later)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ import polars as pl
 
 from mlet.data.bad_rows import BadRows
 from mlet.data.blocks import BLANK, text_blocks
-from mlet.data.delimited import LINE
+from mlet.data.source import LINE
 from mlet.errors import DataError
 
 _BLOCK_BYTES = 32 * 1024 * 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from mlet.data.bad_rows import Sieve
-from mlet.data.delimited import LINE
+from mlet.data.source import LINE
 from mlet.errors import DataError
 
 #: Words for 0 and 1, in lower case.
@@ -22,7 +22,7 @@ def refuse_first(
     frame: pl.DataFrame,
     bad: pl.Series,
     column: str,
-    path: Path,
+    path: Path | str,
     expected: str,
     sieve: Sieve | None = None,
 ) -> None:
@@ -48,7 +48,7 @@ def refuse_first(
 def integers(
     frame: pl.DataFrame,
     column: str,
-    path: Path,
+    path: Path | str,
     *,
     required: bool = False,
     expected: str = "a 64-bit integer",
@@ -69,7 +69,7 @@ def integers(
 def numbers(
     frame: pl.DataFrame,
     column: str,
-    path: Path,
+    path: Path | str,
     *,
     required: bool = False,
     sieve: Sieve | None = None,
@@ -88,7 +88,7 @@ def numbers(
 
 
 def labels(
-    frame: pl.DataFrame, column: str, path: Path, *, sieve: Sieve | None = None
+    frame: pl.DataFrame, column: str, path: Path | str, *, sieve: Sieve | None = None
 ) -> pl.Series:
     """The column as 0/1 (UInt8).
 
@@ -110,7 +110,7 @@ def splits(
     frame: pl.DataFrame,
     column: str,
     places: Mapping[str, int],
-    path: Path,
+    path: Path | str,
     *,
     sieve: Sieve | None = None,
 ) -> pl.Series:

@@ -22,7 +22,15 @@ from mlet.data import layout
 from mlet.data.checksums import checksums
 from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
-from mlet.data.schema import SPLITS, DatasetSchema, FieldSchema, SplitName, SplitSchema
+from mlet.data.encoding import explode
+from mlet.data.schema import (
+    SPLITS,
+    DatasetSchema,
+    FieldSchema,
+    RawFormat,
+    SplitName,
+    SplitSchema,
+)
 from mlet.data.source import LABEL, PROBABILITY, SPLIT, TIME, RawSource, field_column
 from mlet.data.staging import Report, Staged, stage
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
@@ -116,8 +124,10 @@ def prepare(
             fields.append(_encode_bags(staged, assignment, building, name, least[name]))
             report("encoding fields", len(fields), steps)
         dense = write_dense(staged, assignment, building, columns)
+        known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
+            format=known if isinstance(known, RawFormat) else None,
             split_by=by,
             seed=rule.seed,
             dense=dense,
@@ -193,14 +203,8 @@ def _build_vocabulary(
     builder = VocabularyBuilder()
     for chunk, frame in staged.chunks(field_column(name)):
         column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
-        builder.add(_explode(column) if bags else column)
+        builder.add(explode(column) if bags else column)
     return builder.build(min_count)
-
-
-def _explode(bags: pl.Series) -> pl.Series:
-    """All values of all bags; empty bags leave nothing behind (``explode`` would leave a null)."""
-    values: pl.Series = bags.filter(bags.list.len() > 0).explode()
-    return values
 
 
 def _field_schema(
@@ -249,7 +253,7 @@ def _encode_bags(
         bags = frame[field_column(name)]
         for place, output in enumerate(outputs):
             output.append(
-                vocabulary.encode(_explode(bags.filter(pl.Series(assignment[chunk] == place))))
+                vocabulary.encode(explode(bags.filter(pl.Series(assignment[chunk] == place))))
             )
     return _field_schema(name, vocabulary, min_count, multi_valued=True)
 

@@ -11,9 +11,10 @@ from typing import Literal
 import polars as pl
 
 from mlet.data.bad_rows import BadRows
-from mlet.data.delimited import LINE, SEPARATORS, read_delimited
+from mlet.data.delimited import SEPARATORS, read_delimited
 from mlet.data.files import FileKind, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
+from mlet.data.source import LINE
 from mlet.errors import DataError
 from mlet.reading import reading
 

@@ -44,6 +44,7 @@ class DenseSchema(Settings):
         of: that other feature.
         mean, deviation: of the training rows, for ``standard``.
         quantiles: of the training rows, evenly spaced, for ``quantile``.
+        missing_in_training: whether a training row lacks it; None where that is not known.
     """
 
     name: str
@@ -52,12 +53,25 @@ class DenseSchema(Settings):
     mean: float | None = None
     deviation: float | None = None
     quantiles: list[float] | None = None
+    missing_in_training: bool | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what this scale has not: of the others as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
         return {name: value for name, value in values.items() if value is not None}
+
+
+class RawFormat(Settings):
+    """How raw rows were read, so that more of their kind can be.
+
+    Attributes:
+        name: of the reader, as of ``mlet prepare``.
+        table: of the reader ``table`` its settings (`mlet.data.readers.TableSchema`).
+    """
+
+    name: str
+    table: dict[str, Any] | None = None
 
 
 class SplitSchema(Settings):
@@ -87,17 +101,30 @@ class DatasetSchema(Settings):
     is opened, and its files are taken as they are.
 
     Attributes:
+        format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
     """
 
     format_version: int = FORMAT_VERSION
     source: str
+    format: RawFormat | None = None
     split_by: Literal["time", "order", "random", "given"]
     seed: int
     dense: list[DenseSchema]
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]
     checksums: dict[str, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a format where there is none: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if (name, v) != ("format", None)}
+
+    @property
+    def raw_dense(self) -> list[DenseSchema]:
+        """Dense features that raw rows have: all but those that say where one is missing."""
+        return [feature for feature in self.dense if feature.of is None]
 
     @property
     def one_valued(self) -> list[FieldSchema]:

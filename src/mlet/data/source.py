@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import polars as pl
 
 from mlet.errors import DataError
+
+#: Column that holds each record's line number (1-based) in a frame of raw rows.
+LINE = "__line__"
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
 
@@ -77,6 +81,67 @@ class RawSource(Protocol):
             DataError: the input is damaged; names the file and line.
         """
         ...
+
+
+class RawRows(NamedTuple):
+    """N rows to be scored.
+
+    Attributes:
+        place: the file they are from.
+        lines: where in it each row is (N,).
+        features: the columns that `RawColumns` says, without label, time and split.
+        kept: raw columns that are passed through, as they are.
+    """
+
+    place: Path | str
+    lines: pl.Series
+    features: pl.DataFrame
+    kept: pl.DataFrame
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Raw data whose rows can be read without a label, as those to be scored are."""
+
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """All rows in file order; ``keep`` are names of raw columns.
+
+        Raises:
+            DataError: the input is damaged, or lacks a column; names the file and line.
+        """
+        ...
+
+
+def rows_of(source: RawSource, keep: Sequence[str]) -> Iterator[RawRows]:
+    """The rows to be scored of any source; one that is no `RowSource` needs labels.
+
+    Raises:
+        DataError: as `RowSource.rows`.
+    """
+    if isinstance(source, RowSource):
+        yield from source.rows(keep)
+        return
+    done = 0
+    for frame in source.frames():
+        check_frame(frame, source)
+        lines = pl.Series("line", range(done + 1, done + 1 + len(frame)), pl.UInt64)
+        done += len(frame)
+        yield RawRows(source.description, lines, frame, kept(frame, keep, source.description))
+
+
+def kept(raw: pl.DataFrame, keep: Sequence[str], place: Path | str) -> pl.DataFrame:
+    """Some raw columns, as they are.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    missing = [name for name in keep if name not in raw.columns]
+    if missing:
+        found = [name for name in raw.columns if name != LINE]
+        raise DataError(
+            f"{place}: no column {missing[0]!r} to keep; the file has {', '.join(found)}"
+        )
+    return raw.select(keep)
 
 
 def check_frame(frame: pl.DataFrame, source: RawSource) -> None:

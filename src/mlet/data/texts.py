@@ -18,7 +18,7 @@ _WORDS = {word: digit for digit, names in (("0", "false"), ("1", "true"))
           for word in (names, names.title(), names.upper())}  # fmt: skip
 
 
-def as_text(values: pl.Series, path: Path) -> pl.Series:
+def as_text(values: pl.Series, path: Path | str) -> pl.Series:
     """A column as strings; those of a String column are as they were.
 
     Raises:
@@ -36,7 +36,7 @@ def as_text(values: pl.Series, path: Path) -> pl.Series:
         ) from None
 
 
-def as_bags(bags: pl.Series, path: Path) -> pl.Series:
+def as_bags(bags: pl.Series, path: Path | str) -> pl.Series:
     """A column of lists as lists of strings; what is missing in one is no category.
 
     Raises:

@@ -14,7 +14,7 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.bad_rows import Sieve
-from mlet.data.delimited import LINE
+from mlet.data.source import LINE
 from mlet.errors import ConfigError, DataError
 
 DATES, ZONED, COUNTS = "dates", "dates with an offset from UTC", "integers, of no known unit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,10 @@ def digest_categories(table: pl.DataFrame) -> str:
         texts = pl.concat_str(pl.col("category").str.len_bytes(), pl.lit(":"), pl.col("category"))
         digest.update(part.select(texts.str.join("")).item().encode())
     return digest.hexdigest()
+
+
+#: Categories are searched for where the vocabulary has this many for each of them.
+_SEARCHED_BELOW = 64
 
 
 class VocabularyBuilder:
@@ -73,11 +78,29 @@ class Vocabulary:
 
     def encode(self, categories: pl.Series) -> npt.NDArray[np.int32]:
         """Ids (int32) of the categories; 0 for those not in the vocabulary."""
+        if len(categories) * _SEARCHED_BELOW < len(self):
+            return self._search(categories.fill_null(""))
         known = self.table.select("category", pl.int_range(pl.len(), dtype=pl.Int32).alias("id"))
         joined = pl.DataFrame({"category": categories.fill_null("")}).join(
             known, on="category", how="left", maintain_order="left"
         )
         return joined["id"].fill_null(0).to_numpy()
+
+    def _search(self, categories: pl.Series) -> npt.NDArray[np.int32]:
+        """The same for a few, where a hash table of all would be made for them."""
+        names, ids = self._sorted
+        if not len(categories):
+            return np.empty(0, np.int32)
+        places = np.minimum(names.search_sorted(categories).to_numpy(), len(names) - 1)
+        found = (names.gather(places) == categories).to_numpy()
+        return np.where(found, ids[places], 0).astype(np.int32)
+
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, npt.NDArray[np.int32]]:
+        """The categories in order, and their ids."""
+        names = self.table["category"].slice(1)
+        order = names.arg_sort()
+        return names.gather(order), (order.to_numpy() + 1).astype(np.int32)
 
     def write(self, path: Path) -> None:
         """Write the table as Parquet."""

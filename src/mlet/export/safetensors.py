@@ -1,19 +1,25 @@
 """Collapsed models as safetensors: ordinary tables under their fields' names.
 
-``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids; the
-other names are those of the model's ``state_dict``. The metadata, JSON under the key ``mlet``, is
+``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids;
+``vocabulary.<field>`` the bytes of a Parquet file whose row i is the category of id i; the other
+names are those of the model's ``state_dict``. The metadata, JSON under the key ``mlet``, is
 enough to build the model again (one key, since the format keeps no order among several and the
 same run should give the same bytes).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,7 +32,7 @@ from mlet.models import CTRModel, ModelConfig, build_model
 from mlet.nn.compression import PRECISIONS, Precision
 from mlet.reading import checksum, reading
 
-_TABLE = "embedding."
+_TABLE, _VOCABULARY = "embedding.", "vocabulary."
 _FORMAT = "mlet-collapsed-1"
 
 
@@ -36,10 +42,17 @@ def save_collapsed(
     schema: DatasetSchema,
     path: Path,
     precision: Precision = "float32",
+    *,
+    vocabularies: Mapping[str, pl.DataFrame] | None = None,
 ) -> int:
     """Collapse ``model`` and write it to ``path``, whole or not at all.
 
-    ``precision`` is that of the tables.
+    Args:
+        model, config, schema: the model, its settings, and what it was trained on.
+        path: of the file.
+        precision: of the tables.
+        vocabularies: of every field, with a column ``category``; without them the file scores
+            encoded rows alone.
 
     Returns:
         Bytes of the tensors that are served.
@@ -59,9 +72,13 @@ def save_collapsed(
                     f"{path}: two fields have a tensor {name!r}; rename field {field.name!r}"
                 )
             tensors[name] = tensor
+    served: int = sum(tensor.nbytes for tensor in tensors.values())
+    for name, table in (vocabularies or {}).items():
+        tensors[_VOCABULARY + name] = _packed(table)
     plain = config.single_layer()
     metadata: dict[str, Any] = {
         "format": _FORMAT,
+        "version": version("mlet"),
         "model": plain.model_dump(mode="json"),
         "precision": precision,
         "schema": schema.model_dump(mode="json", exclude={"checksums"}),
@@ -69,7 +86,14 @@ def save_collapsed(
     metadata["seal"] = _seal(tensors, metadata)
     with atomic_path(path, failures=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return served
+
+
+def _packed(vocabulary: pl.DataFrame) -> Tensor:
+    """The categories as the bytes of a Parquet file (uint8)."""
+    buffer = io.BytesIO()
+    vocabulary.select("category").write_parquet(buffer, compression="zstd")
+    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())
 
 
 def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
@@ -98,24 +122,35 @@ def _parts(field: str, own: Collection[str], tensors: Mapping[str, Tensor]) -> d
     return {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
 
 
+@dataclass(frozen=True)
+class CollapsedModel:
+    """All that is in a file written by `save_collapsed`.
+
+    Attributes:
+        model: in evaluation mode.
+        config, schema: its settings, and what it was trained on.
+        vocabularies: ``category`` of the ids of every field; None in files of earlier versions.
+    """
+
+    model: CTRModel
+    config: ModelConfig
+    schema: DatasetSchema
+    vocabularies: dict[str, pl.DataFrame] | None
+
+
 def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     """The plain model in a file written by `save_collapsed`, in evaluation mode.
 
     Raises:
         RunError: the file is missing, damaged or something else.
     """
-    remedy = "collapse the run again"
-    with (
-        reading(path, RunError, remedy, missing="no such file"),
-        safe_open(path, framework="pt") as file,
-    ):
-        metadata = json.loads((file.metadata() or {}).get("mlet", "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("format") != _FORMAT:
-        raise RunError(f"{path}: not written by mlet collapse")
-    seal = metadata.pop("seal", None)  # of what mlet 0.1 wrote there is none
-    if seal is not None and seal != _seal(tensors, metadata):
-        raise RunError(f"{path}: damaged (it is not what was written); {remedy}")
+    found = load_collapsed_model(path)
+    return found.model, found.config, found.schema
+
+
+def load_collapsed_model(path: Path) -> CollapsedModel:
+    """What is in a file written by `save_collapsed`. Raises as `load_collapsed`."""
+    metadata, tensors = _read(path)
     # mlet 0.1 took the precision for a setting of the model.
     old_precision = metadata["model"].pop("quantize", None)
     precision: Precision = metadata.get("precision") or old_precision or "float32"
@@ -123,6 +158,7 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
         raise RunError(f"{path}: tables of precision {precision!r}, which this mlet does not know")
     config = ModelConfig.parse(metadata["model"], str(path))
     schema = DatasetSchema.parse(metadata["schema"], str(path))
+    vocabularies = _vocabularies(path, schema, tensors)
     model = build_model(config, schema)
     if precision != "float32":
         model.embedding = model.embedding.like_collapsed(precision)
@@ -140,4 +176,38 @@ def load_collapsed(path: Path) -> tuple[CTRModel, ModelConfig, DatasetSchema]:
     lost = [name for name in missing if not name.startswith(_TABLE)]
     if lost or unexpected:
         raise RunError(f"{path}: tensors missing {lost} or unknown {unexpected}")
-    return model.eval(), config, schema
+    return CollapsedModel(model.eval(), config, schema, vocabularies)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors, found to be those that were written."""
+    remedy = "collapse the run again"
+    with (
+        reading(path, RunError, remedy, missing="no such file"),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("mlet", "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata.get("format") != _FORMAT:
+        raise RunError(f"{path}: not written by mlet collapse")
+    seal = metadata.pop("seal", None)  # of what mlet 0.1 wrote there is none
+    if seal is not None and seal != _seal(tensors, metadata):
+        raise RunError(f"{path}: damaged (it is not what was written); {remedy}")
+    return metadata, tensors
+
+
+def _vocabularies(
+    path: Path, schema: DatasetSchema, tensors: dict[str, Tensor]
+) -> dict[str, pl.DataFrame] | None:
+    """Those of all fields, taken from among the tensors; None where there are none."""
+    names = {field.name: _VOCABULARY + field.name for field in schema.fields}
+    if not any(name in tensors for name in names.values()):
+        return None
+    found = {}
+    with reading(path, RunError, "collapse the run again"):
+        for field in schema.fields:
+            packed = tensors.pop(names[field.name]).numpy().tobytes()
+            found[field.name] = pl.read_parquet(io.BytesIO(packed))
+            if len(found[field.name]) != field.num_categories:
+                raise RunError(f"{path}: no vocabulary of {field.num_categories} categories")
+    return found

@@ -68,7 +68,8 @@ def collapse_run(
         raise RunError(f"{out} already exists: pass --overwrite or choose another file")
     precision = precision or directory.precision()
     trained, dataset = load_trained(directory, data)
-    save_collapsed(trained, config.model, dataset.schema, out, precision)
+    vocabularies = dataset.vocabularies
+    save_collapsed(trained, config.model, dataset.schema, out, precision, vocabularies=vocabularies)
     collapsed, _, _ = load_collapsed(out)
     rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)

@@ -14,7 +14,7 @@ from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.metrics import Interval
 from mlet.models import CTRModel
-from mlet.training.predict import predict
+from mlet.training.predict import served_scores
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def evaluate(
     task = model.task
     labels = np.asarray(data.split(split).labels[task.label])
     counts = data.rarest_counts(split, field)
-    probabilities = predict(model, data.split(split))
+    probabilities = served_scores(model, data.split(split))
 
     def scored(name: str, rows: npt.NDArray[np.bool_]) -> SliceScores:
         y, p = labels[rows], probabilities[rows]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mlet.data import PreparedDataset
 from mlet.data.identity import check_data
-from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
-from mlet.export import load_collapsed
+from mlet.export import CollapsedModel, load_collapsed, load_collapsed_model
 from mlet.models import CTRModel, build_model
+from mlet.training.config import RunConfig
 from mlet.training.run import RunDirectory
 
 
@@ -25,13 +25,7 @@ def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel,
         RunError: the directory is no run, has no validation yet, or does not belong to the data.
     """
     config = run.config()
-    if data is None and not config.data.exists():
-        raise RunError(
-            f"{run.root}: its data set {config.data} is not there any more; if it has moved, say "
-            f"where to with --data"
-        )
-    dataset = PreparedDataset(config.data if data is None else data)
-    run.check_data(dataset, same_rows=data is None)
+    dataset = _dataset(run, config, data)
     model = build_model(config.model, dataset.schema)
     try:
         model.load_state_dict(run.load_best()["model"])
@@ -43,33 +37,58 @@ def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel,
     return model.eval(), dataset
 
 
-def load_served(path: Path) -> tuple[CTRModel, DatasetSchema]:
-    """The collapsed model of a finished run's directory, or of a file, and the schema it is for.
+def _dataset(run: RunDirectory, config: RunConfig, data: Path | None) -> PreparedDataset:
+    """A run's data set, or another one with its vocabularies."""
+    if data is None and not config.data.exists():
+        raise RunError(
+            f"{run.root}: its data set {config.data} is not there any more; if it has moved, say "
+            f"where to with --data"
+        )
+    dataset = PreparedDataset(config.data if data is None else data)
+    run.check_data(dataset, same_rows=data is None)
+    return dataset
+
+
+def load_served(path: Path) -> CollapsedModel:
+    """The collapsed model of a finished run's directory, or of a file.
 
     Raises:
-        RunError: the directory is no run, or has no such model yet; the file cannot be read.
+        RunError: the directory is no run, has no such model yet, or that of another run; the file
+            cannot be read.
     """
-    if path.is_dir():
-        run = RunDirectory(path)
-        run.config()
-        path = run.model_file
-        if not path.exists():
-            raise RunError(
-                f"{path}: not there yet; finish the run with mlet train --resume {run.root}, or "
-                f"name a file that mlet collapse {run.root} wrote"
-            )
-    model, _, schema = load_collapsed(path)
-    return model, schema
+    if not path.is_dir():
+        return load_collapsed_model(path)
+    run = RunDirectory(path)
+    run.config()
+    if not run.finished or not run.model_file.exists():
+        raise RunError(
+            f"{run.model_file}: not there yet; finish the run with mlet train --resume {run.root}, "
+            f"or name a file that mlet collapse {run.root} wrote"
+        )
+    found = load_collapsed_model(run.model_file)
+    run.check_model(found.schema)
+    return found
 
 
 def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, PreparedDataset]:
     """A run directory's model, or a collapsed file's, with the data set to use.
 
+    The model is collapsed, as it is served: that of a finished run is its file's.
+
     Raises:
         RunError, DataError: either cannot be read, or they do not belong together.
     """
     if path.is_dir():
-        return load_trained(RunDirectory(path), data)
+        run = RunDirectory(path)
+        # Of mlet 0.1 a file may hold codes of fewer bits than what its runs are evaluated in.
+        own = run.finished and run.model_file.exists() and run.precision() == "float32"
+        if not own:
+            trained, dataset = load_trained(run, data)
+            return trained.collapse(), dataset
+        dataset = _dataset(run, run.config(), data)
+        model, _, schema = load_collapsed(run.model_file)
+        run.check_model(schema)
+        return model, dataset
     model, _, schema = load_collapsed(path)
     if data is None:
         raise RunError(f"{path} is a collapsed model: name its data set with --data")

@@ -329,8 +329,13 @@ class _Trainer:
     def _finish(self) -> Summary:
         progress = self.progress
         self.model.load_state_dict(self.run.load_best()["model"])
-        schema = self.data.schema
-        model_bytes = save_collapsed(self.model, self.config.model, schema, self.run.model_file)
+        model_bytes = save_collapsed(
+            self.model,
+            self.config.model,
+            self.data.schema,
+            self.run.model_file,
+            vocabularies=self.data.vocabularies,
+        )
         best = next(r for r in progress.records if r["step"] == progress.best_step)
         rows = progress.step * len(self.loader.columns) / len(self.loader)
         summary = Summary(

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlet.data import BatchLoader
+from mlet.data import Batch, BatchLoader
 from mlet.data.dataset import SplitColumns
 from mlet.models import CTRModel
+from mlet.nn import Bags
+from mlet.training.alike import SERVED_ROWS, alike
 
 _BATCH_ROWS = 8_192
 
@@ -32,3 +34,35 @@ def predict(
             break
     model.train(training)
     return np.concatenate(parts)[:max_rows]
+
+
+@torch.no_grad()
+def served_scores(model: CTRModel, columns: SplitColumns) -> npt.NDArray[np.float64]:
+    """Predictions (N,) of a model as it is served, in row order.
+
+    How a matrix product rounds depends on how many rows it has, and on where a row is among them.
+    Here all batches have the same number, the last one filled up, and rows lie `alike`, so that a
+    row has the same score, to the bit, whatever rows are scored with it.
+    """
+    model.eval()
+    parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
+    for batch in BatchLoader(columns, SERVED_ROWS).epoch():
+        rows = len(batch.dense)
+        with alike():
+            outputs = model(_filled(batch, SERVED_ROWS)).double()
+        parts.append(model.task.predictions(outputs).numpy()[:rows])
+    return np.concatenate(parts)
+
+
+def _filled(batch: Batch, rows: int) -> Batch:
+    """A batch with rows of unknown categories and empty bags behind its own, to ``rows``."""
+    more = rows - len(batch.dense)
+    bags = {}
+    for name, (values, offsets) in batch.bags.items():
+        bags[name] = Bags(values, torch.cat([offsets, offsets[-1:].expand(more)]))
+    return Batch(
+        batch.labels,
+        torch.nn.functional.pad(batch.dense, (0, 0, 0, more)),
+        torch.nn.functional.pad(batch.ids, (0, 0, 0, more)),
+        bags,
+    )

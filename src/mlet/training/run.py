@@ -15,7 +15,7 @@ from pydantic import Field as Setting
 
 from mlet.atomic import atomic_path, write_text
 from mlet.data import DatasetSchema, PreparedDataset
-from mlet.data.identity import check_data, fingerprint, fingerprint_of_0_1
+from mlet.data.identity import check_data, check_model, fingerprint, fingerprint_of_0_1
 from mlet.errors import RunError
 from mlet.nn.compression import Precision
 from mlet.reading import (
@@ -198,6 +198,15 @@ class RunDirectory:
                 f"{data.root} is not the data set of {self.root}: it was prepared in another way, "
                 f"or from other data; name the one the run was trained on, or train again"
             )
+
+    def check_model(self, schema: DatasetSchema) -> None:
+        """Refuse a model file with this schema that is of another run, trained on other data.
+
+        Raises:
+            RunError: it is.
+        """
+        if self.schema_file.exists():
+            check_model(self._schema(), schema, self.root, self.model_file)
 
     def _schema(self) -> DatasetSchema:
         values = read_sealed(self.schema_file, RunError, _REMEDY)

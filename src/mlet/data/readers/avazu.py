@@ -9,9 +9,10 @@ from typing import Literal
 import polars as pl
 
 from mlet.data import parse
-from mlet.data.delimited import LINE, read_delimited
+from mlet.data.delimited import read_delimited
 from mlet.data.readers.registry import READERS
-from mlet.data.source import LABEL, TIME, RawColumns, field_column
+from mlet.data.schema import RawFormat
+from mlet.data.source import LABEL, LINE, TIME, RawColumns, RawRows, field_column, kept
 from mlet.errors import DataError
 
 CATEGORICAL = (
@@ -31,6 +32,7 @@ class AvazuSource:
     """
 
     default_split: Literal["time"] = "time"
+    format = RawFormat(name="avazu")
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """``paths``: one file or several with the same header."""
@@ -42,27 +44,39 @@ class AvazuSource:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
+        for path, raw in self._raw("click", "hour", *CATEGORICAL):
+            time = parse.integers(raw, "hour", path, required=True)
+            features = _features(raw, path)
+            yield pl.DataFrame({LABEL: parse.labels(raw, "click", path), TIME: time, **features})
+
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`."""
+        for path, raw in self._raw("hour", *CATEGORICAL):
+            parse.integers(raw, "hour", path, required=True)
+            features = pl.DataFrame(_features(raw, path))
+            yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
+
+    def _raw(self, *names: str) -> Iterator[tuple[Path, pl.DataFrame]]:
+        """Frames of text with at least these columns."""
         for path in self.paths:
             for raw in read_delimited(path, ",", None, quoted=False):
-                missing = [c for c in ("click", "hour", *CATEGORICAL) if c not in raw.columns]
+                missing = [name for name in names if name not in raw.columns]
                 if missing:
                     raise DataError(
                         f"{path}, line 1: no column {missing[0]!r}; expected the header of Avazu's "
                         f"train.csv (id, click, hour, C1, …)"
                     )
-                time = parse.integers(raw, "hour", path, required=True)
-                stamp = ("20" + raw["hour"] + "00").str.to_datetime("%Y%m%d%H%M", strict=False)
-                if stamp.null_count():
-                    row = raw.filter(stamp.is_null()).row(0, named=True)
-                    raise DataError(
-                        f"{path}, line {row[LINE]}: column 'hour' holds {row['hour']!r}, "
-                        f"expected YYMMDDHH"
-                    )
-                yield pl.DataFrame(
-                    {LABEL: parse.labels(raw, "click", path), TIME: time}
-                    | {field_column(name): raw[name] for name in CATEGORICAL}
-                    | {
-                        field_column("hour"): stamp.dt.hour().cast(pl.String),
-                        field_column("weekday"): stamp.dt.weekday().cast(pl.String),
-                    }
-                )
+                yield path, raw
+
+
+def _features(raw: pl.DataFrame, path: Path) -> dict[str, pl.Series]:
+    stamp = ("20" + raw["hour"] + "00").str.to_datetime("%Y%m%d%H%M", strict=False)
+    if stamp.null_count():
+        row = raw.filter(stamp.is_null()).row(0, named=True)
+        raise DataError(
+            f"{path}, line {row[LINE]}: column 'hour' holds {row['hour']!r}, expected YYMMDDHH"
+        )
+    return {field_column(name): raw[name] for name in CATEGORICAL} | {
+        field_column("hour"): stamp.dt.hour().cast(pl.String),
+        field_column("weekday"): stamp.dt.weekday().cast(pl.String),
+    }

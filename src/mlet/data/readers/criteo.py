@@ -12,7 +12,17 @@ from mlet.atomic import atomic_path
 from mlet.data import parse
 from mlet.data.delimited import read_delimited
 from mlet.data.readers.registry import READERS
-from mlet.data.source import LABEL, RawColumns, RawSource, dense_column, field_column
+from mlet.data.schema import RawFormat
+from mlet.data.source import (
+    LABEL,
+    LINE,
+    RawColumns,
+    RawRows,
+    RawSource,
+    dense_column,
+    field_column,
+    kept,
+)
 from mlet.errors import ConfigError
 
 DENSE = tuple(f"I{i}" for i in range(1, 14))
@@ -27,6 +37,7 @@ class CriteoSource:
     """
 
     default_split: Literal["order"] = "order"
+    format = RawFormat(name="criteo")
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """``paths``: one file or several in order of time (``day_0``, ``day_1``, …)."""
@@ -38,14 +49,25 @@ class CriteoSource:
         """See `mlet.data.source.RawSource`."""
         for path in self.paths:
             for raw in read_delimited(path, "\t", ("label", *DENSE, *CATEGORICAL), quoted=False):
-                yield pl.DataFrame(
-                    {LABEL: parse.labels(raw, "label", path)}
-                    | {
-                        dense_column(name): parse.integers(raw, name, path).cast(pl.Float64)
-                        for name in DENSE
-                    }
-                    | {field_column(name): raw[name] for name in CATEGORICAL}
-                )
+                label = parse.labels(raw, "label", path)
+                yield pl.DataFrame({LABEL: label, **_features(raw, path)})
+
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`; rows without a label have one column less."""
+        for path in self.paths:
+            for raw in read_delimited(path, "\t", _with_or_without_label, quoted=False):
+                features = pl.DataFrame(_features(raw, path))
+                yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
+
+
+def _with_or_without_label(cells: list[str]) -> tuple[str, ...]:
+    unlabelled = len(cells) == len(DENSE) + len(CATEGORICAL)
+    return (*DENSE, *CATEGORICAL) if unlabelled else ("label", *DENSE, *CATEGORICAL)
+
+
+def _features(raw: pl.DataFrame, path: Path) -> dict[str, pl.Series]:
+    dense = {dense_column(name): parse.integers(raw, name, path).cast(pl.Float64) for name in DENSE}
+    return dense | {field_column(name): raw[name] for name in CATEGORICAL}
 
 
 def write_criteo_tsv(source: RawSource, path: Path, report: Callable[[int], None]) -> None:

@@ -8,10 +8,12 @@ from typing import Literal
 
 import polars as pl
 
-from mlet.data.delimited import LINE, read_delimited
+from mlet.data.compressed import STDIN
+from mlet.data.delimited import read_delimited
 from mlet.data.readers.registry import READERS
-from mlet.data.source import LABEL, SPLIT, RawColumns, field_column
-from mlet.errors import DataError
+from mlet.data.schema import RawFormat
+from mlet.data.source import LABEL, LINE, SPLIT, RawColumns, RawRows, field_column, kept
+from mlet.errors import ConfigError, DataError
 
 
 @READERS.register("libfm")
@@ -20,6 +22,8 @@ class LibFMSource:
 
     Labels are 1 and -1 (or 0). Rows of varying length have no fields and are refused.
     """
+
+    format = RawFormat(name="libfm")
 
     def __init__(self, paths: Sequence[Path], given: Mapping[str, Path] | None = None) -> None:
         """Read ``paths``, to be split by mlet, or the published ``train``/``valid``/``test``.
@@ -44,8 +48,11 @@ class LibFMSource:
     @staticmethod
     def _first_width(path: Path) -> int:
         """Number of features in the first row."""
+        if path == STDIN:
+            raise ConfigError("libfm: standard input cannot be looked at first; name files")
         frame = next(read_delimited(path, "\x1e", ("row",), quoted=False, block_bytes=65_536))
-        return len(str(frame["row"][0]).split(" ")) - 1
+        cells = str(frame["row"][0]).split(" ")
+        return len(cells) - (":" not in cells[0])
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
@@ -64,6 +71,16 @@ class LibFMSource:
                 for name in self._names:
                     columns[field_column(name)] = _category(raw, name, path)
                 yield pl.DataFrame(columns)
+
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`; the first row says whether there are labels."""
+        for path, _ in self._files:
+            for raw in read_delimited(path, " ", self._with_or_without_label, quoted=False):
+                features = {field_column(name): _category(raw, name, path) for name in self._names}
+                yield RawRows(path, raw[LINE], pl.DataFrame(features), kept(raw, keep, path))
+
+    def _with_or_without_label(self, cells: list[str]) -> tuple[str, ...]:
+        return self._names if ":" in cells[0] else ("label", *self._names)
 
 
 def _category(raw: pl.DataFrame, name: str, path: Path) -> pl.Series:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from mlet.data import parse
-from mlet.data.delimited import LINE, read_delimited
+from mlet.data.delimited import read_delimited
 from mlet.data.readers.registry import READERS
-from mlet.data.source import LABEL, TIME, RawColumns, field_column
+from mlet.data.schema import RawFormat
+from mlet.data.source import LABEL, LINE, TIME, RawColumns, RawRows, field_column, kept
 from mlet.errors import ConfigError, DataError
 
 _RATINGS = ("userId", "movieId", "rating", "timestamp")
@@ -27,6 +28,7 @@ class MovieLensSource:
     """
 
     default_split: Literal["time"] = "time"
+    format = RawFormat(name="movielens")
 
     def __init__(self, folder: Path) -> None:
         """``folder`` holds ``ratings`` and ``movies`` as .csv or .dat, also .gz or .zst.
@@ -48,32 +50,40 @@ class MovieLensSource:
         """See `mlet.data.source.RawSource`."""
         films = self._read_films()
         for raw in _read(self.ratings, _RATINGS, quoted=False):
-            time = parse.integers(raw, "timestamp", self.ratings, required=True)
-            stamp = (time * 1000).cast(pl.Datetime("ms"))
-            joined = raw.join(films, on="movieId", how="left", maintain_order="left")
-            unknown = joined.filter(pl.col("known").is_null())
-            if len(unknown):
-                row = unknown.row(0, named=True)
-                raise DataError(
-                    f"{self.ratings}, line {row[LINE]}: film {row['movieId']!r} is not in "
-                    f"{self.films}"
-                )
+            features = self._features(raw, films)
             rating = parse.numbers(raw, "rating", self.ratings)
             if rating.null_count():
                 row = raw.filter(rating.is_null()).row(0, named=True)
                 raise DataError(f"{self.ratings}, line {row[LINE]}: the rating is missing")
-            yield pl.DataFrame(
-                {
-                    LABEL: (rating >= 4.0).cast(pl.UInt8),
-                    TIME: time,
-                    field_column("user"): raw["userId"],
-                    field_column("film"): raw["movieId"],
-                    field_column("year"): joined["year"],
-                    field_column("hour"): stamp.dt.hour().cast(pl.String),
-                    field_column("weekday"): stamp.dt.weekday().cast(pl.String),
-                    field_column("genres"): joined["genres"],
-                }
+            time = parse.integers(raw, "timestamp", self.ratings)
+            label = (rating >= 4.0).cast(pl.UInt8)
+            yield pl.DataFrame({LABEL: label, TIME: time, **features})
+
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`; there need be no column ``rating``."""
+        films = self._read_films()
+        for raw in _read(self.ratings, _RATINGS, quoted=False, optional="rating"):
+            features = pl.DataFrame(self._features(raw, films))
+            yield RawRows(self.ratings, raw[LINE], features, kept(raw, keep, self.ratings))
+
+    def _features(self, raw: pl.DataFrame, films: pl.DataFrame) -> dict[str, pl.Series]:
+        time = parse.integers(raw, "timestamp", self.ratings, required=True)
+        stamp = (time * 1000).cast(pl.Datetime("ms"))
+        joined = raw.join(films, on="movieId", how="left", maintain_order="left")
+        unknown = joined.filter(pl.col("known").is_null())
+        if len(unknown):
+            row = unknown.row(0, named=True)
+            raise DataError(
+                f"{self.ratings}, line {row[LINE]}: film {row['movieId']!r} is not in {self.films}"
             )
+        return {
+            field_column("user"): raw["userId"],
+            field_column("film"): raw["movieId"],
+            field_column("year"): joined["year"],
+            field_column("hour"): stamp.dt.hour().cast(pl.String),
+            field_column("weekday"): stamp.dt.weekday().cast(pl.String),
+            field_column("genres"): joined["genres"],
+        }
 
     def _read_films(self) -> pl.DataFrame:
         films = pl.concat(list(_read(self.films, _FILMS, quoted=self.films.name.count(".csv") > 0)))
@@ -99,13 +109,21 @@ def _find(folder: Path, stem: str) -> Path:
     raise DataError(f"{folder}: no {stem}.csv or {stem}.dat; is it a MovieLens folder?")
 
 
-def _read(path: Path, columns: tuple[str, ...], *, quoted: bool) -> Iterator[pl.DataFrame]:
-    """Frames with at least ``columns``; .dat files have no header and are latin-1."""
+def _read(
+    path: Path, columns: tuple[str, ...], *, quoted: bool, optional: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """Frames with at least ``columns``, but for an optional one; .dat files have no header and are
+    latin-1."""
+    needed = tuple(name for name in columns if name != optional)
     if ".dat" in path.suffixes:
-        yield from read_delimited(path, "::", columns, quoted=False, encoding="latin-1")
+
+        def names(cells: list[str]) -> tuple[str, ...]:
+            return needed if len(cells) == len(needed) else columns
+
+        yield from read_delimited(path, "::", names, quoted=False, encoding="latin-1")
         return
     for frame in read_delimited(path, ",", None, quoted=quoted):
-        missing = [name for name in columns if name not in frame.columns]
+        missing = [name for name in needed if name not in frame.columns]
         if missing:
             raise DataError(f"{path}, line 1: no column {missing[0]!r}; found {frame.columns[:-1]}")
         yield frame

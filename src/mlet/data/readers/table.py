@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +12,16 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.bad_rows import BadRows, Sieve
-from mlet.data.delimited import LINE, check_names, read_delimited
+from mlet.data.compressed import on_disk
+from mlet.data.delimited import check_names, read_delimited
 from mlet.data.files import RawFile, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
 from mlet.data.kinds import SameKinds
+from mlet.data.readers.columns import TableColumns
 from mlet.data.readers.table_schema import SplitColumn, TableSchema
-from mlet.data.schema import SPLITS, SplitName
-from mlet.data.source import LABEL, SPLIT, TIME, RawColumns, dense_column, field_column
-from mlet.data.texts import as_bags, as_text, one_spelling, one_spelling_in_bags, texts_of
+from mlet.data.schema import SPLITS, RawFormat, SplitName
+from mlet.data.source import LABEL, LINE, SPLIT, TIME, RawColumns, RawRows, kept
+from mlet.data.texts import one_spelling, texts_of
 from mlet.data.times import OneKind, read_times
 from mlet.errors import ConfigError, DataError
 from mlet.reading import reading
@@ -44,6 +46,7 @@ class TableSource:
         *,
         given: Mapping[SplitName, Sequence[Path]] | None = None,
         skip_bad_rows: int = 0,
+        as_written: Collection[str] = (),
     ) -> None:
         """Read ``paths``, or the files of each split.
 
@@ -52,6 +55,7 @@ class TableSource:
             schema: which column is what.
             given: the same by split, instead of ``paths``; kept as they are.
             skip_bad_rows: rows that may be left out because they cannot be read.
+            as_written: fields whose texts are not to be spelled as those of other files.
 
         Raises:
             ConfigError: the schema cannot be that of a table, or splits are given twice.
@@ -68,6 +72,7 @@ class TableSource:
             self._files += [(file, SPLITS.index(split)) for file in find_files(some)]
         self.paths = tuple(file.path for file, _ in self._files)
         self.schema, self.skip_bad_rows = schema, skip_bad_rows
+        self.format = RawFormat(name="table", table=schema.model_dump(mode="json"))
         self.bad_rows: BadRows | None = None
         self.time_kind: str | None = None
         dense = schema.dense
@@ -84,7 +89,7 @@ class TableSource:
             "given" if self.columns.split else otherwise
         )
         self.description = f"table: {', '.join(path.name for path in named)}"
-        self._missing = texts_of(schema.null_values)
+        self._table = TableColumns(schema, as_written)
         self._positive = _positive(schema)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -95,9 +100,9 @@ class TableSource:
         fields = (*schema.categorical, *schema.multi_valued)
         kinds = SameKinds(fields if len(self._files) > 1 else ())
         for file, split in self._files:
-            for raw in self._read(file):
+            for raw in self._read(file, schema.names()):
                 check_names(file.path, raw.columns, schema.names())
-                raw = self._without_nulls(raw)
+                raw = self._table.without_nulls(raw, schema.names())
                 kinds.add(raw, file.path)
                 typed, kind = self._typed(raw, file.path, clicks)
                 if split is not None:
@@ -114,22 +119,36 @@ class TableSource:
                 what = f"label {schema.label!r}: no row holds the positive value {value!r}"
                 warnings.warn(what, stacklevel=2)
 
-    def _read(self, file: RawFile) -> Iterator[pl.DataFrame]:
-        """The frames of one file, its partitions' columns among them."""
+    def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
+        """See `mlet.data.source.RowSource`; of the schema's columns the features alone are read."""
+        names, self.bad_rows = self.schema.features(), None
+        for file, _ in self._files:
+            for raw in self._read(file, names, keep):
+                check_names(file.path, raw.columns, names)
+                there = self._table.without_nulls(raw, names)
+                text = self._table.texts(there, names, file.path)
+                features = pl.DataFrame(self._table.features(there, text, file.path))
+                yield RawRows(file.path, raw[LINE], features, kept(raw, keep, file.path))
+
+    def _read(
+        self, file: RawFile, names: Sequence[str], keep: Sequence[str] = ()
+    ) -> Iterator[pl.DataFrame]:
+        """The frames of one file, its partitions' columns among them; ``keep`` may be missing."""
         path, schema = file.path, self.schema
         if file.found and path.is_file() and path.stat().st_size == 0:
             return
-        needed = list(dict.fromkeys(schema.names()))
-        inside = [name for name in needed if name not in file.partitions]
+        needed = list(dict.fromkeys([*names, *keep]))
+        inside = [name for name in names if name not in file.partitions]
         kind = kind_of_file(path)
         if kind == "parquet":
             frames = self._parquet(file)
         elif kind == "jsonl":
+            keys = [name for name in needed if name not in file.partitions]
             bags = [name for name in schema.multi_valued if name in inside]
-            frames = read_jsonl(path, inside, bags, bad_rows=self.bad_rows)
+            frames = read_jsonl(path, keys, bags, bad_rows=self.bad_rows)
         else:
             frames = read_delimited(
-                path, schema.separator, None, quoted=schema.quote == "double",
+                path, schema.separator_of(path), None, quoted=schema.quote == "double",
                 bad_rows=self.bad_rows, required=inside,
             )  # fmt: skip
         for frame in frames:
@@ -141,9 +160,9 @@ class TableSource:
 
     def _parquet(self, file: RawFile) -> Iterator[pl.DataFrame]:
         path, remedy = file.path, "write the Parquet file again, or fetch it again"
-        with reading(path, DataError, remedy, missing="no such file"):
+        with on_disk(path) as copy, reading(copy, DataError, remedy, missing="no such file"):
             # Its folders' names are read in `find_files`, the same for all kinds of files.
-            lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+            lazy = pl.scan_parquet(copy, glob=False, hive_partitioning=False)
             total = lazy.select(pl.len()).collect().item()
             if total == 0 and not file.found:
                 raise DataError(f"{path}: the file is empty")
@@ -152,26 +171,13 @@ class TableSource:
                 rows = np.arange(start + 1, start + 1 + len(frame), dtype=np.uint64)
                 yield frame.with_columns(pl.Series(LINE, rows))
 
-    def _without_nulls(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """The frame with nothing where a value stands for that."""
-        if not self._missing:
-            return raw
-        columns = []
-        for name in dict.fromkeys(self.schema.names()):
-            column = raw[name]
-            if column.dtype.is_nested():  # of lists, single values: `_bags`
-                continue
-            text = one_spelling(as_text(column, Path(name)).str.strip_chars())
-            columns.append(column.set(text.is_in(self._missing).fill_null(False), None))
-        return raw.with_columns(columns)
-
     def _typed(
         self, raw: pl.DataFrame, path: Path, clicks: set[str]
     ) -> tuple[pl.DataFrame, str | None]:
         """The columns of a raw frame, and what its times are; notes the labels that are clicks."""
         schema, kind = self.schema, None
         sieve = Sieve(self.bad_rows, len(raw)) if self.bad_rows else None
-        text = raw.select(LINE, *(as_text(raw[name], path) for name in self._scalars(raw)))
+        text = self._table.texts(raw, schema.names(), path)
         columns = {LABEL: self._labels(text, path, clicks, sieve)}
         if schema.time is not None:
             stamp = raw[schema.time]
@@ -179,12 +185,7 @@ class TableSource:
         if schema.split is not None:
             places = schema.split.places()
             columns[SPLIT] = parse.splits(text, schema.split.column, places, path, sieve=sieve)
-        for name in self.columns.dense:
-            columns[dense_column(name)] = parse.numbers(text, name, path, sieve=sieve)
-        for name in schema.categorical:
-            columns[field_column(name)] = one_spelling(text[name])
-        for name, separator in schema.multi_valued.items():
-            columns[field_column(name)] = self._bags(raw, text, name, separator, path)
+        columns |= self._table.features(raw, text, path, sieve)
         frame = pl.DataFrame(columns)
         return (frame if sieve is None else frame.filter(sieve.kept)), kind
 
@@ -203,24 +204,6 @@ class TableSource:
         clicks.update(values.filter(found).str.to_lowercase().unique())
         clicked: pl.Series = found.cast(pl.UInt8)
         return clicked
-
-    def _bags(
-        self, raw: pl.DataFrame, text: pl.DataFrame, name: str, separator: str, path: Path
-    ) -> pl.Series:
-        if name in text.columns:
-            bag = text[name].fill_null("").str.split(separator)
-            bag = bag.list.eval(pl.element().filter(pl.element() != ""))
-        else:
-            bag = as_bags(raw[name], path)
-        bag = one_spelling_in_bags(bag)
-        if self._missing:
-            bag = bag.list.eval(pl.element().filter(~pl.element().is_in(self._missing)))
-        return bag
-
-    def _scalars(self, raw: pl.DataFrame) -> list[str]:
-        """The columns the schema names, but for lists where there may be some."""
-        bags = [name for name in self.schema.multi_valued if raw.schema[name].is_nested()]
-        return [name for name in dict.fromkeys(self.schema.names()) if name not in bags]
 
 
 def _positive(schema: TableSchema) -> list[str]:

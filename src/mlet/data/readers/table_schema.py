@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from mlet.data.delimited import LINE
 from mlet.data.schema import SPLITS
-from mlet.data.source import DenseScale
+from mlet.data.source import LINE, DenseScale
 from mlet.data.times import check_format
 from mlet.errors import ConfigError
 from mlet.settings import Settings
@@ -73,7 +73,8 @@ class TableSchema(Settings):
             pattern, as ``%d/%m/%Y %H:%M``.
         split: the column of rows that are split already; see `SplitColumn`.
         null_values: what stands for a missing value, in any column, beside an empty cell.
-        separator: between the columns of a CSV file.
+        separator: between the columns of a CSV file; by default a comma, and in one named .tsv a
+            tab.
         quote: ``double``, where cells of a CSV file may be enclosed in double quotes (RFC 4180), or
             ``none``, where quotes are characters like others, as in many logs.
     """
@@ -88,7 +89,7 @@ class TableSchema(Settings):
     time_format: str | None = None
     split: SplitColumn | None = None
     null_values: list[int | float | str] = Field(default_factory=list)
-    separator: str = ","
+    separator: str | None = None
     quote: Literal["double", "none"] = "double"
 
     @field_validator("dense", mode="before")
@@ -115,7 +116,16 @@ class TableSchema(Settings):
         """Every column the schema refers to."""
         time = [self.time] if self.time else []
         split = [self.split.column] if self.split else []
-        return [self.label, *self.dense, *self.categorical, *self.multi_valued, *time, *split]
+        return [self.label, *self.features(), *time, *split]
+
+    def features(self) -> list[str]:
+        """Those that a model takes."""
+        return [*self.dense, *self.categorical, *self.multi_valued]
+
+    def separator_of(self, path: Path) -> str:
+        """What is between the columns of a CSV file."""
+        by_name = "\t" if ".tsv" in path.suffixes else ","
+        return by_name if self.separator is None else self.separator
 
     def check(self) -> None:
         """Refuse what no table can have.
@@ -130,10 +140,11 @@ class TableSchema(Settings):
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
         if not self.categorical and not self.multi_valued:
             raise ConfigError("schema: name at least one categorical or multi_valued column")
-        if len(self.separator.encode()) != 1 or self.separator in '"\r\n':
+        separator = self.separator_of(Path())
+        if len(separator.encode()) != 1 or separator in '"\r\n':
             raise ConfigError(
                 f"schema: 'separator' must be one ASCII character, and neither a quote nor an end "
-                f"of line; got {self.separator!r}"
+                f"of line; got {separator!r}"
             )
         if LINE in names:
             raise ConfigError(

@@ -72,7 +72,7 @@ class TensorTrainTables(ComputedTables):
         rank = second.shape[1]
         left = first[one].flatten(1, 2)
         left = left @ second[two].flatten(2)
-        left = left.reshape(ids.shape[0], -1, rank)
+        left = left.reshape(ids.shape[0], left.shape[1] * second.shape[2], rank)
         return (left @ third[three].flatten(2)).flatten(1)
 
     def parts(self, name: str) -> dict[str, Tensor]:
