@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlet.nn.init import balanced_factors
-from mlet.nn.plain_state import take_plain_weight
+from mlet.nn.plain_state import TakesPlainWeight
 from mlet.nn.product import product
 from mlet.nn.two_layer import TwoLayerTable
 
 
-class TiedLinear(nn.Linear):
+class TiedLinear(TakesPlainWeight, nn.Linear):
     """``x Wᵀ + b`` with ``W = W2 W1`` the very table of an embedding: both train the same factors.
 
     Args:
@@ -46,24 +46,9 @@ class TiedLinear(nn.Linear):
             )
         super().__setattr__(name, value)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Of an ordinary layer's checkpoint, too: the factors then hold its table."""
-        take_plain_weight(self, state_dict, prefix, error_msgs, self._hold)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
     @torch.no_grad()
-    def _hold(self, table: Tensor) -> None:
+    def set_table(self, table: Tensor) -> None:
+        """Let the product equal ``table`` (n × d) to float precision, in balanced factors."""
         factors = self.inner.detach(), self.projection.detach()
         balanced_factors(table, self.inner.shape[1], self.out_features**-0.5, out=factors)
 

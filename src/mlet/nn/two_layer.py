@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mlet.engine import RowGradient, TableStack, distinct_vectors, engine_serves
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors
-from mlet.nn.plain_state import take_plain_weight
+from mlet.nn.plain_state import TakesPlainWeight
 from mlet.nn.product import product
 
 
@@ -80,7 +80,7 @@ def _scaled_gradient(values: Tensor, scale: Tensor) -> Tensor:
     return scaled
 
 
-class TwoLayerTable(Factored):
+class TwoLayerTable(TakesPlainWeight, Factored):
     """An n × d table held as ``inner`` (n × k) times ``projection`` (k × d).
 
     Base of the public layers; it owns the parameters and torch's options whose meaning is stated
@@ -195,22 +195,6 @@ class TwoLayerTable(Factored):
                 "table with set_table(values)"
             )
         super().__setattr__(name, value)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Of an ordinary layer's checkpoint, too: the factors then hold its table."""
-        take_plain_weight(self, state_dict, prefix, error_msgs, self.set_table)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
     def named_factors(self) -> dict[str, Factors]:
         """The one table, under the name ""."""
