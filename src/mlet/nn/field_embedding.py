@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from mlet.engine import Lookups, engine_serves
 from mlet.errors import ConversionError
-from mlet.nn.compression import Compression, Precision, QuantizedTables, quantize
+from mlet.nn.compression import Compression, Precision, quantize, quantized_tables
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.field_names import FieldEntries
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import InitName
+from mlet.nn.rare_rows import RareMap, RareRows
 from mlet.nn.stacked_tables import StackedTables
 
 
@@ -34,6 +35,7 @@ class Field:
         multi_valued: whether a row holds a bag of categories rather than exactly one.
         pooling: ``"mean"`` or ``"sum"`` over a bag; an empty bag gives zeros.
         compression: another way to make the table smaller (`mlet.nn.compression`); None for none.
+        rare: rows that its rare categories share; None where every category has its own.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Field:
     multi_valued: bool = False
     pooling: Literal["mean", "sum"] = "mean"
     compression: Compression | None = None
+    rare: RareRows | None = None
 
 
 class Bags(NamedTuple):
@@ -150,6 +153,8 @@ class FieldEmbedding(FieldEntries, Factored):
             if compression and table_bias:
                 kind = type(compression).__name__
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with table_bias")
+            if compression and field.rare:
+                raise ValueError(f"field {field.name!r}: a compressed table has no rare rows")
             by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
         kinds = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
         order = [field.name for kind in kinds for field in kind]
@@ -158,6 +163,7 @@ class FieldEmbedding(FieldEntries, Factored):
         self.tables = nn.ModuleList(self._build(kind) for kind in kinds)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
+        self.rows = RareMap(fields)
         self._groups = [
             _Group(
                 columns=[self._column[f.name] for f in kind if not f.multi_valued],
@@ -169,10 +175,10 @@ class FieldEmbedding(FieldEntries, Factored):
 
     def _build(self, group: Sequence[Field]) -> FieldTables:
         """The tables of fields of one kind."""
-        sizes = {field.name: field.num_embeddings for field in group}
+        sizes = {f.name: f.rare.rows if f.rare else f.num_embeddings for f in group}
         dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
         if self.precision != "float32" and compression is None:
-            return QuantizedTables(sizes, dim, self.precision)
+            return quantized_tables(sizes, dim, self.precision)
         build = partial(StackedTables, table_bias=self.table_bias)
         tables = (build if compression is None else compression.build)(
             sizes,
@@ -215,6 +221,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
                 f"for each one-valued field: {', '.join(self._column)}"
             )
+        ids = self.rows.columns(ids, traced=traced)
         groups = [
             self._embed_group(group, table, ids, bags, traced)
             for group, table in zip(self._groups, self.tables, strict=True)
@@ -241,7 +248,10 @@ class FieldEmbedding(FieldEntries, Factored):
                 self._check_bags(field.name, bags[field.name], len(ids))
         assert isinstance(table, FieldTables)
         block = ids if len(group.columns) == ids.shape[1] else ids[:, group.columns]
-        mine = [bags[field.name] for field in group.multi_valued]
+        mine = [
+            (self.rows.values(field.name, bags[field.name][0], traced=traced), bags[field.name][1])
+            for field in group.multi_valued
+        ]
         if table.is_plain(traced):
             return table.plain(block, mine, group.mean, traced=traced)
         vectors: Tensor = table(Lookups.gather(block, mine, group.mean))
@@ -270,7 +280,8 @@ class FieldEmbedding(FieldEntries, Factored):
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
-        return self._tables_of(name).table(name)
+        table = self._tables_of(name).table(name)
+        return table[self.rows.of(name).to(table.device)] if self.rows.is_needed else table
 
     def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
