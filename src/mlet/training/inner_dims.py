@@ -24,12 +24,12 @@ def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerD
 
 
 def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = None) -> RunConfig:
-    """A run's settings with numbers in the place of what the data decides, the same on every machine:
-    of ``inner_dim: auto`` and ``min_count`` (`mlet.training.rare_rows`).
+    """A run's settings with numbers, the same on every machine, in the place of what the data
+    decides: of ``inner_dim: auto``, and of ``min_count`` (`mlet.training.rare_rows`).
 
-    Tables that ``auto`` leaves ordinary begin as ordinary tables do, and where it leaves all of them so
-    they have no bias by ``table_bias: auto``: they are trained as without the recipe. ``found`` is
-    what `inner_dims_of` gave, where that was asked for before.
+    Tables that ``auto`` leaves ordinary begin as ordinary tables do, and where it leaves all of
+    them so they have no bias by ``table_bias: auto``: they are trained as without the recipe.
+    ``found`` is what `inner_dims_of` gave, where that was asked for before.
 
     Raises:
         ConfigError: there is a budget, but nothing that keeps to it.
