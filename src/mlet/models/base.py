@@ -215,7 +215,8 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
     for setting in ("inner_dims", "own_rows"):
         unknown = sorted(set(getattr(config, setting)) - set(names))
         if unknown:
-            raise ValueError(f"{setting}: no field {unknown[0]!r}; they are {', '.join(names)}")
+            listed = ", ".join(names)
+            raise ValueError(f"{setting}: no field {unknown[0]!r}; the fields are {listed}")
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(

@@ -20,7 +20,7 @@ from mlet.nn.field_tables import ComputedTables
 #: Entries of a codebook: what a byte tells apart.
 _ENTRIES = 256
 #: Draws that codebooks are fitted to, at most, and how often they are moved.
-_DRAWS, _ROUNDS = 12_000, 8
+_DRAWS, _ROUNDS = 4_096, 4
 #: Rows compared with a codebook at once.
 _BLOCK_ROWS = 65_536
 #: Which part of the rows, from the first on, has a code for one column, and for at most two.
