@@ -105,6 +105,7 @@ def fingerprint_of_0_1(schema: DatasetSchema) -> str:
     """What a checkpoint of mlet 0.1 keeps."""
     later: Any = {
         "checksums": True,
+        "extends": True,
         "format": True,
         "dense": {"__all__": {"missing_in_training"}},
         "fields": {"__all__": {"digest"}},
