@@ -77,7 +77,7 @@ class NewRows:
         """(w,) or (m × w)."""
         n = len(table)
         if isinstance(self.start, Tensor):
-            return self._given(self.start.detach(), n)
+            return self._given(self.start.detach(), table)
         if self.start == "mean":
             wide = compute_dtype(table)
             if self.padding is None or n == 1:
@@ -92,13 +92,13 @@ class NewRows:
             raise ValueError(f"start={row} is no id of its {n} categories")
         return table[row]
 
-    def _given(self, start: Tensor, n: int) -> Tensor:
+    def _given(self, start: Tensor, table: Tensor) -> Tensor:
         """A vector of the table, or of the rows of W2 whose product it is."""
-        width = None if self.projection is None else self.projection.shape[1]
-        if start.dim() == 0 or start.shape[:-1] not in ((), (self.rows - n,)):
+        width = (table if self.projection is None else self.projection).shape[1]
+        if start.dim() == 0 or start.shape[:-1] not in ((), (self.rows - len(table),)):
             shape = tuple(start.shape)
             raise ValueError(f"start is {shape}, which is no vector, nor one for each new row")
-        if width is not None and start.shape[-1] != width:
+        if start.shape[-1] != width:
             raise ValueError(f"start is {start.shape[-1]} wide, the table is {width}")
         if self.bias is not None:
             start = start - self.bias

@@ -95,8 +95,8 @@ def grow(
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
     by_parameter: dict[int, dict[str, tuple[_Table, int]]] = {}
     for name, (table, rows) in chosen.items():
-        _check_class(name, table, subclasses)
         parameter = _parameter(name, table)
+        _check_class(name, table, subclasses)
         _check_holders(model, name, table, parameter, chosen)
         by_parameter.setdefault(id(parameter), {})[name] = (table, rows)
     grown = [_grown(group, start, noise) for group in by_parameter.values()]
