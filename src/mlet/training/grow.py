@@ -126,7 +126,7 @@ def grow_model(
     then = {field.name: field.num_categories for field in schema.fields}
     record = {
         "run": str(grow.run),
-        "seal": None if isinstance(source, CollapsedModel) else source.run.seal(),
+        "run_seal": None if isinstance(source, CollapsedModel) else source.run.seal(),
         "data": fingerprint(schema),
         "states": states,
         "fields": {
