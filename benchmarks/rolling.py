@@ -75,19 +75,21 @@ class Answers:
         self.processor[arm].append(sum(part.processor for part in parts))
 
 
-def quarters(since: int, until: int, blocks: int, every: int, out: Path) -> list[Path]:
-    """Files of rows: all from --since to --until, then one for each quarter."""
+def blocks_of(
+    since: int, until: int, blocks: int, out: Path, *, months: int = 3, every: int = 1
+) -> list[Path]:
+    """Files of rows: all from one year until another, then a block of so many months each."""
     data = Path(os.environ.get("MLET_DATA", "../shared/data"))
     year, month = pl.col("time") // 10_000, pl.col("time") // 100 % 100
     rows = pl.read_parquet(data / "tennis" / "tennis.parquet").gather_every(every)
     rows = rows.filter(year >= since).with_columns(
-        quarter=pl.when(year < until).then(-1).otherwise((year - until) * 4 + (month - 1) // 3)
+        block=pl.when(year < until).then(-1).otherwise(((year - until) * 12 + month - 1) // months)
     )
     files = []
     out.mkdir(parents=True)
     for number in range(-1, blocks):
         files.append(out / f"{number + 1}.parquet")
-        rows.filter(pl.col("quarter") == number).drop("quarter", "year").write_parquet(files[-1])
+        rows.filter(pl.col("block") == number).drop("block", "year").write_parquet(files[-1])
     return files
 
 
@@ -179,7 +181,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--since", type=int, default=2021, help="first year of rows")
     parser.add_argument("--until", type=int, default=2023, help="first year of blocks")
-    parser.add_argument("--blocks", type=int, default=8, help="quarters from then on")
+    parser.add_argument("--blocks", type=int, default=8, help="from then on")
+    parser.add_argument("--months", type=int, default=3, help="of a block")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="dlrm")
     parser.add_argument("--dim", type=int, default=8)
@@ -188,8 +191,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("rolling"), help="folder for all of it")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     arguments = parser.parse_args()
-    files = quarters(
-        arguments.since, arguments.until, arguments.blocks, arguments.every, arguments.out / "rows"
+    files = blocks_of(
+        arguments.since,
+        arguments.until,
+        arguments.blocks,
+        arguments.out / "rows",
+        months=arguments.months,
+        every=arguments.every,
     )
     settings = {
         "model": {"name": arguments.model, "dim": arguments.dim},
@@ -213,7 +221,7 @@ def main() -> None:
             )
         )
     columns = (
-        "arm", "AUC of the next quarter", "minus retrained (over blocks)", "(over seeds)",
+        "arm", "AUC of the next block", "minus retrained (over blocks)", "(over seeds)",
         "seconds", "of the processor",
     )  # fmt: skip
     print(as_markdown(columns, table))

@@ -24,7 +24,7 @@ from mlet.reading import write_sealed
 from mlet.settings import first_difference, merge
 from mlet.training.config import GrowConfig, RunConfig
 from mlet.training.optimizers import Optimizers
-from mlet.training.presets import with_preset
+from mlet.training.presets import RECIPE, with_preset
 from mlet.training.run import RunDirectory
 
 #: Settings of a model that a collapsed one has none of: how its tables are kept in training.
@@ -40,7 +40,7 @@ _OF_TRAINING = (
 )
 
 
-def with_grown(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
+def with_grown(given: Mapping[str, Any], preset: str = RECIPE) -> dict[str, Any]:
     """The settings that the user gave, over those of what the model goes on from.
 
     Of a run these are its own; of a collapsed file its model's, and the preset's of how its tables
