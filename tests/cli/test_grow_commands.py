@@ -35,9 +35,10 @@ def test_day_after_day(
     def mlet(line: str, code: int = 0) -> str:
         """Run a command in this process; what it printed, on one line."""
         monkeypatch.setattr(sys, "argv", ["mlet", *line.split()])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit_:
+        with warnings.catch_warnings():
             warnings.simplefilter("always")  # shown, where tests would take them for errors
-            main()
+            with pytest.raises(SystemExit) as exit_:
+                main()
         printed = capsys.readouterr()
         assert (exit_.value.code or 0) == code, printed
         return " ".join((printed.out + printed.err).split())
