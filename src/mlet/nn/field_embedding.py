@@ -244,7 +244,13 @@ class FieldEmbedding(FieldEntries, Factored):
         mine = [bags[field.name] for field in group.multi_valued]
         if table.is_plain(traced):
             return table.plain(block, mine, group.mean, traced=traced)
-        vectors: Tensor = table(Lookups.gather(block, mine, group.mean))
+        if torch.compiler.is_compiling():
+            # Here, as it loads what compiles models, which takes long.
+            from mlet.nn.outside_the_graph import look_up_outside
+
+            vectors: Tensor = look_up_outside(table, block, mine, group.mean)
+        else:
+            vectors = table(Lookups.gather(block, mine, group.mean))
         return vectors
 
     @staticmethod
@@ -327,13 +333,6 @@ class FieldEmbedding(FieldEntries, Factored):
     def served(self, name: str) -> dict[str, Tensor]:
         """Not there any more."""
         raise TypeError("FieldEmbedding.served(name) is now collapsed(name)")
-
-    def resized(self, name: str, rows: int) -> None:
-        """Know that one field has so many categories, once its table has."""
-        self.fields = tuple(
-            replace(field, num_embeddings=rows) if field.name == name else field
-            for field in self.fields
-        )
 
     def _field(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)

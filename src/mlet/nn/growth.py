@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mlet.engine import TableStack
 from mlet.engine.rounding import compute_dtype
+from mlet.nn.field_embedding import FieldEmbedding
 from mlet.nn.plain_lookups import IdBounds
 from mlet.nn.stacked_tables import StackedTables
 
@@ -143,9 +144,16 @@ def grown_parameter(
     return GrownParameter(old, new, torch.cat(places))
 
 
-def resize_stack(tables: StackedTables, sizes: dict[str, int]) -> None:
-    """Let stacked tables know that their matrix has other rows, once it has."""
-    tables.sizes = dict(sizes)
+def resize_field(embedding: FieldEmbedding, name: str, rows: int) -> None:
+    """Let a field's layer and its tables know how many categories it has, once their matrix has."""
+    embedding.fields = tuple(
+        replace(field, num_embeddings=rows) if field.name == name else field
+        for field in embedding.fields
+    )
+    tables = embedding.tables_of(name)
+    assert isinstance(tables, StackedTables)
+    sizes = {**tables.sizes, name: rows}
+    tables.sizes = sizes
     tables.stack = TableStack(tuple(sizes), tuple(sizes.values()))
     tables.bounds = IdBounds(tables.stack)
     tables.starts = dict(zip(sizes, tables.stack.first_rows, strict=False))

@@ -16,7 +16,7 @@ from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag, FieldEmbedding
 from mlet.nn.factored import INNER, WEIGHT, qualified
 from mlet.nn.field_tables import FieldTables
-from mlet.nn.growth import GrownParameter, NewRows, Start, grown_parameter, resize_stack
+from mlet.nn.growth import GrownParameter, NewRows, Start, grown_parameter, resize_field
 from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.optim.growth import OptimizerGrowth
@@ -301,6 +301,4 @@ def _resize(table: _Table, rows: int) -> None:
         if isinstance(module, TwoLayerTable):
             module.stack = TableStack(("",), (rows,))
         return
-    assert isinstance(module, StackedTables)
-    resize_stack(module, {**module.sizes, table.field: rows})
-    table.of.resized(table.field, rows)
+    resize_field(table.of, table.field, rows)
