@@ -13,8 +13,8 @@ from mlet.nn.field_tables import FieldTables
 
 #: What torch says where a graph was to be in one part; older versions do not take it.
 _WHY = {
-    "reason": "tables of a fused optimizer are looked up by mlet's engine, outside the graph: leave "
-    "fullgraph=True out of torch.compile, or train with torch's own optimizer"
+    "reason": "tables of a fused optimizer are looked up by mlet's engine, outside the graph: "
+    "leave fullgraph=True out of torch.compile, or train with torch's own optimizer"
 }
 if "reason" not in inspect.signature(torch.compiler.disable).parameters:
     _WHY = {}
