@@ -157,6 +157,16 @@ class PreparedDataset:
                 raise DataError(f"{path}: no vocabulary of {size} categories; {_REMEDY}")
         return found
 
+    def rare(self, field: str) -> pl.DataFrame:
+        """``category`` and training ``count`` of what was too rare in a field to have an id; empty
+        where there was none, and of data of versions of mlet that did not keep it."""
+        path, known = layout.rare(self.root, field), self.schema.checksums
+        if known is None or path.relative_to(self.root).as_posix() not in known:
+            return self.vocabulary(field).clear()
+        checksums.verify(self.root, path, known)
+        with reading(path, DataError, _REMEDY):
+            return read_parquet(path)
+
     @property
     def vocabularies(self) -> dict[str, pl.DataFrame]:
         """`vocabulary` of every field, by name."""

@@ -23,6 +23,7 @@ from mlet.data.checksums import checksums
 from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
+from mlet.data.extension import Extension
 from mlet.data.schema import (
     SPLITS,
     DatasetSchema,
@@ -73,8 +74,9 @@ def prepare(
     out: Path,
     *,
     split: SplitRule | None = None,
-    min_count: int = 1,
+    min_count: int | None = None,
     field_min_counts: Mapping[str, int] | None = None,
+    extend: Path | None = None,
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
     tell_times: TellTimes = lambda times: None,
@@ -84,8 +86,12 @@ def prepare(
     Args:
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
-        min_count: training occurrences below which a category is "unknown or rare" (id 0).
+        min_count: training occurrences below which a category is "unknown or rare" (id 0); 1 by
+            default.
         field_min_counts: the same for single fields, by name.
+        extend: a prepared data set whose vocabularies go on: its categories keep their ids, new
+            ones come after them, counts and minimum counts are of both, and dense features are
+            scaled as its are. The rows are the source's alone.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
         tell_times: told the first and the last time of every split, where the source has times.
@@ -93,7 +99,9 @@ def prepare(
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or a minimum count cannot be used with this source.
+        ConfigError: the split or a minimum count cannot be used with this source; or its columns
+            or minimum counts are not those of the data set that it is to extend.
+        UserWarning: (warning) that data set did not keep the counts of its rare categories.
     """
     try:
         str(out).encode()
@@ -103,7 +111,12 @@ def prepare(
     by = rule.by or source.default_split
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
-    least = _min_counts(names, min_count, field_min_counts or {})
+    base = None if extend is None else Extension(extend, source, out)
+    if base is not None:
+        base.check_min_counts(min_count, field_min_counts or {})
+        least, names = base.min_counts, tuple(base.min_counts)
+    else:
+        least = _min_counts(names, 1 if min_count is None else min_count, field_min_counts or {})
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -117,13 +130,13 @@ def prepare(
         steps = len(names) + 1
         fields = []
         report("encoding fields", 0, steps)
-        for name in columns.categorical:
-            fields.append(_encode_field(staged, assignment, building, name, least[name]))
+        for name in names:
+            encode = _encode_bags if name in columns.multi_valued else _encode_field
+            fields.append(encode(staged, assignment, building, name, least[name], base))
             report("encoding fields", len(fields), steps)
-        for name in columns.multi_valued:
-            fields.append(_encode_bags(staged, assignment, building, name, least[name]))
-            report("encoding fields", len(fields), steps)
-        dense = write_dense(staged, assignment, building, columns)
+        dense = write_dense(
+            staged, assignment, building, columns, base.schema.dense if base else None
+        )
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -133,6 +146,7 @@ def prepare(
             dense=dense,
             fields=fields,
             splits=_write_labels(staged, assignment, building, columns.probability),
+            extends=base.earlier if base else None,
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
@@ -197,14 +211,23 @@ def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
 
 
 def _build_vocabulary(
-    staged: Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    min_count: int,
+    base: Extension | None,
+    *,
+    bags: bool,
 ) -> Vocabulary:
-    """From the training rows alone."""
+    """From the training rows alone, and those before them of what is extended; written."""
     builder = VocabularyBuilder()
     for chunk, frame in staged.chunks(field_column(name)):
         column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
         builder.add(explode(column) if bags else column)
-    return builder.build(min_count)
+    vocabulary = builder.build(min_count, base.known(name) if base else None)
+    vocabulary.write(layout.vocabulary(root, name), layout.rare(root, name))
+    return vocabulary
 
 
 def _field_schema(
@@ -221,10 +244,14 @@ def _field_schema(
 
 
 def _encode_field(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    min_count: int,
+    base: Extension | None,
 ) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=False)
-    vocabulary.write(layout.vocabulary(root, name))
+    vocabulary = _build_vocabulary(staged, assignment, root, name, min_count, base, bags=False)
     outputs = [
         ColumnFile(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
         for place, split in enumerate(SPLITS)
@@ -237,10 +264,14 @@ def _encode_field(
 
 
 def _encode_bags(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    min_count: int,
+    base: Extension | None,
 ) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=True)
-    vocabulary.write(layout.vocabulary(root, name))
+    vocabulary = _build_vocabulary(staged, assignment, root, name, min_count, base, bags=True)
     lengths = np.concatenate(
         [frame.to_series().list.len().to_numpy() for _, frame in staged.chunks(field_column(name))]
     )

@@ -271,17 +271,17 @@ class FieldEmbedding(FieldEntries, Factored):
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """All that is one field's own, by name: views of the parameters and buffers it lies in."""
-        return self._tables_of(name).parts(name)
+        return self.tables_of(name).parts(name)
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
-        return self._tables_of(name).table(name)
+        return self.tables_of(name).table(name)
 
     def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
         (n × d)."""
-        return self._tables_of(name).factors(name)
+        return self.tables_of(name).factors(name)
 
     def named_factors(self) -> dict[str, Factors]:
         """The factors of every field."""
@@ -294,7 +294,7 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field's ``compression`` cannot hold one, or it is of another shape.
         """
-        self._tables_of(name).start_from(name, table)
+        self.tables_of(name).start_from(name, table)
 
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""
@@ -325,7 +325,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"{precision}: there is no ordinary table to quantize, since all fields are "
                 f"compressed; leave them in float32"
             )
-        parts = self._tables_of(name).collapsed(name)
+        parts = self.tables_of(name).collapsed(name)
         if precision != "float32" and self._field(name).compression is None and "weight" in parts:
             return quantize(parts["weight"], precision)
         return parts
@@ -337,7 +337,8 @@ class FieldEmbedding(FieldEntries, Factored):
     def _field(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
 
-    def _tables_of(self, name: str) -> FieldTables:
+    def tables_of(self, name: str) -> FieldTables:
+        """The tables of one kind that one field's is among."""
         for tables in self.tables:
             assert isinstance(tables, FieldTables)
             if name in tables.sizes:
@@ -380,7 +381,7 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
-        self._tables_of(name).load_collapsed(name, parts)
+        self.tables_of(name).load_collapsed(name, parts)
 
 
 def _check_integers(what: str, given: Tensor) -> None:
