@@ -183,7 +183,7 @@ def evaluate(
     """AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.
 
     A row is in the slice of its rarest category's training count. Calibration is predicted over
-    observed clicks.
+    observed clicks. Where rows have weights, all of it is weighted.
     """
     model, dataset = load_for_evaluation(run, data)
     slices = evaluate_model(
@@ -212,6 +212,7 @@ def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
             "counts": entry.name,
             "rows": entry.rows,
             "clicks": entry.clicks,
+            **({} if entry.weight is None else {"weight": entry.weight}),
             **{
                 measure: {
                     "value": number(entry.scores[measure]),
@@ -235,8 +236,10 @@ def _print_slices(
             value, (low, high) = entry.scores[metric.name], entry.intervals[metric.name]
             shown = f"{value:.4f}  [{low:.4f}, {high:.4f}]"
             cells.append("–" if math.isnan(value) else shown)
-        rows.append((entry.name, f"{entry.rows:,}", *cells))
-    columns = ("rarest count", "rows", *(metric.label for metric in task.metrics))
+        weight = [] if entry.weight is None else [f"{entry.weight:,.6g}"]
+        rows.append((entry.name, f"{entry.rows:,}", *weight, *cells))
+    weights = ["weight"] if data.schema.weighted else []
+    columns = ("rarest count", "rows", *weights, *(metric.label for metric in task.metrics))
     show_table(f"{split} split of {data.root}", columns, rows)
     best = data.schema.splits[split].best
     known = [f"{m.label} {best[m.name]:.4f}" for m in task.metrics if m.name in best]

@@ -53,12 +53,16 @@ class SplitColumns:
         dense: (N, D) float32.
         ids: one (N,) int32 array for each one-valued field, in the schema's order.
         bags: for each multi-valued field, values (V,) int32 and offsets (N + 1,) int64.
+        weights: what each row counts for, (N,) float32; None where all count alike.
+        mean_weight: of the training rows, by which weights are divided in training.
     """
 
     labels: dict[str, npt.NDArray[np.uint8]]
     dense: npt.NDArray[np.float32]
     ids: tuple[npt.NDArray[np.int32], ...]
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
+    weights: npt.NDArray[np.float32] | None = None
+    mean_weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -130,7 +134,14 @@ class PreparedDataset:
                 for field in self.schema.one_valued
             ),
             bags={field.name: self._bags(name, rows, field) for field in self.schema.multi_valued},
+            weights=self._weights(name, rows),
+            mean_weight=self.schema.splits["train"].mean_weight or 1.0,
         )
+
+    def _weights(self, split: SplitName, rows: int) -> npt.NDArray[np.float32] | None:
+        if not self.schema.weighted:
+            return None
+        return self._column(layout.weights(self.root, split), (rows,), np.float32)
 
     @cached_property
     def training_counts(self) -> dict[str, npt.NDArray[np.int64]]:

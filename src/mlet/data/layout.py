@@ -9,6 +9,7 @@ from mlet.data.schema import SPLITS, SplitName
 
 SCHEMA, VOCABULARIES = "schema.json", "vocabularies"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
+WEIGHTS = "weight.npy"
 
 
 def file_name(field: str) -> str:
@@ -42,6 +43,11 @@ def labels(root: Path, split: SplitName) -> Path:
 def dense(root: Path, split: SplitName) -> Path:
     """(N, D) float32, scaled."""
     return root / split / DENSE
+
+
+def weights(root: Path, split: SplitName) -> Path:
+    """(N,) float32, as they were given; of data with weights only."""
+    return root / split / WEIGHTS
 
 
 def probabilities(root: Path, split: SplitName) -> Path:

@@ -31,11 +31,20 @@ from mlet.data.schema import (
     SplitName,
     SplitSchema,
 )
-from mlet.data.source import LABEL, PROBABILITY, SPLIT, TIME, RawSource, field_column
+from mlet.data.source import (
+    LABEL,
+    PROBABILITY,
+    SPLIT,
+    TIME,
+    WEIGHT,
+    RawColumns,
+    RawSource,
+    field_column,
+)
 from mlet.data.staging import Report, Staged, stage
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
 from mlet.errors import ConfigError, DataError, RunError
-from mlet.metrics import score
+from mlet.metrics import score, taken
 from mlet.reading import write_sealed
 
 __all__ = ["Report", "SplitRule", "TellTimes", "prepare"]
@@ -132,7 +141,7 @@ def prepare(
             seed=rule.seed,
             dense=dense,
             fields=fields,
-            splits=_write_labels(staged, assignment, building, columns.probability),
+            splits=_write_labels(staged, assignment, building, columns),
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
@@ -259,27 +268,39 @@ def _encode_bags(
 
 
 def _write_labels(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, probability: bool
+    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, columns: RawColumns
 ) -> dict[SplitName, SplitSchema]:
     def gather(column: str) -> npt.NDArray[np.float64]:
         return np.concatenate([frame[column].to_numpy() for _, frame in staged.chunks(column)])
 
     labels = gather(LABEL)
-    truth = gather(PROBABILITY) if probability else None
+    truth = gather(PROBABILITY) if columns.probability else None
+    weights = gather(WEIGHT).astype(np.float32) if columns.weight else None
     splits = {}
     for place, name in enumerate(SPLITS):
         rows = assignment == place
         clicks = labels[rows]
         np.save(layout.labels(root, name), clicks)
-        if name != "train" and len(np.unique(clicks)) < 2:
+        counting, mine = clicks, taken(weights, rows)
+        if mine is not None:
+            np.save(layout.weights(root, name), mine)
+            counting = clicks[mine > 0]
+            if not len(counting):
+                raise DataError(f"the {name} split has only weights of 0; weigh some of its rows")
+        if name != "train" and len(np.unique(counting)) < 2:
             raise DataError(
-                f"the {name} split has only labels {int(clicks[0])}, so AUC is undefined; give it "
-                f"more rows or split at random"
+                f"the {name} split has only labels {int(counting[0])}, so AUC is undefined; "
+                f"give it more rows or split at random"
             )
         bayes: dict[str, float] = {}
         if truth is not None:
             np.save(layout.probabilities(root, name), truth[rows])
-            best = score(clicks, truth[rows])
+            best = score(clicks, truth[rows], mine)
             bayes = {"bayes_auc": best.auc, "bayes_logloss": best.logloss}
-        splits[name] = SplitSchema(rows=len(clicks), click_rate=float(clicks.mean()), **bayes)
+        splits[name] = SplitSchema(
+            rows=len(clicks),
+            click_rate=float(clicks.mean()),
+            mean_weight=None if mine is None else float(mine.mean(dtype=np.float64)),
+            **bayes,
+        )
     return splits

@@ -80,12 +80,20 @@ class SplitSchema(Settings):
     Attributes:
         bayes_auc, bayes_logloss: of the true click probabilities against the labels drawn from
             them: the ceiling and the floor for any model on these rows.
+        mean_weight: of its rows; None where all count alike.
     """
 
     rows: int
     click_rate: float
     bayes_auc: float | None = None
     bayes_logloss: float | None = None
+    mean_weight: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a weight where there is none: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if (name, v) != ("mean_weight", None)}
 
     @property
     def best(self) -> dict[str, float]:
@@ -120,6 +128,11 @@ class DatasetSchema(Settings):
         """Without a format where there is none: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
         return {name: v for name, v in values.items() if (name, v) != ("format", None)}
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.splits["train"].mean_weight is not None
 
     @property
     def raw_dense(self) -> list[DenseSchema]:

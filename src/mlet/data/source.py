@@ -15,6 +15,8 @@ from mlet.errors import DataError
 LINE = "__line__"
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
+#: What a row counts for, beside others, and the most that it may.
+WEIGHT, MAX_WEIGHT = "weight", 1e30
 
 #: How a dense feature is scaled; what is missing becomes 0. ``log`` is ``log(1 + max(x, 0))``;
 #: ``signed_log`` is ``sign(x) log(1 + |x|)``; ``standard`` is less its mean, by its standard
@@ -44,6 +46,7 @@ class RawColumns:
         split: whether there is a ``split`` column (UInt8: 0 train, 1 valid, 2 test).
         probability: whether there is the true click ``probability`` (synthetic data only).
         indicated: dense features beside which a column says whether they are missing.
+        weight: whether there is a ``weight`` of each row (Float64, from 0 to `MAX_WEIGHT`).
     """
 
     dense: dict[str, DenseScale]
@@ -53,6 +56,7 @@ class RawColumns:
     split: bool = False
     probability: bool = False
     indicated: tuple[str, ...] = ()
+    weight: bool = False
 
 
 @runtime_checkable
@@ -156,6 +160,7 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
         **({TIME: pl.Int64} if columns.time else {}),
         **({SPLIT: pl.UInt8} if columns.split else {}),
         **({PROBABILITY: pl.Float64} if columns.probability else {}),
+        **({WEIGHT: pl.Float64} if columns.weight else {}),
         **dict.fromkeys(map(dense_column, columns.dense), pl.Float64),
         **dict.fromkeys(map(field_column, columns.categorical), pl.String),
         **dict.fromkeys(map(field_column, columns.multi_valued), pl.List(pl.String)),
@@ -172,3 +177,8 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
             raise DataError(
                 f"{source.description}: the reader gives other values of {name!r} than 0 to {most}"
             )
+    if columns.weight and not frame[WEIGHT].is_between(0, MAX_WEIGHT).fill_null(False).all():
+        raise DataError(
+            f"{source.description}: the reader gives other values of {WEIGHT!r} than 0 to "
+            f"{MAX_WEIGHT:g}"
+        )

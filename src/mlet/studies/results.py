@@ -21,6 +21,7 @@ from mlet.studies.bias_only import BiasOnly
 from mlet.studies.ledger import Ledger
 from mlet.studies.methods import SLT, Method
 from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
+from mlet.studies.scores import TestRows
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import Arm, StudyConfig, panels
 from mlet.task import Metric, Task
@@ -324,7 +325,7 @@ def _read(
 ) -> ArmResult:
     trained, precision = study.trained(arm), arm.method.precision
     task, count = study.task, len(study.task.measures)
-    labels = np.asarray(data.split("test").labels[task.label])
+    scored = TestRows(data.split("test"), task).scored
     setting = ledger.chosen(trained)
     assert setting is not None
     runs, resamples, sliced = [], [], []
@@ -341,15 +342,15 @@ def _read(
         runs.append(
             RunScores(
                 seed=seed,
-                test=task.score(labels, p),
-                rare=task.score(labels[rare], p[rare]),
+                test=scored(p),
+                rare=scored(p, rare),
                 valid=summary.valid[task.headline.name],
                 steps=summary.steps,
                 seconds=summary.seconds,
             )
         )
         resamples.append(test.resamples[:, :count])
-        scores = [task.score(labels[part.rows], p[part.rows]) for part in slices]
+        scores = [scored(p, part.rows) for part in slices]
         sliced.append([[one[measure.name] for measure in task.measures] for one in scores])
     summary = RunDirectory(paths[0]).summary()
     failed = [t.params["learning_rate"] for t in ledger.trials(trained) if t.state.name == "FAIL"]

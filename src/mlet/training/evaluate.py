@@ -12,7 +12,7 @@ from mlet.data import PreparedDataset
 from mlet.data.frequency import DEFAULT_EDGES, count_ranges
 from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
-from mlet.metrics import Interval
+from mlet.metrics import Interval, taken
 from mlet.models import CTRModel
 from mlet.training.predict import served_scores
 
@@ -24,6 +24,7 @@ class SliceScores:
     Attributes:
         name: ``all``, or the range of training counts.
         rows, clicks: in the slice.
+        weight: what its rows count for in all; None where all count alike.
         scores: the metrics of the model's task by name; NaN where undefined.
         intervals: of each, from a bootstrap over rows.
     """
@@ -33,6 +34,7 @@ class SliceScores:
     clicks: int
     scores: dict[str, float]
     intervals: dict[str, Interval]
+    weight: float | None = None
 
 
 def evaluate(
@@ -65,14 +67,20 @@ def evaluate(
     if samples < 1:
         raise ConfigError(f"bootstrap samples must be at least 1, got {samples}")
     task = model.task
-    labels = np.asarray(data.split(split).labels[task.label])
+    columns = data.split(split)
+    labels = np.asarray(columns.labels[task.label])
     counts = data.rarest_counts(split, field)
-    probabilities = served_scores(model, data.split(split))
+    probabilities = served_scores(model, columns)
 
     def scored(name: str, rows: npt.NDArray[np.bool_]) -> SliceScores:
-        y, p = labels[rows], probabilities[rows]
+        y, p, w = labels[rows], probabilities[rows], taken(columns.weights, rows)
         return SliceScores(
-            name, len(y), int(y.sum()), task.score(y, p), task.intervals(y, p, samples=samples)
+            name,
+            len(y),
+            int(y.sum()),
+            task.scored(y, p, w),
+            task.intervals(y, p, samples=samples, weights=w),
+            None if w is None else float(w.sum(dtype=np.float64)),
         )
 
     slices = [scored("all", np.ones(len(labels), bool))]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from mlet.data.schema import SPLITS
@@ -13,6 +19,9 @@ from mlet.data.source import LINE, DenseScale
 from mlet.data.times import check_format
 from mlet.errors import ConfigError
 from mlet.settings import Settings
+
+#: Settings that a data set's schema names only where they are given.
+_LATER = ("weight",)
 
 
 class SplitColumn(Settings):
@@ -72,6 +81,7 @@ class TableSchema(Settings):
             ``microseconds`` or ``nanoseconds`` since 1970, ``iso``, ``integers`` of no unit, or a
             pattern, as ``%d/%m/%Y %H:%M``.
         split: the column of rows that are split already; see `SplitColumn`.
+        weight: the column of what rows count for, beside others: numbers from 0 on.
         null_values: what stands for a missing value, in any column, beside an empty cell.
         separator: between the columns of a CSV file; by default a comma, and in one named .tsv a
             tab.
@@ -88,6 +98,7 @@ class TableSchema(Settings):
     time: str | None = None
     time_format: str | None = None
     split: SplitColumn | None = None
+    weight: str | None = None
     null_values: list[int | float | str] = Field(default_factory=list)
     separator: str | None = None
     quote: Literal["double", "none"] = "double"
@@ -112,11 +123,18 @@ class TableSchema(Settings):
             raise ValueError("'time_format' is of the column 'time', which is not given")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what mlet had not at first, where it is not given."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if v or name not in _LATER}
+
     def names(self) -> list[str]:
         """Every column the schema refers to."""
         time = [self.time] if self.time else []
         split = [self.split.column] if self.split else []
-        return [self.label, *self.features(), *time, *split]
+        weight = [self.weight] if self.weight else []
+        return [self.label, *self.features(), *time, *split, *weight]
 
     def features(self) -> list[str]:
         """Those that a model takes."""
