@@ -84,7 +84,10 @@ def summary(panels: list[Panel]) -> str:
         points = points_of(pairs)
         if not points:
             continue
-        mean = mean_reduction(pairs) if name != "all" else f"{mean_of(points):.2g}×"
+        mean = mean_reduction(pairs)
+        if name == "all":  # sets without seeds or rows in common, so no interval
+            bounds = sum(point.kind != "exact" for point in points)
+            mean = f"{mean_of(points):.2g}×, {bounds} of {len(points)} bounds"
         lines.append(
             (
                 name,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from mlet.cli.app import app
 from mlet.cli.later import StandIn
+from mlet.cli.train import train
 
 COMMANDS: dict[str, StandIn] = typer.main.get_command(app).commands
 
@@ -64,3 +68,32 @@ def test_what_the_package_does_not_have() -> None:
 
     with pytest.raises(AttributeError, match="module 'mlet' has no attribute 'nosuch'"):
         mlet.nosuch  # noqa: B018
+
+
+def test_the_help_of_training_shows_what_is_not_said(small_data: Path, tmp_path: Path) -> None:
+    """A run of which nothing is said but where it is has what ``--help`` shows."""
+    command = COMMANDS["train"].load()
+    context = command.make_context("train", ["--out", "run"])
+    said = {one.opts[0]: one.get_help_record(context)[1] for one in command.params}
+    shown = {name: re.search(r"default: \(([^)]*)\)", text) for name, text in said.items()}
+    train(small_data, tmp_path / "run")
+    run = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    tables, dense = run["optimizer"]["tables"], run["optimizer"]["dense"]
+    rates = f"{tables['learning_rate']} and {dense['learning_rate']}"
+    for option, value in {
+        "--model": run["model"]["name"],
+        "--dim": run["model"]["dim"],
+        "--optimizer": tables["name"],
+        "--epochs": run["training"]["epochs"],
+        "--batch-size": run["training"]["batch_size"],
+        "--seed": run["training"]["seed"],
+    }.items():
+        found = shown[option]
+        assert found is not None, option
+        assert found[1] == str(value), option
+    found = shown["--learning-rate"]
+    assert found is not None
+    assert f"{tables['name']} {rates};" in found[1]
+    assert shown["--inner-dim"] is not None
+    assert shown["--inner-dim"][1] == "auto"
+    assert any(run["model"]["inner_dims"].values()), "auto has become numbers"

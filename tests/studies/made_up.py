@@ -32,7 +32,7 @@ def made_up(
             "dims": sorted({dim for _, dim in auc}),
             "inner_dims": [16],
             "mlet": {},
-            "seeds": 2,
+            "seeds": len(next(iter(auc.values()))),
         },
         "study",
     )

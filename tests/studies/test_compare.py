@@ -166,8 +166,9 @@ def test_a_step_size_that_diverges_is_left_out(small_data: Path, tmp_path: Path)
 
 def test_statements_follow_from_the_numbers(small_data: Path) -> None:
     auc = {
-        (SLT, 2): [0.70, 0.71], (SLT, 4): [0.72, 0.73], (SLT, 8): [0.74, 0.75],
-        (mlet(16), 2): [0.72, 0.73], (mlet(16), 4): [0.70, 0.71], (mlet(16), 8): [0.74, 0.76],
+        (SLT, 2): [0.70, 0.71, 0.72], (SLT, 4): [0.72, 0.73, 0.74],
+        (SLT, 8): [0.74, 0.75, 0.76], (mlet(16), 2): [0.72, 0.73, 0.74],
+        (mlet(16), 4): [0.70, 0.71, 0.72], (mlet(16), 8): [0.74, 0.76, 0.77],
     }  # fmt: skip
     study, panel = made_up(small_data, auc, spread=0.01, at_edge=True)
     result = StudyResult(study, (panel,), (), {"clicks": panel.schema}, 1.0, 1, "a machine")

@@ -11,6 +11,9 @@ from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, say, show_table
 from mlet.cli.settings import (
     Assignments,
+    BatchSize,
+    Epochs,
+    Model,
     Optimizer,
     Preset,
     Rate,
@@ -24,7 +27,6 @@ from mlet.cli.settings import (
 from mlet.data import PreparedDataset
 from mlet.data.properties import properties
 from mlet.errors import ConfigError
-from mlet.models import MODELS
 from mlet.settings import merge
 from mlet.studies import CompareConfig, Comparison, write_comparison
 from mlet.studies import compare as compare_arms
@@ -35,7 +37,7 @@ from mlet.training.presets import RECIPE
 def compare(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for runs and report.")],
-    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
+    model: Model = None,
     dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "2,4,8,16",
     inner_dims: Annotated[
         str, typer.Option(help="Inner dimensions k of the MLET arms; auto, the recipe's.")
@@ -50,8 +52,8 @@ def compare(
             "the optimizer's step size, itself, and four times it; --learning-rate tries only one."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of run settings.")] = None,
     preset: Preset = RECIPE,
     set_: Assignments = None,

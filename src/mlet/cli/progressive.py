@@ -14,6 +14,8 @@ from mlet.atomic import write_text
 from mlet.cli.console import complain, counting, show_table
 from mlet.cli.settings import (
     Assignments,
+    BatchSize,
+    Model,
     Optimizer,
     Preset,
     arms_from,
@@ -24,7 +26,6 @@ from mlet.cli.settings import (
     parse_rates,
 )
 from mlet.data import PreparedDataset
-from mlet.models import MODELS
 from mlet.reporting.text import without_nan
 from mlet.settings import merge
 from mlet.studies.progressive_comparison import (
@@ -38,7 +39,7 @@ from mlet.training.presets import RECIPE, recipe_model
 def progressive(
     data: Annotated[Path, typer.Argument(help="Prepared data set, split by time or order.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the runs' numbers.")],
-    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
+    model: Model = None,
     dims: Annotated[str, typer.Option(help="Embedding dimensions d.")] = "4,16",
     inner_dims: Annotated[
         str, typer.Option(help="Inner dimensions k of the MLET arms; auto, the recipe's.")
@@ -61,7 +62,7 @@ def progressive(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training rows, the past; default: 1.", min=1)
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
+    batch_size: BatchSize = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of run settings; mlet: those of MLET arms.")
     ] = None,

@@ -9,16 +9,68 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from mlet.errors import ConfigError
+from mlet.models import MODELS
 from mlet.settings import load_yaml, merge, parse_assignments
+from mlet.training import RunConfig
 from mlet.training.config import OptimizerName
-from mlet.training.presets import PRESETS, RECIPE, recipe, with_preset
+from mlet.training.presets import PRESETS, RECIPE, recipe, recipe_optimizer, with_preset
 
+#: What a run has that the user says nothing of: what ``--help`` shows.
+_UNSAID = RunConfig.parse({"data": "DATA", **with_preset(RECIPE, {})}, RECIPE)
+
+
+def _step_sizes(name: str) -> str:
+    made = recipe_optimizer(name)
+    tables, dense = made["tables"]["learning_rate"], made["dense"]["learning_rate"]
+    return f"{tables:g}" if tables == dense else f"{tables:g} and {dense:g}"
+
+
+Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--model", help=f"One of: {', '.join(MODELS)}.", show_default=_UNSAID.model.name),
+]
+Dim: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--dim", help="Embedding dimension d.", min=1, show_default=str(_UNSAID.model.dim)
+    ),
+]
 Optimizer: TypeAlias = Annotated[
     Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] | None,
-    typer.Option(help="For tables and dense layers; separately: --set optimizer.tables.name=…"),
+    typer.Option(
+        "--optimizer",
+        help="For tables and dense layers; separately: --set optimizer.tables.name=…",
+        show_default=_UNSAID.optimizer.tables.name,
+    ),
 ]
 Rate: TypeAlias = Annotated[
-    float | None, typer.Option("--learning-rate", "--lr", help="For tables and dense layers.")
+    float | None,
+    typer.Option(
+        "--learning-rate",
+        "--lr",
+        help="For tables and dense layers.",
+        show_default="; ".join(
+            f"{name} {_step_sizes(name)}" for name in ("adagrad", "adam", "sgd")
+        ),
+    ),
+]
+Epochs: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        help="Passes over the data, at most.",
+        min=1,
+        show_default=str(_UNSAID.training.epochs),
+    ),
+]
+BatchSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        help="Rows of a step.",
+        min=1,
+        show_default=str(_UNSAID.training.batch_size),
+    ),
 ]
 RunData: TypeAlias = Annotated[
     Path | None, typer.Option("--data", help="Prepared data set; default: the run's own.")

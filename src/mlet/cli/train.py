@@ -11,6 +11,10 @@ import typer
 from mlet.cli.console import TrainingBar, complain, print_json, say, show_table
 from mlet.cli.settings import (
     Assignments,
+    BatchSize,
+    Dim,
+    Epochs,
+    Model,
     Optimizer,
     Preset,
     Rate,
@@ -25,7 +29,6 @@ from mlet.data.frequency import DEFAULT_EDGES
 from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.export import collapse_checkpoint
-from mlet.models import MODELS
 from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
 from mlet.settings import merge
@@ -47,17 +50,23 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Continue this run instead.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     preset: Preset = RECIPE,
-    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Embedding dimension d.", min=1)] = None,
+    model: Model = None,
+    dim: Dim = None,
     inner_dim: Annotated[
         str | None,
-        typer.Option(help="Inner dimension k; auto, the recipe's; 0 for ordinary tables (SLT)."),
+        typer.Option(
+            help="Inner dimension k; auto chooses for each field; 0 for ordinary tables (SLT).",
+            show_default="auto",
+        ),
     ] = None,
     optimizer: Optimizer = None,
     learning_rate: Rate = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of initial values and the order of rows.", min=0, show_default="0"),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Train a click model on a prepared data set.

@@ -244,7 +244,13 @@ class FieldEmbedding(FieldEntries, Factored):
         mine = [bags[field.name] for field in group.multi_valued]
         if table.is_plain(traced):
             return table.plain(block, mine, group.mean, traced=traced)
-        vectors: Tensor = table(Lookups.gather(block, mine, group.mean))
+        if torch.compiler.is_compiling():
+            # Here, as it loads what compiles models, which takes long.
+            from mlet.nn.outside_the_graph import look_up_outside
+
+            vectors: Tensor = look_up_outside(table, block, mine, group.mean)
+        else:
+            vectors = table(Lookups.gather(block, mine, group.mean))
         return vectors
 
     @staticmethod

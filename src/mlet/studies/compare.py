@@ -24,6 +24,7 @@ from mlet.studies.report import estimates, run_dicts
 from mlet.studies.results import ROWS, ArmResult, Panel, StudyResult
 from mlet.studies.runner import sweep
 from mlet.studies.study import ArmsConfig, StudyConfig
+from mlet.studies.used_settings import used_settings
 from mlet.studies.verdict import data_sentences, failed_settings, finding, panel_verdict
 
 #: The name of the data set in the study; models and optimizers have names of their own.
@@ -136,16 +137,14 @@ class Comparison:
         for rows in ROWS:
             entry[rows] = estimates(self.panel, arm, rows)
             if arm.method != SLT:
-                found = mean_quality_reduction(self.panel, arm, rows)
+                point = mean_quality_reduction(self.panel, arm, rows)
                 entry[rows][f"{self.panel.task.headline.name}_gain"] = asdict(
                     self.panel.gain(arm, rows)
                 )
-                entry[rows]["reduction"] = asdict(found) if found else None
-        if arm.method != SLT and (interval := reduction(self.panel, arm)):
-            entry["test"]["reduction"] |= {
-                "low": asdict(interval.low),
-                "high": asdict(interval.high),
-            }
+                entry[rows]["reduction"] = asdict(point) if point else None
+        if arm.method != SLT and (found := reduction(self.panel, arm)) and found.interval:
+            low, high = map(asdict, found.interval)
+            entry["test"]["reduction"] |= {"low": low, "high": high}
         return {**entry, "runs": run_dicts(self.panel, arm)}
 
     def to_json(self) -> str:
@@ -199,7 +198,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         "comparison.html.j2",
         comparison=comparison,
         panel=panel,
-        base_yaml=comparison.config.base.to_yaml(),
+        settings=used_settings(comparison.result.study),
         columns=comparison.columns,
         task=panel.task,
         rows=comparison.rows(),

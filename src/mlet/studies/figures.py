@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = 3
 
+#: Of the heat map: a gain of this many half widths of its t-interval.
+_FULL_COLOUR = 3.0
+
 
 def curves(panels: Sequence[Panel]) -> str:
     """Test quality (AUC) against dimension for every model: SVG text."""
@@ -119,14 +122,13 @@ def _limits(points: Sequence[Estimate]) -> tuple[float, float]:
 def gain_maps(panels: Sequence[Panel]) -> str:
     """Gain over SLT in the headline metric, by d and k, for every model: SVG text.
 
-    One scale for all; cells whose t-interval leaves out zero are outlined.
+    Coloured by the gain in units of its own noise, the half width of its t-interval: cells beyond
+    one are outlined, full colour is three, and without an interval there is no colour.
     """
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle
 
-    gains = [panel.gain(arm).mean for panel in panels for arm in panel.mlet]
-    limit = max(float(np.max(np.abs(gains))), 1e-4)
-    norm = TwoSlopeNorm(0.0, -limit, limit)
+    norm = TwoSlopeNorm(0.0, -_FULL_COLOUR, _FULL_COLOUR)
 
     def draw(axes: Axes, panel: Panel) -> None:
         dims = [arm.dim for arm in panel.curve(SLT)]
@@ -134,10 +136,11 @@ def gain_maps(panels: Sequence[Panel]) -> str:
         cells = np.full((len(inner), len(dims)), np.nan)
         for arm in panel.mlet:
             place = inner.index(arm.method), dims.index(arm.dim)
-            cells[place] = panel.gain(arm).mean
-            dark = abs(cells[place]) > 0.6 * limit
+            gain = panel.gain(arm)
+            cells[place] = in_noise(gain)
+            dark = abs(cells[place]) > 0.6 * _FULL_COLOUR
             axes.text(
-                place[1], place[0], f"{1e3 * cells[place]:+.1f}", ha="center", va="center",
+                place[1], place[0], f"{1e3 * gain.mean:+.1f}", ha="center", va="center",
                 fontsize=9, color="white" if dark else "#111827",
             )  # fmt: skip
             if panel.outcome(arm) != "unclear":
@@ -156,6 +159,15 @@ def gain_maps(panels: Sequence[Panel]) -> str:
         axes.spines[:].set_visible(False)
 
     return _small_multiples(panels, draw, height=2.4)
+
+
+def in_noise(gain: Estimate) -> float:
+    """A gain in half widths of its interval, at most what has full colour; 0 without one."""
+    if gain.margin is None or gain.mean == 0 or math.isnan(gain.mean):
+        return 0.0
+    if gain.margin == 0:
+        return math.copysign(_FULL_COLOUR, gain.mean)
+    return min(max(gain.mean / gain.margin, -_FULL_COLOUR), _FULL_COLOUR)
 
 
 def gains_by_count(panels: Sequence[Panel]) -> str:

@@ -19,6 +19,9 @@ _SAME = IsoQuality(1.0, "exact")
 
 _ORDER = {"below": 0, "exact": 1, "above": 2}
 
+#: Seeds below which there is no interval: of two, a quarter of the resamples are one seed twice.
+_MIN_SEEDS = 3
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -26,17 +29,18 @@ class Reduction:
 
     Attributes:
         point: of the means over seeds.
-        low, high: ends of the 95 % interval over resampled seeds and test rows; bounds of their own
-            where the single-layer curve is not reached.
+        interval: ends of the 95 % interval over resampled seeds and test rows; bounds of their own
+            where the single-layer curve is not reached. None of fewer than three seeds.
     """
 
     point: IsoQuality
-    low: IsoQuality
-    high: IsoQuality
+    interval: tuple[IsoQuality, IsoQuality] | None
 
     def __str__(self) -> str:
         """As in a table: ``3.4× (1.2× to > 8×)``."""
-        return f"{self.point} ({self.low} to {self.high})"
+        if self.interval is None:
+            return str(self.point)
+        return f"{self.point} ({self.interval[0]} to {self.interval[1]})"
 
 
 @lru_cache(maxsize=10_000)  # asked for by every table and figure
@@ -49,7 +53,8 @@ def reduction(panel: Panel, arm: ArmResult) -> Reduction | None:
     point = mean_quality_reduction(panel, arm)
     if point is None or not found:
         return None
-    return Reduction(point, found[tail], found[-1 - tail])
+    enough = len(arm.resamples) >= _MIN_SEEDS
+    return Reduction(point, (found[tail], found[-1 - tail]) if enough else None)
 
 
 def mean_quality_reduction(panel: Panel, arm: ArmResult, rows: Rows = "test") -> IsoQuality | None:
@@ -107,23 +112,34 @@ def mean_reduction(pairs: Sequence[tuple[Panel, ArmResult]]) -> str:
     """The geometric mean over arms with its 95 % interval, as text that tells bounds in it.
 
     A bound counts as its number: with "above" bounds the mean is at least what is given (``≥``),
-    with "below" ones at most (``≤``), with both it is between unknown limits (``~``). The interval
-    is that of the same mean over resamples, seeds and rows drawn for all arms together.
+    with "below" ones at most (``≤``), with both it is between unknown limits (``~``). Of bounds
+    alone there is no mean. The interval is that of the same mean over resamples, seeds and rows
+    drawn for all arms together; there is none of fewer than three seeds.
     """
     points = points_of(pairs)
     if not points:
         return "–"
+    if only_bounds(points):
+        return "bounds only"
+    mean = f"{_sign(points)}{mean_of(points):.2g}×"
+    if min(len(arm.resamples) for _, arm in pairs) < _MIN_SEEDS:
+        return mean
     logs = [
         [math.log(one.reduction) for one in resampled_reductions(panel, arm)]
         for panel, arm in pairs
     ]
     low, high = percentile_interval(np.exp(np.mean(logs, axis=0)))
-    return f"{_sign(points)}{mean_of(points):.2g}× ({low:.2g} to {high:.2g})"
+    return f"{mean} ({low:.2g} to {high:.2g})"
 
 
 def mean_of(reductions: Sequence[IsoQuality]) -> float:
     """The geometric mean of one or more; a bound counts as its number."""
     return math.exp(sum(math.log(one.reduction) for one in reductions) / len(reductions))
+
+
+def only_bounds(reductions: Sequence[IsoQuality]) -> bool:
+    """Whether the single-layer curve reaches none of the arms' qualities: nothing was measured."""
+    return all(one.kind != "exact" for one in reductions)
 
 
 def _sign(reductions: Sequence[IsoQuality]) -> str:

@@ -25,6 +25,7 @@ from mlet.studies.figures import category_losses, curves, gain_maps, gains_by_co
 from mlet.studies.methods import SLT
 from mlet.studies.reductions import reduction
 from mlet.studies.results import ROWS, ArmResult, Panel, Rows, StudyResult
+from mlet.studies.used_settings import used_settings
 from mlet.studies.verdict import counts, data_sentences, expected_by_chance, help_paragraphs
 
 
@@ -63,7 +64,7 @@ def write_report(result: StudyResult, out: Path) -> Path:
         helped=helped,
         not_helped=not_helped,
         biases=data_sentences(result),
-        study_yaml=result.study.to_yaml(),
+        settings=used_settings(result.study),
     )
     path = out / "report.html"
     write_text(path, page)

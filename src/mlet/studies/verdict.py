@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlet.studies.reductions import mean_of, mean_reduction, points_of
+from mlet.studies.reductions import mean_of, mean_reduction, only_bounds, points_of
 from mlet.studies.results import OUTCOMES, ArmResult, Outcome, Panel, StudyResult
 
 
@@ -66,10 +66,17 @@ def finding(panel: Panel) -> str | None:
     else:
         gist = "two layers make no difference that these seeds can tell"
     return (
-        f"In one sentence: {gist}; {_k_of(arms[0])} is worth a table "
-        f"{mean_reduction(methods[name])} as wide, with {better} of {len(arms)} dimensions better "
-        f"than a single layer and {worse} worse."
+        f"In one sentence: {gist}; {_worth(methods[name])}, with {better} of {len(arms)} "
+        f"dimensions better than a single layer and {worse} worse."
     )
+
+
+def _worth(pairs: list[tuple[Panel, ArmResult]]) -> str:
+    """What width the arms of a method are worth, where that can be read off."""
+    k = _k_of(pairs[0][1])
+    if only_bounds(points_of(pairs)):
+        return f"what width {k} is worth cannot be read off, as no single layer is as good or bad"
+    return f"{k} is worth a table {mean_reduction(pairs)} as wide"
 
 
 def _nothing_compared(panel: Panel) -> str | None:

@@ -1,0 +1,23 @@
+"""Tables that the engine looks up in a model under ``torch.compile``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mlet.engine import Lookups
+from mlet.nn.field_tables import FieldTables
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="tables of a fused optimizer are looked up by mlet's engine, outside the graph: leave "
+    "fullgraph=True out of torch.compile, or train with torch's own optimizer"
+)
+def look_up_outside(
+    tables: FieldTables, ids: Tensor, bags: Sequence[tuple[Tensor, Tensor]], mean: Sequence[bool]
+) -> Tensor:
+    """Vectors (B, T, d), for a fused optimizer; the compiled graph is in two parts around them."""
+    vectors: Tensor = tables(Lookups.gather(ids, bags, mean))
+    return vectors
