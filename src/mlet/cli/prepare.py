@@ -161,9 +161,8 @@ def print_schema(
         weight = () if split.mean_weight is None else (f"{split.mean_weight:.6g}",)
         rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *weight, *when, *best))
     show_table(f"{schema.source}, split by {schema.split_by}", columns, rows)
-    categories = sum(field.num_categories for field in schema.fields)
     say(
-        f"{len(schema.fields)} categorical fields with {categories:,} categories, "
+        f"{len(schema.fields)} categorical fields with {schema.num_categories:,} categories, "
         f"{len(schema.dense)} dense features -> {out}",
     )
 
@@ -266,7 +265,8 @@ def _table(
 
     FILES, or those of each split, may be folders (of Hive partitions, too) and patterns.
     The schema names columns: label (with positive or threshold), dense (list, or name: scale),
-    categorical (list), multi_valued (name: separator), time (with time_format), split ({column:
+    categorical (list), multi_valued (name: separator), shares (name: the field whose table it has),
+    time (with time_format), split ({column:
     name}, of rows that are split already), weight (what rows count for), and says how a CSV file is
     written: separator, quote, null_values. A first one: mlet prepare table --guess FILE >
     schema.yaml

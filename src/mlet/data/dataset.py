@@ -145,23 +145,24 @@ class PreparedDataset:
 
     @cached_property
     def training_counts(self) -> dict[str, npt.NDArray[np.int64]]:
-        """For each field, how often each id occurs in the training split; 0 for id 0.
+        """For each field, how often each id occurs in the training split, in all fields that share
+        its vocabulary; 0 for id 0.
 
         Id 0 stands for categories that were never or too rarely seen to have a vector of their
         own, so its count as a category is 0 however many rows share it.
         """
         counts = {}
-        for field in self.schema.fields:
+        for field in self.schema.vocabulary_fields:
             column = self.vocabulary(field.name)["count"].to_numpy().copy()
             column[0] = 0
             counts[field.name] = column
-        return counts
+        return {field.name: counts[field.owner] for field in self.schema.fields}
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """``category`` and training ``count`` of a field's ids; row i is id i."""
-        path = layout.vocabulary(self.root, field)
+        entry = next(one for one in self.schema.fields if one.name == field)
+        path, size = layout.vocabulary(self.root, entry.owner), entry.num_categories
         checksums.verify(self.root, path, self.schema.checksums)
-        size = next(f.num_categories for f in self.schema.fields if f.name == field)
         with reading(path, DataError, _REMEDY):
             found = read_parquet(path)
             if found.columns != ["category", "count"] or len(found) != size:
@@ -170,8 +171,8 @@ class PreparedDataset:
 
     @property
     def vocabularies(self) -> dict[str, pl.DataFrame]:
-        """`vocabulary` of every field, by name."""
-        return {field.name: self.vocabulary(field.name) for field in self.schema.fields}
+        """`vocabulary` of every field that has one of its own, by name."""
+        return {field.name: self.vocabulary(field.name) for field in self.schema.vocabulary_fields}
 
     def rarest_counts(self, split: SplitName, field: str | None = None) -> npt.NDArray[np.int64]:
         """For each row of a split, the training count of its rarest category (N,).

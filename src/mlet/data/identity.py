@@ -71,6 +71,8 @@ def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
                 f"field {field.name!r} has {other.num_categories} categories, trained on were "
                 f"{field.num_categories}"
             )
+        if field.shares != other.shares:
+            return f"field {field.name!r} shares a vocabulary in one of them, or another one"
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, other.digest):
             return f"the ids of field {field.name!r} stand for other categories"

@@ -31,6 +31,7 @@ from mlet.data.schema import (
     SplitName,
     SplitSchema,
 )
+from mlet.data.sharing import check_shares, members_of
 from mlet.data.source import (
     LABEL,
     PROBABILITY,
@@ -93,7 +94,8 @@ def prepare(
     Args:
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
-        min_count: training occurrences below which a category is "unknown or rare" (id 0).
+        min_count: training occurrences below which a category is "unknown or rare" (id 0); of
+            fields that share a vocabulary, in all of them.
         field_min_counts: the same for single fields, by name.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
@@ -112,7 +114,8 @@ def prepare(
     by = rule.by or source.default_split
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
-    least = _min_counts(names, min_count, field_min_counts or {})
+    check_shares(columns.shares, names)
+    least = _min_counts(names, columns.shares, min_count, field_min_counts or {})
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -124,14 +127,21 @@ def prepare(
             tell_times(_time_ranges(staged, assignment))
         layout.create_folders(building)
         steps = len(names) + 1
-        fields = []
+        found: dict[str, FieldSchema] = {}
         report("encoding fields", 0, steps)
-        for name in columns.categorical:
-            fields.append(_encode_field(staged, assignment, building, name, least[name]))
-            report("encoding fields", len(fields), steps)
-        for name in columns.multi_valued:
-            fields.append(_encode_bags(staged, assignment, building, name, least[name]))
-            report("encoding fields", len(fields), steps)
+        for owner in least:
+            members = members_of(columns.shares, owner)
+            bags = {name: name in columns.multi_valued for name in members}
+            vocabulary = _build_vocabulary(staged, assignment, bags, least[owner])
+            vocabulary.write(layout.vocabulary(building, owner))
+            for name in members:
+                encode = _encode_bags if bags[name] else _encode_field
+                encode(staged, assignment, building, name, vocabulary)
+                found[name] = _field_schema(
+                    name, vocabulary, least[owner], multi_valued=bags[name],
+                    shares=columns.shares.get(name),
+                )  # fmt: skip
+                report("encoding fields", len(found), steps)
         dense = write_dense(staged, assignment, building, columns)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
@@ -140,7 +150,7 @@ def prepare(
             split_by=by,
             seed=rule.seed,
             dense=dense,
-            fields=fields,
+            fields=[found[name] for name in names],
             splits=_write_labels(staged, assignment, building, columns),
         )
         report("encoding fields", steps, steps)
@@ -151,15 +161,22 @@ def prepare(
 
 
 def _min_counts(
-    fields: Sequence[str], min_count: int, by_field: Mapping[str, int]
+    fields: Sequence[str], shares: Mapping[str, str], min_count: int, by_field: Mapping[str, int]
 ) -> dict[str, int]:
-    """The minimum count of every field."""
+    """The minimum count of every field that has a vocabulary of its own."""
     unknown = sorted(set(by_field) - set(fields))
     if unknown:
         raise ConfigError(
             f"min_count for {unknown[0]!r}: no such field; the fields are {', '.join(fields)}"
         )
-    result = dict.fromkeys(fields, min_count) | dict(by_field)
+    for name in by_field:
+        if name in shares:
+            raise ConfigError(
+                f"min_count for {name!r}: it shares the vocabulary of {shares[name]!r}; give that "
+                f"field's, by which both are counted"
+            )
+    own = [name for name in fields if name not in shares]
+    result = dict.fromkeys(own, min_count) | dict(by_field)
     for name, count in result.items():
         if count < 1:
             raise ConfigError(f"min_count of field {name!r} must be at least 1, got {count}")
@@ -206,18 +223,19 @@ def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
 
 
 def _build_vocabulary(
-    staged: Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
+    staged: Staged, assignment: npt.NDArray[np.uint8], bags: Mapping[str, bool], min_count: int
 ) -> Vocabulary:
-    """From the training rows alone."""
+    """From the training rows alone, of fields that may be multi-valued."""
     builder = VocabularyBuilder()
-    for chunk, frame in staged.chunks(field_column(name)):
-        column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
-        builder.add(explode(column) if bags else column)
+    for name, multi_valued in bags.items():
+        for chunk, frame in staged.chunks(field_column(name)):
+            column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
+            builder.add(explode(column) if multi_valued else column)
     return builder.build(min_count)
 
 
 def _field_schema(
-    name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool
+    name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool, shares: str | None
 ) -> FieldSchema:
     return FieldSchema(
         name=name,
@@ -226,14 +244,17 @@ def _field_schema(
         min_count=min_count,
         total_categories=vocabulary.total_categories,
         digest=digest_categories(vocabulary.table),
+        shares=shares,
     )
 
 
 def _encode_field(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
-) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=False)
-    vocabulary.write(layout.vocabulary(root, name))
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    vocabulary: Vocabulary,
+) -> None:
     outputs = [
         ColumnFile(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
         for place, split in enumerate(SPLITS)
@@ -242,14 +263,15 @@ def _encode_field(
         ids = vocabulary.encode(frame[field_column(name)])
         for place, output in enumerate(outputs):
             output.append(ids[assignment[chunk] == place])
-    return _field_schema(name, vocabulary, min_count, multi_valued=False)
 
 
 def _encode_bags(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
-) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=True)
-    vocabulary.write(layout.vocabulary(root, name))
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    vocabulary: Vocabulary,
+) -> None:
     lengths = np.concatenate(
         [frame.to_series().list.len().to_numpy() for _, frame in staged.chunks(field_column(name))]
     )
@@ -264,7 +286,6 @@ def _encode_bags(
             output.append(
                 vocabulary.encode(explode(bags.filter(pl.Series(assignment[chunk] == place))))
             )
-    return _field_schema(name, vocabulary, min_count, multi_valued=True)
 
 
 def _write_labels(

@@ -25,6 +25,7 @@ class FieldSchema(Settings):
         min_count: training occurrences below which a category became "unknown or rare".
         total_categories: distinct categories in the training split before ``min_count``.
         digest: of the categories in the order of their ids; what rows of its table stand for.
+        shares: another field, whose vocabulary, and embedding table, it has; None for its own.
     """
 
     name: str
@@ -33,6 +34,18 @@ class FieldSchema(Settings):
     min_count: int
     total_categories: int
     digest: str | None = None
+    shares: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The field whose vocabulary it has: itself, if it shares none."""
+        return self.shares or self.name
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what it does not share: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if (name, v) != ("shares", None)}
 
 
 class DenseSchema(Settings):
@@ -128,6 +141,16 @@ class DatasetSchema(Settings):
         """Without a format where there is none: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
         return {name: v for name, v in values.items() if (name, v) != ("format", None)}
+
+    @property
+    def vocabulary_fields(self) -> list[FieldSchema]:
+        """Fields that have a vocabulary of their own."""
+        return [field for field in self.fields if field.shares is None]
+
+    @property
+    def num_categories(self) -> int:
+        """Of all vocabularies, each counted once."""
+        return sum(field.num_categories for field in self.vocabulary_fields)
 
     @property
     def weighted(self) -> bool:

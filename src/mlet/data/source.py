@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -47,6 +47,7 @@ class RawColumns:
         probability: whether there is the true click ``probability`` (synthetic data only).
         indicated: dense features beside which a column says whether they are missing.
         weight: whether there is a ``weight`` of each row (Float64, from 0 to `MAX_WEIGHT`).
+        shares: fields that have the categories of others, by name: those others'.
     """
 
     dense: dict[str, DenseScale]
@@ -57,6 +58,7 @@ class RawColumns:
     probability: bool = False
     indicated: tuple[str, ...] = ()
     weight: bool = False
+    shares: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -84,6 +84,7 @@ class TableSource:
             split=schema.split is not None or bool(given),
             indicated=tuple(name for name, column in dense.items() if column.missing_indicator),
             weight=schema.weight is not None,
+            shares=schema.shares,
         )
         otherwise: Literal["time", "random"] = "time" if schema.time else "random"
         self.default_split: Literal["time", "random", "given"] = (

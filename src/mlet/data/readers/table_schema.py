@@ -15,13 +15,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from mlet.data.schema import SPLITS
+from mlet.data.sharing import check_shares
 from mlet.data.source import LINE, DenseScale
 from mlet.data.times import check_format
 from mlet.errors import ConfigError
 from mlet.settings import Settings
 
 #: Settings that a data set's schema names only where they are given.
-_LATER = ("weight",)
+_LATER = ("weight", "shares")
 
 
 class SplitColumn(Settings):
@@ -76,6 +77,9 @@ class TableSchema(Settings):
         categorical: columns with one category a row.
         multi_valued: columns with a bag of categories: name → the separator between them in a
             cell (ignored for lists of Parquet and JSON).
+        shares: fields that have the same categories as others, as the last item that a user saw and
+            the item that is shown: name → that other field, whose vocabulary and embedding table
+            they share.
         time: column to split by: integers, or dates in ISO form.
         time_format: of the time, where it is another: ``seconds``, ``milliseconds``,
             ``microseconds`` or ``nanoseconds`` since 1970, ``iso``, ``integers`` of no unit, or a
@@ -95,6 +99,7 @@ class TableSchema(Settings):
     dense: dict[str, DenseColumn] = Field(default_factory=dict)
     categorical: list[str] = Field(default_factory=list)
     multi_valued: dict[str, str] = Field(default_factory=dict)
+    shares: dict[str, str] = Field(default_factory=dict)
     time: str | None = None
     time_format: str | None = None
     split: SplitColumn | None = None
@@ -149,8 +154,8 @@ class TableSchema(Settings):
         """Refuse what no table can have.
 
         Raises:
-            ConfigError: a column has two roles, none is categorical, or the separator or the form
-                of the time is none.
+            ConfigError: a column has two roles, none is categorical, a vocabulary cannot be shared,
+                or the separator or the form of the time is none.
         """
         names = self.names()
         repeated = sorted({name for name in names if names.count(name) > 1 and name != self.time})
@@ -158,6 +163,7 @@ class TableSchema(Settings):
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
         if not self.categorical and not self.multi_valued:
             raise ConfigError("schema: name at least one categorical or multi_valued column")
+        check_shares(self.shares, (*self.categorical, *self.multi_valued))
         separator = self.separator_of(Path())
         if len(separator.encode()) != 1 or separator in '"\r\n':
             raise ConfigError(
