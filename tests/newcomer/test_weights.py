@@ -24,6 +24,7 @@ from mlet.inspection.gains import category_gains
 from mlet.metrics import score
 from mlet.models import build_model
 from mlet.studies import CompareConfig, compare, write_comparison
+from mlet.studies.arm_table import markdown
 from mlet.studies.bias_only import bias_only
 from mlet.studies.progressive import progress
 from mlet.task import Binary, Task
@@ -46,7 +47,12 @@ FRAME = pl.DataFrame(
         "ipw": WEIGHT,
     }
 )
-SCHEMA: dict[str, Any] = {"label": "click", "categorical": ["user", "item"], "weight": "ipw"}
+SCHEMA: dict[str, Any] = {
+    "label": "click",
+    "categorical": ["user", "item"],
+    "weight": "ipw",
+    "group": "user",
+}
 MODEL = {"dim": 2, "bottom_mlp": [4], "top_mlp": [4]}
 
 
@@ -222,7 +228,9 @@ def test_runs_are_chosen_and_evaluated_by_weighted_metrics(weighted: Path, run: 
     assert "weight" in shown
 
 
-def test_comparisons_and_their_reports_are_weighted(weighted: Path, tmp_path: Path) -> None:
+def test_comparisons_and_their_reports_are_weighted_and_have_gauc(
+    weighted: Path, tmp_path: Path
+) -> None:
     base = {"data": str(weighted), "model": MODEL, "training": {"epochs": 1, "threads": 1}}
     values = {
         "base": base, "dims": [2], "inner_dims": [4], "seeds": 1, "learning_rates": [0.1],
@@ -231,16 +239,33 @@ def test_comparisons_and_their_reports_are_weighted(weighted: Path, tmp_path: Pa
     data = PreparedDataset(weighted)
     columns = data.split("test")
     y, w = columns.labels["label"], columns.weights
+    users, gauc = USERS[-len(y) :], {}
     for arm in comparison.arms:
         with np.load(arm.predictions[0] / "test.npz") as arrays:
             p, draws = arrays["probabilities"], arrays["resamples"]
         auc = roc_auc_score(y, p, sample_weight=w)
         assert arm.runs[0].test["auc"] == pytest.approx(auc)
         assert np.percentile(draws[:, 0], 1) < auc < np.percentile(draws[:, 0], 99)
+        parts = [(y[users == u], p[users == u], w[users == u]) for u in np.unique(users)]
+        parts = [part for part in parts if len(set(part[0][part[2] > 0])) == 2]
+        aucs = [roc_auc_score(y_, p_, sample_weight=w_) for y_, p_, w_ in parts]
+        expected = np.average(aucs, weights=[part[2].sum() for part in parts])
+        assert arm.runs[0].test["gauc"] == pytest.approx(expected)
+        gauc[arm.method.kind] = expected
     assert any("rows count by their weights" in one for one in comparison.verdict())
-    assert (
-        "rows count by their weights" in write_comparison(comparison, tmp_path / "out").read_text()
-    )
+    page = write_comparison(comparison, tmp_path / "out").read_text()
+    assert "rows count by their weights" in page
+    assert "test GAUC" in page
+    assert "the AUC within the rows of one &#39;user&#39;" in page
+    slt, mlet = json.loads((tmp_path / "out" / "compare.json").read_text())["arms"]
+    assert slt["test"]["gauc"]["mean"] == pytest.approx(gauc["slt"])
+    assert mlet["test"]["gauc"]["mean"] == pytest.approx(gauc["mlet"])
+    place = comparison.columns.index("GAUC gain")
+    (shown,) = [row[place] for row in comparison.rows() if row[0] == "MLET"]
+    assert shown.startswith(f"{gauc['mlet'] - gauc['slt']:+.4f}")
+    tables = markdown(comparison.result)
+    assert "test GAUC | GAUC gain" in tables
+    assert f"{gauc['slt']:.4f}" in tables
 
 
 def test_progressive_scores_and_click_rates_are_weighted(weighted: Path, tmp_path: Path) -> None:

@@ -266,8 +266,8 @@ def _table(
     FILES, or those of each split, may be folders (of Hive partitions, too) and patterns.
     The schema names columns: label (with positive or threshold), dense (list, or name: scale),
     categorical (list), multi_valued (name: separator), shares (name: the field whose table it has),
-    time (with time_format), split ({column:
-    name}, of rows that are split already), weight (what rows count for), and says how a CSV file is
+    time (with time_format), split ({column: name}, of rows that are split already), weight (what
+    rows count for), group (within whose rows models are scored), and says how a CSV file is
     written: separator, quote, null_values. A first one: mlet prepare table --guess FILE >
     schema.yaml
     """

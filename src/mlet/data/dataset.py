@@ -55,6 +55,8 @@ class SplitColumns:
         bags: for each multi-valued field, values (V,) int32 and offsets (N + 1,) int64.
         weights: what each row counts for, (N,) float32; None where all count alike.
         mean_weight: of the training rows, by which weights are divided in training.
+        groups: (N,) int32, equal for rows of one group, -1 for rows of none; None where the data
+            set names no group.
     """
 
     labels: dict[str, npt.NDArray[np.uint8]]
@@ -63,6 +65,7 @@ class SplitColumns:
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
     weights: npt.NDArray[np.float32] | None = None
     mean_weight: float = 1.0
+    groups: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -136,7 +139,13 @@ class PreparedDataset:
             bags={field.name: self._bags(name, rows, field) for field in self.schema.multi_valued},
             weights=self._weights(name, rows),
             mean_weight=self.schema.splits["train"].mean_weight or 1.0,
+            groups=self._groups(name, rows),
         )
+
+    def _groups(self, split: SplitName, rows: int) -> npt.NDArray[np.int32] | None:
+        if self.schema.group is None:
+            return None
+        return self._column(layout.groups(self.root, split), (rows,), np.int32)
 
     def _weights(self, split: SplitName, rows: int) -> npt.NDArray[np.float32] | None:
         if not self.schema.weighted:

@@ -9,7 +9,7 @@ from mlet.data.schema import SPLITS, SplitName
 
 SCHEMA, VOCABULARIES = "schema.json", "vocabularies"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
-WEIGHTS = "weight.npy"
+WEIGHTS, GROUPS = "weight.npy", "group.npy"
 
 
 def file_name(field: str) -> str:
@@ -48,6 +48,11 @@ def dense(root: Path, split: SplitName) -> Path:
 def weights(root: Path, split: SplitName) -> Path:
     """(N,) float32, as they were given; of data with weights only."""
     return root / split / WEIGHTS
+
+
+def groups(root: Path, split: SplitName) -> Path:
+    """(N,) int32, equal for rows of one group, -1 for rows of none; of data with groups only."""
+    return root / split / GROUPS
 
 
 def probabilities(root: Path, split: SplitName) -> Path:

@@ -23,6 +23,7 @@ from mlet.data.checksums import checksums
 from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
+from mlet.data.groups import write_groups
 from mlet.data.schema import (
     SPLITS,
     DatasetSchema,
@@ -143,6 +144,8 @@ def prepare(
                 )  # fmt: skip
                 report("encoding fields", len(found), steps)
         dense = write_dense(staged, assignment, building, columns)
+        if columns.group is not None:
+            write_groups(staged, assignment, building)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -152,6 +155,7 @@ def prepare(
             dense=dense,
             fields=[found[name] for name in names],
             splits=_write_labels(staged, assignment, building, columns),
+            group=columns.group,
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)

@@ -124,6 +124,7 @@ class DatasetSchema(Settings):
     Attributes:
         format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
+        group: what rows are grouped by, to be scored within; None where nothing is named.
     """
 
     format_version: int = FORMAT_VERSION
@@ -135,12 +136,14 @@ class DatasetSchema(Settings):
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]
     checksums: dict[str, int] | None = None
+    group: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a format where there is none: as mlet wrote it before there was this."""
+        """Without what there is none of: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
-        return {name: v for name, v in values.items() if (name, v) != ("format", None)}
+        later = (("format", None), ("group", None))
+        return {name: v for name, v in values.items() if (name, v) not in later}
 
     @property
     def vocabulary_fields(self) -> list[FieldSchema]:

@@ -15,6 +15,8 @@ from mlet.errors import DataError
 LINE = "__line__"
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
+#: Whose rows belong together, as those of a user.
+GROUP = "group"
 #: What a row counts for, beside others, and the most that it may.
 WEIGHT, MAX_WEIGHT = "weight", 1e30
 
@@ -48,6 +50,8 @@ class RawColumns:
         indicated: dense features beside which a column says whether they are missing.
         weight: whether there is a ``weight`` of each row (Float64, from 0 to `MAX_WEIGHT`).
         shares: fields that have the categories of others, by name: those others'.
+        group: the name of what rows are grouped by, in a ``group`` column (String; null is no
+            group); None where there is none.
     """
 
     dense: dict[str, DenseScale]
@@ -59,6 +63,7 @@ class RawColumns:
     indicated: tuple[str, ...] = ()
     weight: bool = False
     shares: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
 
 
 @runtime_checkable
@@ -163,6 +168,7 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
         **({SPLIT: pl.UInt8} if columns.split else {}),
         **({PROBABILITY: pl.Float64} if columns.probability else {}),
         **({WEIGHT: pl.Float64} if columns.weight else {}),
+        **({GROUP: pl.String} if columns.group is not None else {}),
         **dict.fromkeys(map(dense_column, columns.dense), pl.Float64),
         **dict.fromkeys(map(field_column, columns.categorical), pl.String),
         **dict.fromkeys(map(field_column, columns.multi_valued), pl.List(pl.String)),

@@ -22,7 +22,7 @@ from mlet.errors import ConfigError
 from mlet.settings import Settings
 
 #: Settings that a data set's schema names only where they are given.
-_LATER = ("weight", "shares")
+_LATER = ("weight", "shares", "group")
 
 
 class SplitColumn(Settings):
@@ -86,6 +86,8 @@ class TableSchema(Settings):
             pattern, as ``%d/%m/%Y %H:%M``.
         split: the column of rows that are split already; see `SplitColumn`.
         weight: the column of what rows count for, beside others: numbers from 0 on.
+        group: the column of whose rows belong together, as of a user, a query or a session, to be
+            scored within (GAUC); it may be a feature, too.
         null_values: what stands for a missing value, in any column, beside an empty cell.
         separator: between the columns of a CSV file; by default a comma, and in one named .tsv a
             tab.
@@ -104,6 +106,7 @@ class TableSchema(Settings):
     time_format: str | None = None
     split: SplitColumn | None = None
     weight: str | None = None
+    group: str | None = None
     null_values: list[int | float | str] = Field(default_factory=list)
     separator: str | None = None
     quote: Literal["double", "none"] = "double"
@@ -139,7 +142,8 @@ class TableSchema(Settings):
         time = [self.time] if self.time else []
         split = [self.split.column] if self.split else []
         weight = [self.weight] if self.weight else []
-        return [self.label, *self.features(), *time, *split, *weight]
+        group = [self.group] if self.group else []
+        return [self.label, *self.features(), *time, *split, *weight, *group]
 
     def features(self) -> list[str]:
         """Those that a model takes."""
@@ -158,11 +162,17 @@ class TableSchema(Settings):
                 or the separator or the form of the time is none.
         """
         names = self.names()
-        repeated = sorted({name for name in names if names.count(name) > 1 and name != self.time})
+        # A time may be a feature, and so may a group, which is named last.
+        roles = [name for name in (names[:-1] if self.group else names) if name != self.time]
+        repeated = sorted({name for name in roles if roles.count(name) > 1})
         if repeated:
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
         if not self.categorical and not self.multi_valued:
             raise ConfigError("schema: name at least one categorical or multi_valued column")
+        if self.group in self.multi_valued:
+            raise ConfigError(
+                f"schema: 'group' must have one value a row, and {self.group!r} is multi_valued"
+            )
         check_shares(self.shares, (*self.categorical, *self.multi_valued))
         separator = self.separator_of(Path())
         if len(separator.encode()) != 1 or separator in '"\r\n':
