@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from mlet.nn import Field, FieldEmbedding
 from mlet.optim import FusedAdagrad, fused
 
-IDS = torch.tensor([[0, 3, 1], [5, 3, 0], [5, 2, 1], [0, 0, 2]])
+IDS = torch.tensor([[0, 3, 1, 3], [5, 3, 0, 1], [5, 2, 1, 2], [0, 0, 2, 5]])
 CLICKS = torch.tensor([1.0, 0.0, 1.0, 0.0])
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 class Model(nn.Module):
-    """Two two-layer tables and one ordinary one under a dense layer."""
+    """Two two-layer tables, one of two fields, and an ordinary one under a dense layer."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         fields = [Field("user", 9, 4, inner_dim=8), Field("item", 6, 4, inner_dim=8)]
-        self.fields = FieldEmbedding([*fields, Field("hour", 3, 4)])
-        self.head = nn.Linear(12, 1)
+        last = Field("last", 6, 4, inner_dim=8, shares="item")
+        self.fields = FieldEmbedding([*fields, Field("hour", 3, 4), last])
+        self.head = nn.Linear(16, 1)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(self.fields(ids).flatten(1)).squeeze(1)

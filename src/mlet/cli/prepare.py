@@ -175,16 +175,18 @@ def print_schema(
     task = TASKS["binary"]()
     known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
     ends = ("from", "to") if times else ()
-    columns = ("split", "rows", "clicks", *ends, *(f"best possible {m.label}" for m in known))
+    weights = ("mean weight",) if schema.weighted else ()
+    best_known = (f"best possible {m.label}" for m in known)
+    columns = ("split", "rows", "clicks", *weights, *ends, *best_known)
     rows = []
     for name, split in schema.splits.items():
         best = [f"{split.best[metric.name]:.4f}" for metric in known]
         when = times[name] if times else ()
-        rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *when, *best))
+        weight = () if split.mean_weight is None else (f"{split.mean_weight:.6g}",)
+        rows.append((name, f"{split.rows:,}", f"{split.click_rate:.2%}", *weight, *when, *best))
     show_table(f"{schema.source}, split by {schema.split_by}", columns, rows)
-    categories = sum(field.num_categories for field in schema.fields)
     say(
-        f"{len(schema.fields)} categorical fields with {categories:,} categories, "
+        f"{len(schema.fields)} categorical fields with {schema.num_categories:,} categories, "
         f"{len(schema.dense)} dense features -> {out}",
     )
 
@@ -287,9 +289,11 @@ def _table(
 
     FILES, or those of each split, may be folders (of Hive partitions, too) and patterns.
     The schema names columns: label (with positive or threshold), dense (list, or name: scale),
-    categorical (list), multi_valued (name: separator), time (with time_format), split ({column:
-    name}, of rows that are split already), and says how a CSV file is written: separator, quote,
-    null_values. A first one is guessed: mlet prepare table --guess FILE > schema.yaml
+    categorical (list), multi_valued (name: separator), shares (name: the field whose table it has),
+    time (with time_format), split ({column: name}, of rows that are split already), weight (what
+    rows count for), group (within whose rows models are scored), and says how a CSV file is
+    written: separator, quote, null_values. A first one: mlet prepare table --guess FILE >
+    schema.yaml
     """
     given: dict[SplitName, list[Path] | None] = {
         "train": train_file, "valid": valid_file, "test": test_file

@@ -1,14 +1,13 @@
-"""``mlet train``, ``mlet evaluate`` and ``mlet collapse``."""
+"""``mlet train`` and ``mlet collapse``."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlet.cli.console import TrainingBar, complain, print_json, say, show_table
+from mlet.cli.console import TrainingBar, complain, say
 from mlet.cli.settings import (
     Assignments,
     BatchSize,
@@ -22,26 +21,19 @@ from mlet.cli.settings import (
     from_file,
     overrides,
     parse_inner_dim,
-    parse_integers,
 )
 from mlet.data import PreparedDataset
-from mlet.data.frequency import DEFAULT_EDGES
-from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.export import collapse_checkpoint
 from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
 from mlet.settings import merge
-from mlet.task import Task
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
-from mlet.training.evaluate import SliceScores
-from mlet.training.evaluate import evaluate as evaluate_model
 from mlet.training.grow import with_grown
 from mlet.training.inner_dims import inner_dims_of, with_inner_dims
-from mlet.training.load import load_for_evaluation
 from mlet.training.presets import RECIPE, with_preset
 
 
@@ -212,83 +204,6 @@ def _print_summary(summary: Summary, path: Path) -> None:
         f"parameters {human_bytes(summary.training_bytes)} in training, "
         f"{human_bytes(summary.model_bytes)} collapsed -> {RunDirectory(path).model_file}",
     )
-
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory or collapsed .safetensors file.")],
-    data: RunData = None,
-    split: Annotated[SplitName, typer.Option()] = "test",
-    field: Annotated[
-        str | None, typer.Option(help="Slice by this field's counts; default: the rarest of all.")
-    ] = None,
-    edges: Annotated[str, typer.Option(help="Training counts where slices begin.")] = ",".join(
-        map(str, DEFAULT_EDGES)
-    ),
-    bootstrap: Annotated[int, typer.Option(help="Samples for the intervals.", min=1)] = 200,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.
-
-    A row is in the slice of its rarest category's training count. Calibration is predicted over
-    observed clicks.
-    """
-    model, dataset = load_for_evaluation(run, data)
-    slices = evaluate_model(
-        model,
-        dataset,
-        split=split,
-        field=field,
-        edges=parse_integers(edges, "--edges"),
-        samples=bootstrap,
-    )
-    if json:
-        print_json(
-            {"run": str(run), "split": split, "field": field, "slices": _plain(slices)}
-            | ({"bayes": best} if (best := dataset.schema.splits[split].best) else {})
-        )
-    else:
-        _print_slices(slices, dataset, split, model.task)
-
-
-def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    return [
-        {
-            "counts": entry.name,
-            "rows": entry.rows,
-            "clicks": entry.clicks,
-            **{
-                measure: {
-                    "value": number(entry.scores[measure]),
-                    "low": number(interval.low),
-                    "high": number(interval.high),
-                }
-                for measure, interval in entry.intervals.items()
-            },
-        }
-        for entry in slices
-    ]
-
-
-def _print_slices(
-    slices: list[SliceScores], data: PreparedDataset, split: SplitName, task: Task
-) -> None:
-    rows = []
-    for entry in slices:
-        cells = []
-        for metric in task.metrics:
-            value, (low, high) = entry.scores[metric.name], entry.intervals[metric.name]
-            shown = f"{value:.4f}  [{low:.4f}, {high:.4f}]"
-            cells.append("–" if math.isnan(value) else shown)
-        rows.append((entry.name, f"{entry.rows:,}", *cells))
-    columns = ("rarest count", "rows", *(metric.label for metric in task.metrics))
-    show_table(f"{split} split of {data.root}", columns, rows)
-    best = data.schema.splits[split].best
-    known = [f"{m.label} {best[m.name]:.4f}" for m in task.metrics if m.name in best]
-    if known:
-        say(f"best possible: {', '.join(known)}")
 
 
 def collapse(

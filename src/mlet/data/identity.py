@@ -112,6 +112,8 @@ def _difference(
                 return f"which categories the ids of field {field.name!r} stood for is not kept"
             known = extending.vocabulary(field.name).head(field.num_categories)
             digest = digest_categories(known)
+        if field.shares != other.shares:
+            return f"field {field.name!r} shares a vocabulary in one of them, or another one"
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, digest):
             return f"the ids of field {field.name!r} stand for other categories"

@@ -9,6 +9,7 @@ from mlet.data.schema import SPLITS, SplitName
 
 SCHEMA, VOCABULARIES, RARE = "schema.json", "vocabularies", "rare"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
+WEIGHTS, GROUPS = "weight.npy", "group.npy"
 
 
 def file_name(field: str) -> str:
@@ -47,6 +48,16 @@ def labels(root: Path, split: SplitName) -> Path:
 def dense(root: Path, split: SplitName) -> Path:
     """(N, D) float32, scaled."""
     return root / split / DENSE
+
+
+def weights(root: Path, split: SplitName) -> Path:
+    """(N,) float32, as they were given; of data with weights only."""
+    return root / split / WEIGHTS
+
+
+def groups(root: Path, split: SplitName) -> Path:
+    """(N,) int32, equal for rows of one group, -1 for rows of none; of data with groups only."""
+    return root / split / GROUPS
 
 
 def probabilities(root: Path, split: SplitName) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +71,17 @@ def properties(data: PreparedDataset) -> DatasetProperties:
     rarest = data.rarest_counts("test")
     return DatasetProperties(
         rows=rows,
-        rows_per_category=rows / max(1, sum(field.categories for field in fields)),
+        rows_per_category=rows / max(1, _categories(data, fields)),
         rare_rows=_share(rarest < RARE_BELOW),
         unseen_rows=_share(rarest == 0),
         fields=fields,
     )
+
+
+def _categories(data: PreparedDataset, fields: Iterable[FieldProperties]) -> int:
+    """Of all vocabularies, each counted once."""
+    own = {field.name for field in data.schema.vocabulary_fields}
+    return sum(field.categories for field in fields if field.name in own)
 
 
 def _field(name: str, counts: npt.NDArray[np.int64], ids: npt.NDArray[np.int32]) -> FieldProperties:

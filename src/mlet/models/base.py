@@ -185,11 +185,19 @@ def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
     return model
 
 
-def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
+def embed_fields(
+    config: ModelConfig, schema: DatasetSchema, *, share: bool = True
+) -> mlet_nn.FieldEmbedding:
     """The one embedding layer of a model: all fields of the data set.
 
+    Args:
+        config: the model's.
+        schema: the data set's.
+        share: look fields that share a vocabulary up in one table. A linear part does not: what it
+            means that an item is shown, and that it was seen before, are two weights.
+
     Raises:
-        ValueError: ``inner_dims`` names a field that there is not.
+        ValueError: ``inner_dims`` names a field that there is not, or that has no table of its own.
     """
     names = [field.name for field in schema.fields]
     inner_dim = config.inner_dim
@@ -197,16 +205,23 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
     unknown = sorted(set(config.inner_dims) - set(names))
     if unknown:
         raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
+    for field in schema.fields:
+        if field.shares is not None and field.name in config.inner_dims:
+            raise ValueError(
+                f"inner_dims: field {field.name!r} is looked up in the table of {field.shares!r}; "
+                f"give that one's"
+            )
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
                 name=field.name,
                 num_embeddings=field.num_categories,
                 dim=config.dim,
-                inner_dim=config.inner_dims.get(field.name, inner_dim),
+                inner_dim=config.inner_dims.get(field.owner, inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
                 compression=config.compression,
+                shares=field.shares if share else None,
             )
             for field in (*schema.one_valued, *schema.multi_valued)
         ],

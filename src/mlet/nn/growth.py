@@ -145,9 +145,10 @@ def grown_parameter(
 
 
 def resize_field(embedding: FieldEmbedding, name: str, rows: int) -> None:
-    """Let a field's layer and its tables know how many categories it has, once their matrix has."""
+    """Let a field's layer and its tables know how many categories it has, once their matrix has; a
+    field that others share, for them too."""
     embedding.fields = tuple(
-        replace(field, num_embeddings=rows) if field.name == name else field
+        replace(field, num_embeddings=rows) if embedding._owners[field.name] == name else field
         for field in embedding.fields
     )
     tables = embedding.tables_of(name)

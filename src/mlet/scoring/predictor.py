@@ -42,10 +42,11 @@ class Predictor:
                 f"cannot score raw rows; write it again with mlet collapse RUN --out FILE"
             )
         self.model, self.schema = found.model, found.schema
-        vocabularies = {
+        own = {
             field.name: Vocabulary(found.vocabularies[field.name], field.total_categories)
-            for field in self.schema.fields
+            for field in self.schema.vocabulary_fields
         }
+        vocabularies = {field.name: own[field.owner] for field in self.schema.fields}
         self.encoder = Encoder(self.schema, vocabularies)
         self.as_written = frozenset(
             name for name, known in vocabularies.items() if _is_as_written(known)

@@ -94,7 +94,7 @@ class Comparison:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of its table."""
-        return compare_columns(self.panel.task)
+        return compare_columns(self.panel.task, grouped=self.panel.schema.group is not None)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row of `columns` for each arm."""

@@ -122,10 +122,9 @@ def _tables(model: nn.Module) -> dict[str, _Table]:
     found: dict[str, _Table] = {}
     for name, module in model.named_modules():
         if isinstance(module, FieldEmbedding):
-            for field in module.fields:
-                inside = module.tables_of(field.name)
-                table = _Table(inside, field.num_embeddings, field.name, module)
-                found[qualified(name, field.name)] = table
+            for field in module.table_names:
+                inside = module.tables_of(field)
+                found[qualified(name, field)] = _Table(inside, inside.sizes[field], field, module)
         elif isinstance(module, _TABLES):
             found[name] = _Table(module, module.num_embeddings)
     return found

@@ -202,10 +202,10 @@ def _sizes(model: nn.Module, schema: DatasetSchema) -> dict[str, int]:
     """How many categories every table of a model is to have."""
     rows = {field.name: field.num_categories for field in schema.fields}
     return {
-        qualified(name, field.name): rows[field.name]
+        qualified(name, field): rows[field]
         for name, part in model.named_modules()
         if isinstance(part, FieldEmbedding)
-        for field in part.fields
+        for field in part.table_names
     }
 
 
@@ -234,10 +234,10 @@ def _fill(model: nn.Module, source: nn.Module, grow: GrowConfig) -> None:
     for name, part in tables.items():
         given = known[name]
         assert isinstance(given, FieldEmbedding)
-        for field in part.fields:
-            table = given.table(field.name)
-            more = NewRows(field.num_embeddings, 0, grow.noise).of(table)
-            part.start_from(field.name, torch.cat([table, more]))
+        for field in part.table_names:
+            table = given.table(field)
+            rows = part.tables_of(field).sizes[field]
+            part.start_from(field, torch.cat([table, NewRows(rows, 0, grow.noise).of(table)]))
     prefixes = tuple(f"{name}." for name in tables)
     own, rest = (
         {n: v for n, v in each.state_dict(keep_vars=True).items() if not n.startswith(prefixes)}

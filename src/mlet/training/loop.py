@@ -147,6 +147,7 @@ class _Trainer:
                 f"{self.data.root}: no labels {self.task.label!r}, which task "
                 f"{config.model.task!r} needs; there are: {', '.join(self.validation.labels)}"
             )
+        self.task.check_weights(self.data.schema.weighted)
         self.progress = Progress()
         self.spectra = SpectraRecorder(self.data)
 
@@ -251,7 +252,8 @@ class _Trainer:
         progress.seconds += time.perf_counter() - began
 
     def _step(self, batch: Batch) -> float:
-        loss = self.task.loss(self.model(batch), batch.labels[self.task.label])
+        labels = batch.labels[self.task.label]
+        loss = self.task.batch_loss(self.model(batch), labels, batch.weights)
         value = loss.item()
         if not math.isfinite(value):
             raise self._explain(batch, value)
@@ -270,7 +272,8 @@ class _Trainer:
                 f"{self.run.root}: predictions for the validation split are NaN or infinite after "
                 f"step {progress.step}; {self._lower_rates()}"
             )
-        scores = self.task.score(self.validation.labels[self.task.label], predictions)
+        labels = self.validation.labels[self.task.label]
+        scores = self.task.scored(labels, predictions, self.validation.weights)
         record = {
             "step": progress.step,
             "epoch": progress.step / len(self.loader),

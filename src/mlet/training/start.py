@@ -83,8 +83,8 @@ def start_from_run(model: CTRModel, data: PreparedDataset, start: Path) -> None:
             )
         own[name].copy_(given[name])
     try:
-        for field in model.embedding.fields:
-            model.embedding.start_from(field.name, source.embedding.table(field.name))
+        for name in model.embedding.table_names:
+            model.embedding.start_from(name, source.embedding.table(name))
     except ValueError as error:
         raise RunError(f"start: the weights of {start} do not fit: {error}") from None
 
