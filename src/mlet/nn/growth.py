@@ -15,6 +15,7 @@ from mlet.engine import TableStack
 from mlet.engine.rounding import compute_dtype
 from mlet.nn.field_embedding import FieldEmbedding
 from mlet.nn.plain_lookups import IdBounds
+from mlet.nn.rare_rows import RareMap
 from mlet.nn.stacked_tables import StackedTables
 
 #: What new rows begin as: the mean of those there are, the padding row, a row by its id, or a
@@ -151,6 +152,7 @@ def resize_field(embedding: FieldEmbedding, name: str, rows: int) -> None:
         replace(field, num_embeddings=rows) if embedding._owners[field.name] == name else field
         for field in embedding.fields
     )
+    embedding.rows = RareMap(embedding.fields)
     tables = embedding.tables_of(name)
     assert isinstance(tables, StackedTables)
     sizes = {**tables.sizes, name: rows}

@@ -182,6 +182,11 @@ def _parameter(name: str, table: _Table) -> nn.Parameter:
             f"table {name!r} is kept in {type(table.module).__name__}, which has no row for each "
             f"category, or codes for it; only ordinary and two-layer tables grow"
         )
+    if table.of is not None and table.of.has_rare_rows(table.field):
+        raise ConversionError(
+            f"table {name!r}: its rare categories share rows, so that a new one has none of its "
+            f"own; only tables with a row for each category grow"
+        )
     parameter = _weight(table)
     if parameter is None:
         raise ConversionError(
