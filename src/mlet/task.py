@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlet import metrics
+from mlet.errors import ConfigError
 from mlet.metrics import Floats, Interval
 from mlet.registry import Registry
 
@@ -56,12 +57,17 @@ class Task(ABC):
             read off.
         row_loss: the mean of `row_losses`.
         others: further metrics that `score` gives.
+        weighted: whether `loss` and `score` take the weights of rows, (B,) and (N,), as a third
+            argument, given where the data set has some: means become weighted ones. In training
+            weights are in units of their mean over the training rows, so that the loss of a batch
+            is ``mean(weights * losses)``.
     """
 
     label: ClassVar[str] = "label"
     headline: ClassVar[Metric]
     row_loss: ClassVar[Metric]
     others: ClassVar[tuple[Metric, ...]] = ()
+    weighted: ClassVar[bool] = False
 
     @property
     def measures(self) -> tuple[Metric, ...]:
@@ -74,7 +80,7 @@ class Task(ABC):
         return (*self.measures, *self.others)
 
     @abstractmethod
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean training loss, a scalar, of a model's outputs (B,) and labels (B,)."""
 
     @abstractmethod
@@ -82,15 +88,62 @@ class Task(ABC):
         """What is scored and served, (B,), of a model's outputs (B,)."""
 
     @abstractmethod
-    def score(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[str, float]:
+    def score(
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+    ) -> dict[str, float]:
         """Every metric by name, of predictions (N,); NaN where it is undefined."""
 
     @abstractmethod
     def row_losses(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Floats:
         """The loss of each row (N,)."""
 
+    def batch_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """`loss`, with the weights of rows where there are some.
+
+        Raises:
+            ConfigError: there are, and the task takes none.
+        """
+        if weights is None:
+            return self.loss(outputs, labels)
+        self.check_weights(True)
+        return self.loss(outputs, labels, weights)
+
+    def scored(
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+    ) -> dict[str, float]:
+        """`score`, with the weights of rows where there are some. Raises as `batch_loss`."""
+        if weights is None:
+            return self.score(labels, predictions)
+        self.check_weights(True)
+        return self.score(labels, predictions, weights)
+
+    def check_weights(self, given: bool) -> None:
+        """Refuse weights, where they are given and the task takes none.
+
+        Raises:
+            ConfigError: so it is.
+        """
+        if given and not self.weighted:
+            raise ConfigError(
+                f"task {type(self).__name__} takes no weights, which the rows of the data set "
+                f"have: let its loss and score take them, and say weighted = True, or prepare the "
+                f"data without 'weight'"
+            )
+
     def resampled(
-        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, *, samples: int, seed: int = 0
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        *,
+        samples: int,
+        seed: int = 0,
+        weights: npt.ArrayLike | None = None,
     ) -> Floats:
         """The metrics of ``samples`` resamples of the rows: (samples, M), in their order.
 
@@ -98,11 +151,12 @@ class Task(ABC):
         the same rows are paired: subtract them for the distribution of a difference.
         """
         y, p = np.asarray(labels), np.asarray(predictions)
+        w = None if weights is None else np.asarray(weights, np.float64)
         draws = np.full((samples, len(self.metrics)), np.nan)
         generator = np.random.default_rng(seed)
         for draw in draws if len(y) else ():
             rows = generator.integers(len(y), size=len(y))
-            scores = self.score(y[rows], p[rows])
+            scores = self.scored(y[rows], p[rows], metrics.taken(w, rows))
             draw[:] = [scores[metric.name] for metric in self.metrics]
         return draws
 
@@ -114,9 +168,10 @@ class Task(ABC):
         samples: int = 200,
         confidence: float = 0.95,
         seed: int = 0,
+        weights: npt.ArrayLike | None = None,
     ) -> dict[str, Interval]:
         """Percentile intervals of each metric, from resampling rows with replacement."""
-        draws = self.resampled(labels, predictions, samples=samples, seed=seed)
+        draws = self.resampled(labels, predictions, samples=samples, seed=seed, weights=weights)
         return {
             metric.name: metrics.percentile_interval(values, confidence)
             for metric, values in zip(self.metrics, draws.T, strict=True)
@@ -134,26 +189,40 @@ class Binary(Task):
     headline = Metric("auc", "AUC", "higher", highest=1.0)
     row_loss = Metric("logloss", "logloss", "lower", unit="nats")
     others = (Metric("calibration", "calibration", None),)
+    weighted = True
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean negative log-likelihood, in nats."""
-        return F.binary_cross_entropy_with_logits(outputs, labels)
+        return F.binary_cross_entropy_with_logits(outputs, labels, weight=weights)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities."""
         return outputs.sigmoid()
 
-    def score(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[str, float]:
+    def score(
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+    ) -> dict[str, float]:
         """See `mlet.metrics.Scores`."""
-        return metrics.score(labels, predictions)._asdict()
+        return metrics.score(labels, predictions, weights)._asdict()
 
     def row_losses(self, labels: npt.ArrayLike, predictions: npt.ArrayLike) -> Floats:
         """The negative log-likelihoods, in nats."""
         return metrics.row_losses(labels, predictions)
 
     def resampled(
-        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, *, samples: int, seed: int = 0
+        self,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        *,
+        samples: int,
+        seed: int = 0,
+        weights: npt.ArrayLike | None = None,
     ) -> Floats:
         """As of any task, sorting the rows but once."""
-        draws = metrics.resampled_scores(labels, predictions, samples=samples, seed=seed)
+        draws = metrics.resampled_scores(
+            labels, predictions, samples=samples, seed=seed, weights=weights
+        )
         return draws[:, [metrics.Scores._fields.index(metric.name) for metric in self.metrics]]

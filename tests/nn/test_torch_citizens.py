@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,9 @@ def test_every_option_passes_through_from_pretrained_and_collapse(
     assert plain.training is layer.training
 
 
-def model(converted: bool) -> nn.Module:
+def model(converted: bool, sparse: bool = False) -> nn.Module:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(9, 1))
+    plain = nn.Sequential(nn.Embedding(10, 3, sparse=sparse), nn.Flatten(), nn.Linear(9, 1))
     return mlet.convert(plain, inner_dim=8) if converted else plain
 
 
@@ -204,9 +205,12 @@ def worker(rank: int, port: int, folder: str, kind: str) -> None:
     store = dist.TCPStore("127.0.0.1", port, timeout=PATIENCE)
     dist.init_process_group("gloo", rank=rank, world_size=2, store=store, timeout=PATIENCE)
     mine = IDS[rank : rank + 1]
-    if kind == "ddp":
-        wrapped = DistributedDataParallel(model(converted=True))
-        train_step(wrapped, mine)
+    if kind != "fsdp2":
+        sparse = kind == "ddp, sparse"
+        wrapped = DistributedDataParallel(model(converted=True, sparse=sparse))
+        expected = pytest.warns(UserWarning, match=r"optim\.fused") if sparse else nullcontext()
+        with expected:
+            train_step(wrapped, mine)
         collapsed = mlet.collapse(wrapped)
         assert not isinstance(collapsed, DistributedDataParallel)
         state = collapsed.state_dict()
@@ -227,7 +231,7 @@ def worker(rank: int, port: int, folder: str, kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", "ddp, sparse", "fsdp2"])
 def test_distributed_training_equals_one_process_and_collapses(kind: str, tmp_path: Path) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     mp.spawn(worker, args=(store.port, str(tmp_path), kind), nprocs=2)

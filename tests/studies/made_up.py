@@ -10,7 +10,8 @@ from mlet.data import PreparedDataset
 from mlet.data.frequency import training_count_deciles
 from mlet.studies import StudyConfig
 from mlet.studies.methods import SLT, Method
-from mlet.studies.results import ArmResult, Panel, RunScores, Tuning
+from mlet.studies.results import ArmResult, Panel, Tuning
+from mlet.studies.scores import RunScores
 from mlet.studies.study import Arm
 
 SAMPLES = 200

@@ -25,7 +25,7 @@ class _Commands(LaterGroup):
         ),
         "train": Later("mlet.cli.train:train", "Train a click model on a prepared data set."),
         "evaluate": Later(
-            "mlet.cli.train:evaluate",
+            "mlet.cli.evaluate:evaluate",
             "AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.",
         ),
         "collapse": Later(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from mlet.atomic import write_text
 from mlet.cli.console import print_json, say, show_table
 from mlet.data import PreparedDataset
 from mlet.data.properties import RARE_BELOW, DatasetProperties, FieldProperties, properties
+from mlet.data.schema import FieldSchema
 from mlet.models import DLRMConfig
 from mlet.nn.inner_dim import InnerDim
 from mlet.reporting.text import without_nan
@@ -48,7 +50,10 @@ def describe(
     if json == Path("-"):
         print_json(numbers)
         return
-    rows = [_row(field, chosen[field.name]) for field in found.fields]
+    rows = [
+        _row(field, _inner_dim(entry, chosen))
+        for field, entry in zip(found.fields, dataset.schema.fields, strict=True)
+    ]
     show_table(f"{data}: categories by field", _COLUMNS, rows)
     say(_sentence(found))
     if json is not None:
@@ -57,14 +62,21 @@ def describe(
         write_text(json, json_format.dumps(numbers, indent=2) + "\n")
 
 
-def _row(field: FieldProperties, chosen: InnerDim) -> tuple[str, ...]:
-    k = f"{chosen.value}" if chosen.value else f"ordinary: {chosen.reason}"
+def _inner_dim(field: FieldSchema, chosen: Mapping[str, InnerDim]) -> str:
+    """What is said of a field's table."""
+    if field.shares is not None:
+        return f"in the table of {field.shares}"
+    found = chosen[field.name]
+    return f"{found.value}" if found.value else f"ordinary: {found.reason}"
+
+
+def _row(field: FieldProperties, inner_dim: str) -> tuple[str, ...]:
     return (
         field.name,
         f"{field.categories:,}",
         "–" if math.isnan(field.zipf) else f"{field.zipf:.2f}",
         *(f"{share:.1%}" for share in (field.once, field.rare, field.unseen)),
-        k,
+        inner_dim,
     )
 
 

@@ -1,14 +1,13 @@
-"""``mlet train``, ``mlet evaluate`` and ``mlet collapse``."""
+"""``mlet train`` and ``mlet collapse``."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlet.cli.console import TrainingBar, complain, print_json, say, show_table
+from mlet.cli.console import TrainingBar, complain, say
 from mlet.cli.settings import (
     Assignments,
     BatchSize,
@@ -22,25 +21,19 @@ from mlet.cli.settings import (
     from_file,
     overrides,
     parse_inner_dim,
-    parse_integers,
 )
 from mlet.data import PreparedDataset
-from mlet.data.frequency import DEFAULT_EDGES
-from mlet.data.schema import SplitName
 from mlet.errors import ConfigError
 from mlet.export import collapse_checkpoint
 from mlet.nn.compression import Precision
 from mlet.reporting.text import human_bytes
 from mlet.settings import merge
-from mlet.task import Task
 from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
-from mlet.training.evaluate import SliceScores
-from mlet.training.evaluate import evaluate as evaluate_model
+from mlet.training.grow import with_grown
 from mlet.training.inner_dims import inner_dims_of, with_inner_dims
-from mlet.training.load import load_for_evaluation
 from mlet.training.presets import RECIPE, with_preset
 
 
@@ -48,6 +41,13 @@ def train(
     data: Annotated[Path | None, typer.Argument(help="Prepared data set.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run instead.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Go on with this run's model, or a model file's, on DATA that extends its own.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     preset: Preset = RECIPE,
     model: Model = None,
@@ -77,10 +77,28 @@ def train(
     before it, if the data set has moved. With --epochs N beside it, a run goes on to so many; a
     finished one only if it was trained with --set training.keep_state=true.
 
+    With --from RUN a new run goes on with a finished one's model on new rows, prepared with
+    --extend: settings are RUN's but for what is given here; its tables get rows for new categories,
+    which begin as that of the unknown one, with noise (--set grow.noise=0.5 halves it). What
+    its optimizers kept goes on if RUN was trained with --set training.keep_state=true.
+
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
+
+    Example: mlet train NEW --from RUN --out RUN2 --epochs 1
     """
     if resume is not None:
-        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, batch_size, seed)
+        given = (
+            out,
+            from_,
+            config,
+            model,
+            dim,
+            inner_dim,
+            optimizer,
+            learning_rate,
+            batch_size,
+            seed,
+        )
         if preset != RECIPE or any(value is not None for value in (*given, set_)):
             raise ConfigError(
                 "--resume RUN takes everything from the run but --epochs; leave the rest out"
@@ -106,7 +124,9 @@ def train(
     )
     if inner_dim is not None and parse_inner_dim(inner_dim) is None:
         values = merge(values, {"model": {"inner_dim": None}})
-    values = with_preset(preset, values)
+    if from_ is not None:
+        values = merge(values, {"grow": {"run": str(from_)}})
+    values = _with_grown(preset, values) if values.get("grow") else with_preset(preset, values)
     if data is not None:
         values["data"] = str(data)
     if "data" not in values:
@@ -114,7 +134,17 @@ def train(
     for name in ("data", "start"):
         if values.get(name) is not None:
             values[name] = str(Path(values[name]).resolve())
+    if values.get("grow"):
+        values["grow"]["run"] = str(Path(values["grow"]["run"]).resolve())
     _watch(out, RunConfig.parse(values, "configuration"))
+
+
+def _with_grown(preset: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings over those of what is gone on from."""
+    values = with_grown(values, preset)
+    if preset != RECIPE and Path(values["grow"]["run"]).is_dir():
+        raise ConfigError("--from RUN takes its settings from the run; leave --preset out")
+    return values
 
 
 def _watch(
@@ -174,83 +204,6 @@ def _print_summary(summary: Summary, path: Path) -> None:
         f"parameters {human_bytes(summary.training_bytes)} in training, "
         f"{human_bytes(summary.model_bytes)} collapsed -> {RunDirectory(path).model_file}",
     )
-
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory or collapsed .safetensors file.")],
-    data: RunData = None,
-    split: Annotated[SplitName, typer.Option()] = "test",
-    field: Annotated[
-        str | None, typer.Option(help="Slice by this field's counts; default: the rarest of all.")
-    ] = None,
-    edges: Annotated[str, typer.Option(help="Training counts where slices begin.")] = ",".join(
-        map(str, DEFAULT_EDGES)
-    ),
-    bootstrap: Annotated[int, typer.Option(help="Samples for the intervals.", min=1)] = 200,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """AUC, logloss and calibration, overall and by category frequency, with 95 % intervals.
-
-    A row is in the slice of its rarest category's training count. Calibration is predicted over
-    observed clicks.
-    """
-    model, dataset = load_for_evaluation(run, data)
-    slices = evaluate_model(
-        model,
-        dataset,
-        split=split,
-        field=field,
-        edges=parse_integers(edges, "--edges"),
-        samples=bootstrap,
-    )
-    if json:
-        print_json(
-            {"run": str(run), "split": split, "field": field, "slices": _plain(slices)}
-            | ({"bayes": best} if (best := dataset.schema.splits[split].best) else {})
-        )
-    else:
-        _print_slices(slices, dataset, split, model.task)
-
-
-def _plain(slices: list[SliceScores]) -> list[dict[str, Any]]:
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    return [
-        {
-            "counts": entry.name,
-            "rows": entry.rows,
-            "clicks": entry.clicks,
-            **{
-                measure: {
-                    "value": number(entry.scores[measure]),
-                    "low": number(interval.low),
-                    "high": number(interval.high),
-                }
-                for measure, interval in entry.intervals.items()
-            },
-        }
-        for entry in slices
-    ]
-
-
-def _print_slices(
-    slices: list[SliceScores], data: PreparedDataset, split: SplitName, task: Task
-) -> None:
-    rows = []
-    for entry in slices:
-        cells = []
-        for metric in task.metrics:
-            value, (low, high) = entry.scores[metric.name], entry.intervals[metric.name]
-            shown = f"{value:.4f}  [{low:.4f}, {high:.4f}]"
-            cells.append("–" if math.isnan(value) else shown)
-        rows.append((entry.name, f"{entry.rows:,}", *cells))
-    columns = ("rarest count", "rows", *(metric.label for metric in task.metrics))
-    show_table(f"{split} split of {data.root}", columns, rows)
-    best = data.schema.splits[split].best
-    known = [f"{m.label} {best[m.name]:.4f}" for m in task.metrics if m.name in best]
-    if known:
-        say(f"best possible: {', '.join(known)}")
 
 
 def collapse(

@@ -46,11 +46,14 @@ def kept_co_occurrence_vectors(
             with reading(file, DataError, "remove it"):
                 kept = load_torch(file)
                 if kept["data"] == mark:
-                    return dict(kept["vectors"])
+                    return {
+                        field.name: kept["vectors"][field.owner] for field in data.schema.fields
+                    }
         except DataError:
             pass
     vectors = co_occurrence_vectors(data, width, report=report)
-    own = {name: part.clone() for name, part in vectors.items()}  # each is a view of all fields'
+    # Each is a view of all fields', and those that share a vocabulary have the same.
+    own = {field.owner: vectors[field.owner].clone() for field in data.schema.fields}
     try:
         with atomic_path(file, failures=(RuntimeError,)) as temporary:
             torch.save({"data": mark, "vectors": own}, temporary)
@@ -95,19 +98,22 @@ def co_occurrence_vectors(
         vectors = rows.products(_orthonormal(vectors) * scale) * scale
     vectors = _orthonormal(vectors) * scale
     vectors /= vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return dict(zip(rows.starts, vectors.split(rows.sizes), strict=True))
+    own = dict(zip(rows.owners, vectors.split(rows.sizes), strict=True))
+    return {field.name: own[field.owner] for field in data.schema.fields}
 
 
 class _Rows:
-    """The rows, their categories numbered through all fields."""
+    """The rows, their categories numbered through all vocabularies."""
 
     def __init__(self, data: PreparedDataset, max_rows: int, seed: int) -> None:
         schema = data.schema
-        self.sizes = [field.num_categories for field in schema.fields]
+        self.sizes = [field.num_categories for field in schema.vocabulary_fields]
+        self.owners = [field.name for field in schema.vocabulary_fields]
         self.categories = sum(self.sizes)
         ends = torch.tensor(self.sizes).cumsum(0).tolist()
         names = [field.name for field in schema.fields]
-        self.starts = dict(zip(names, [0, *ends[:-1]], strict=True))
+        starts = dict(zip(self.owners, [0, *ends[:-1]], strict=True))
+        self.starts = {field.name: starts[field.owner] for field in schema.fields}
         one_valued = [field.name for field in schema.one_valued]
         self._first = torch.tensor([self.starts[name] for name in one_valued])
         self._place = {name: place for place, name in enumerate(names)}
@@ -124,7 +130,7 @@ class _Rows:
             yield self._lookups(batch)
 
     def _lookups(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        count, fields = len(batch.ids), len(self.sizes)
+        count, fields = len(batch.ids), len(self.starts)
         places = torch.arange(count).unsqueeze(1) * fields
         ids = [(batch.ids.long() + self._first).flatten()] if len(self._first) else []
         slots = [(places + self._columns).flatten()] if len(self._first) else []
@@ -140,7 +146,7 @@ class _Rows:
     def products(self, vectors: Tensor) -> Tensor:
         """``C @ vectors``: every category receives, from each of its rows, the sum over the other
         fields of their categories' vectors, means over bags."""
-        fields, width = len(self.sizes), vectors.shape[1]
+        fields, width = len(self.starts), vectors.shape[1]
         out = torch.zeros_like(vectors)
         for ids, slots, weights in self:
             weights = weights.unsqueeze(1)

@@ -53,12 +53,19 @@ class SplitColumns:
         dense: (N, D) float32.
         ids: one (N,) int32 array for each one-valued field, in the schema's order.
         bags: for each multi-valued field, values (V,) int32 and offsets (N + 1,) int64.
+        weights: what each row counts for, (N,) float32; None where all count alike.
+        mean_weight: of the training rows, by which weights are divided in training.
+        groups: (N,) int32, equal for rows of one group, -1 for rows of none; None where the data
+            set names no group.
     """
 
     labels: dict[str, npt.NDArray[np.uint8]]
     dense: npt.NDArray[np.float32]
     ids: tuple[npt.NDArray[np.int32], ...]
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
+    weights: npt.NDArray[np.float32] | None = None
+    mean_weight: float = 1.0
+    groups: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -130,37 +137,61 @@ class PreparedDataset:
                 for field in self.schema.one_valued
             ),
             bags={field.name: self._bags(name, rows, field) for field in self.schema.multi_valued},
+            weights=self._weights(name, rows),
+            mean_weight=self.schema.splits["train"].mean_weight or 1.0,
+            groups=self._groups(name, rows),
         )
+
+    def _groups(self, split: SplitName, rows: int) -> npt.NDArray[np.int32] | None:
+        if self.schema.group is None:
+            return None
+        return self._column(layout.groups(self.root, split), (rows,), np.int32)
+
+    def _weights(self, split: SplitName, rows: int) -> npt.NDArray[np.float32] | None:
+        if not self.schema.weighted:
+            return None
+        return self._column(layout.weights(self.root, split), (rows,), np.float32)
 
     @cached_property
     def training_counts(self) -> dict[str, npt.NDArray[np.int64]]:
-        """For each field, how often each id occurs in the training split; 0 for id 0.
+        """For each field, how often each id occurs in the training split, in all fields that share
+        its vocabulary; 0 for id 0.
 
         Id 0 stands for categories that were never or too rarely seen to have a vector of their
         own, so its count as a category is 0 however many rows share it.
         """
         counts = {}
-        for field in self.schema.fields:
+        for field in self.schema.vocabulary_fields:
             column = self.vocabulary(field.name)["count"].to_numpy().copy()
             column[0] = 0
             counts[field.name] = column
-        return counts
+        return {field.name: counts[field.owner] for field in self.schema.fields}
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """``category`` and training ``count`` of a field's ids; row i is id i."""
-        path = layout.vocabulary(self.root, field)
+        entry = next(one for one in self.schema.fields if one.name == field)
+        path, size = layout.vocabulary(self.root, entry.owner), entry.num_categories
         checksums.verify(self.root, path, self.schema.checksums)
-        size = next(f.num_categories for f in self.schema.fields if f.name == field)
         with reading(path, DataError, _REMEDY):
             found = read_parquet(path)
             if found.columns != ["category", "count"] or len(found) != size:
                 raise DataError(f"{path}: no vocabulary of {size} categories; {_REMEDY}")
         return found
 
+    def rare(self, field: str) -> pl.DataFrame:
+        """``category`` and training ``count`` of what was too rare in a field to have an id; empty
+        where there was none, and of data of versions of mlet that did not keep it."""
+        path, known = layout.rare(self.root, field), self.schema.checksums
+        if known is None or path.relative_to(self.root).as_posix() not in known:
+            return self.vocabulary(field).clear()
+        checksums.verify(self.root, path, known)
+        with reading(path, DataError, _REMEDY):
+            return read_parquet(path)
+
     @property
     def vocabularies(self) -> dict[str, pl.DataFrame]:
-        """`vocabulary` of every field, by name."""
-        return {field.name: self.vocabulary(field.name) for field in self.schema.fields}
+        """`vocabulary` of every field that has one of its own, by name."""
+        return {field.name: self.vocabulary(field.name) for field in self.schema.vocabulary_fields}
 
     def rarest_counts(self, split: SplitName, field: str | None = None) -> npt.NDArray[np.int64]:
         """For each row of a split, the training count of its rarest category (N,).

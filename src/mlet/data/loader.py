@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlet.data.dataset import SplitColumns
+from mlet.metrics import taken
 from mlet.nn import Bags
 
 #: Rows read from each column in one piece.
@@ -34,12 +35,14 @@ class Batch(NamedTuple):
         dense: (B, D) float32.
         ids: (B, F₁) int32, one column for each one-valued field.
         bags: `Bags` of B bags for each multi-valued field.
+        weights: (B,) float32, in units of the training rows' mean; None where all rows count alike.
     """
 
     labels: dict[str, Tensor]
     dense: Tensor
     ids: Tensor
     bags: dict[str, Bags]
+    weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
             self.dense.to(device),
             self.ids.to(device),
             {name: Bags(*(part.to(device) for part in bag)) for name, bag in self.bags.items()},
+            None if self.weights is None else self.weights.to(device),
         )
 
 
@@ -58,12 +62,13 @@ class _Rows(NamedTuple):
     dense: npt.NDArray[np.float32]
     ids: npt.NDArray[np.int32]
     bags: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]
+    weights: npt.NDArray[np.float32] | None
 
     def take(self, order: npt.NDArray[np.int64]) -> _Rows:
         """The rows in another order."""
         bags = {name: _take_bags(*bag, order) for name, bag in self.bags.items()}
         labels = {name: column[order] for name, column in self.labels.items()}
-        return _Rows(labels, self.dense[order], self.ids[order], bags)
+        return _Rows(labels, self.dense[order], self.ids[order], bags, taken(self.weights, order))
 
     def batch(self, rows: slice) -> Batch:
         bags = {}
@@ -78,6 +83,7 @@ class _Rows(NamedTuple):
             torch.from_numpy(self.dense[rows]),
             torch.from_numpy(self.ids[rows]),
             bags,
+            None if self.weights is None else torch.from_numpy(self.weights[rows]),
         )
 
 
@@ -165,13 +171,21 @@ class BatchLoader:
                     np.asarray(self.columns.dense[span]),
                     ids,
                     bags,
+                    self._weights(span),
                 )
             )
         return _concatenate(parts)
 
+    def _weights(self, span: slice) -> npt.NDArray[np.float32] | None:
+        """In units of the training rows' mean."""
+        weights = self.columns.weights
+        if weights is None:
+            return None
+        return (weights[span].astype(np.float64) / self.columns.mean_weight).astype(np.float32)
+
 
 def _concatenate(parts: list[_Rows]) -> _Rows:
-    bags = {}
+    bags, weights = {}, [part.weights for part in parts]
     for name in parts[0].bags:
         lengths = np.concatenate([np.diff(part.bags[name][1]) for part in parts])
         values = np.concatenate([part.bags[name][0] for part in parts])
@@ -181,4 +195,7 @@ def _concatenate(parts: list[_Rows]) -> _Rows:
         np.concatenate([part.dense for part in parts]),
         np.concatenate([part.ids for part in parts]),
         bags,
+        None
+        if weights[0] is None
+        else np.concatenate([part for part in weights if part is not None]),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from mlet.data.bad_rows import Sieve
-from mlet.data.source import LINE
+from mlet.data.source import LINE, MAX_WEIGHT
 from mlet.errors import DataError
 
 #: Words for 0 and 1, in lower case.
@@ -84,6 +84,24 @@ def numbers(
     bad = values.is_null() if required else values.is_null() & text.is_not_null()
     bad = bad | (~values.is_finite()).fill_null(False)
     refuse_first(frame, bad, column, path, "a finite number", sieve)
+    return values
+
+
+def weights(
+    frame: pl.DataFrame, column: str, path: Path | str, *, sieve: Sieve | None = None
+) -> pl.Series:
+    """The column as what rows count for (Float64).
+
+    Raises:
+        DataError: a value is no number from 0 to `MAX_WEIGHT`, or is missing.
+    """
+    values: pl.Series = frame[column].str.strip_chars().cast(pl.Float64, strict=False)
+    bad = ~values.is_between(0, MAX_WEIGHT).fill_null(False)
+    expected = (
+        f"a weight, a number from 0 to {MAX_WEIGHT:g} (0 for a row that is to count for nothing; "
+        f"or take 'weight' out of the schema)"
+    )
+    refuse_first(frame, bad, column, path, expected, sieve)
     return values
 
 

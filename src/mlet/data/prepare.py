@@ -23,6 +23,8 @@ from mlet.data.checksums import checksums
 from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
+from mlet.data.extension import Extension
+from mlet.data.groups import write_groups
 from mlet.data.schema import (
     SPLITS,
     DatasetSchema,
@@ -31,11 +33,26 @@ from mlet.data.schema import (
     SplitName,
     SplitSchema,
 )
-from mlet.data.source import LABEL, PROBABILITY, SPLIT, TIME, RawSource, field_column
+from mlet.data.sharing import check_shares, members_of
+from mlet.data.source import (
+    LABEL,
+    PROBABILITY,
+    SPLIT,
+    TIME,
+    WEIGHT,
+    RawColumns,
+    RawSource,
+    field_column,
+)
 from mlet.data.staging import Report, Staged, stage
-from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
+from mlet.data.vocabulary import (
+    KnownCategories,
+    Vocabulary,
+    VocabularyBuilder,
+    digest_categories,
+)
 from mlet.errors import ConfigError, DataError, RunError
-from mlet.metrics import score
+from mlet.metrics import score, taken
 from mlet.reading import write_sealed
 
 __all__ = ["Report", "SplitRule", "TellTimes", "prepare"]
@@ -73,8 +90,9 @@ def prepare(
     out: Path,
     *,
     split: SplitRule | None = None,
-    min_count: int = 1,
+    min_count: int | None = None,
     field_min_counts: Mapping[str, int] | None = None,
+    extend: Path | None = None,
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
     tell_times: TellTimes = lambda times: None,
@@ -84,8 +102,12 @@ def prepare(
     Args:
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
-        min_count: training occurrences below which a category is "unknown or rare" (id 0).
+        min_count: training occurrences below which a category is "unknown or rare" (id 0); of
+            fields that share a vocabulary, in all of them; 1 by default.
         field_min_counts: the same for single fields, by name.
+        extend: a prepared data set whose vocabularies go on: its categories keep their ids, new
+            ones come after them, counts and minimum counts are of both, and dense features are
+            scaled as its are. The rows are the source's alone.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
         tell_times: told the first and the last time of every split, where the source has times.
@@ -93,7 +115,9 @@ def prepare(
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or a minimum count cannot be used with this source.
+        ConfigError: the split or a minimum count cannot be used with this source; or its columns
+            or minimum counts are not those of the data set that it is to extend.
+        UserWarning: (warning) that data set did not keep the counts of its rare categories.
     """
     try:
         str(out).encode()
@@ -103,7 +127,15 @@ def prepare(
     by = rule.by or source.default_split
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
-    least = _min_counts(names, min_count, field_min_counts or {})
+    check_shares(columns.shares, names)
+    base = None if extend is None else Extension(extend, source, out)
+    if base is not None:
+        base.check_min_counts(min_count, field_min_counts or {})
+        least, names = base.min_counts, base.names
+    else:
+        least = _min_counts(
+            names, columns.shares, 1 if min_count is None else min_count, field_min_counts or {}
+        )
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -115,15 +147,28 @@ def prepare(
             tell_times(_time_ranges(staged, assignment))
         layout.create_folders(building)
         steps = len(names) + 1
-        fields = []
+        found: dict[str, FieldSchema] = {}
         report("encoding fields", 0, steps)
-        for name in columns.categorical:
-            fields.append(_encode_field(staged, assignment, building, name, least[name]))
-            report("encoding fields", len(fields), steps)
-        for name in columns.multi_valued:
-            fields.append(_encode_bags(staged, assignment, building, name, least[name]))
-            report("encoding fields", len(fields), steps)
-        dense = write_dense(staged, assignment, building, columns)
+        for owner in least:
+            members = members_of(columns.shares, owner)
+            bags = {name: name in columns.multi_valued for name in members}
+            vocabulary = _build_vocabulary(
+                staged, assignment, bags, least[owner], base.known(owner) if base else None
+            )
+            vocabulary.write(layout.vocabulary(building, owner), layout.rare(building, owner))
+            for name in members:
+                encode = _encode_bags if bags[name] else _encode_field
+                encode(staged, assignment, building, name, vocabulary)
+                found[name] = _field_schema(
+                    name, vocabulary, least[owner], multi_valued=bags[name],
+                    shares=columns.shares.get(name),
+                )  # fmt: skip
+                report("encoding fields", len(found), steps)
+        dense = write_dense(
+            staged, assignment, building, columns, base.schema.dense if base else None
+        )
+        if columns.group is not None:
+            write_groups(staged, assignment, building)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -131,8 +176,10 @@ def prepare(
             split_by=by,
             seed=rule.seed,
             dense=dense,
-            fields=fields,
-            splits=_write_labels(staged, assignment, building, columns.probability),
+            fields=[found[name] for name in names],
+            splits=_write_labels(staged, assignment, building, columns),
+            extends=base.earlier if base else None,
+            group=columns.group,
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
@@ -142,15 +189,22 @@ def prepare(
 
 
 def _min_counts(
-    fields: Sequence[str], min_count: int, by_field: Mapping[str, int]
+    fields: Sequence[str], shares: Mapping[str, str], min_count: int, by_field: Mapping[str, int]
 ) -> dict[str, int]:
-    """The minimum count of every field."""
+    """The minimum count of every field that has a vocabulary of its own."""
     unknown = sorted(set(by_field) - set(fields))
     if unknown:
         raise ConfigError(
             f"min_count for {unknown[0]!r}: no such field; the fields are {', '.join(fields)}"
         )
-    result = dict.fromkeys(fields, min_count) | dict(by_field)
+    for name in by_field:
+        if name in shares:
+            raise ConfigError(
+                f"min_count for {name!r}: it shares the vocabulary of {shares[name]!r}; give that "
+                f"field's, by which both are counted"
+            )
+    own = [name for name in fields if name not in shares]
+    result = dict.fromkeys(own, min_count) | dict(by_field)
     for name, count in result.items():
         if count < 1:
             raise ConfigError(f"min_count of field {name!r} must be at least 1, got {count}")
@@ -197,18 +251,23 @@ def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
 
 
 def _build_vocabulary(
-    staged: Staged, assignment: npt.NDArray[np.uint8], name: str, min_count: int, *, bags: bool
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    bags: Mapping[str, bool],
+    min_count: int,
+    known: KnownCategories | None,
 ) -> Vocabulary:
-    """From the training rows alone."""
+    """From the training rows alone, of fields that may be multi-valued, and what was known."""
     builder = VocabularyBuilder()
-    for chunk, frame in staged.chunks(field_column(name)):
-        column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
-        builder.add(explode(column) if bags else column)
-    return builder.build(min_count)
+    for name, multi_valued in bags.items():
+        for chunk, frame in staged.chunks(field_column(name)):
+            column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
+            builder.add(explode(column) if multi_valued else column)
+    return builder.build(min_count, known)
 
 
 def _field_schema(
-    name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool
+    name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool, shares: str | None
 ) -> FieldSchema:
     return FieldSchema(
         name=name,
@@ -217,14 +276,17 @@ def _field_schema(
         min_count=min_count,
         total_categories=vocabulary.total_categories,
         digest=digest_categories(vocabulary.table),
+        shares=shares,
     )
 
 
 def _encode_field(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
-) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=False)
-    vocabulary.write(layout.vocabulary(root, name))
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    vocabulary: Vocabulary,
+) -> None:
     outputs = [
         ColumnFile(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
         for place, split in enumerate(SPLITS)
@@ -233,14 +295,15 @@ def _encode_field(
         ids = vocabulary.encode(frame[field_column(name)])
         for place, output in enumerate(outputs):
             output.append(ids[assignment[chunk] == place])
-    return _field_schema(name, vocabulary, min_count, multi_valued=False)
 
 
 def _encode_bags(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, name: str, min_count: int
-) -> FieldSchema:
-    vocabulary = _build_vocabulary(staged, assignment, name, min_count, bags=True)
-    vocabulary.write(layout.vocabulary(root, name))
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    name: str,
+    vocabulary: Vocabulary,
+) -> None:
     lengths = np.concatenate(
         [frame.to_series().list.len().to_numpy() for _, frame in staged.chunks(field_column(name))]
     )
@@ -255,31 +318,42 @@ def _encode_bags(
             output.append(
                 vocabulary.encode(explode(bags.filter(pl.Series(assignment[chunk] == place))))
             )
-    return _field_schema(name, vocabulary, min_count, multi_valued=True)
 
 
 def _write_labels(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, probability: bool
+    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, columns: RawColumns
 ) -> dict[SplitName, SplitSchema]:
     def gather(column: str) -> npt.NDArray[np.float64]:
         return np.concatenate([frame[column].to_numpy() for _, frame in staged.chunks(column)])
 
     labels = gather(LABEL)
-    truth = gather(PROBABILITY) if probability else None
+    truth = gather(PROBABILITY) if columns.probability else None
+    weights = gather(WEIGHT).astype(np.float32) if columns.weight else None
     splits = {}
     for place, name in enumerate(SPLITS):
         rows = assignment == place
         clicks = labels[rows]
         np.save(layout.labels(root, name), clicks)
-        if name != "train" and len(np.unique(clicks)) < 2:
+        counting, mine = clicks, taken(weights, rows)
+        if mine is not None:
+            np.save(layout.weights(root, name), mine)
+            counting = clicks[mine > 0]
+            if not len(counting):
+                raise DataError(f"the {name} split has only weights of 0; weigh some of its rows")
+        if name != "train" and len(np.unique(counting)) < 2:
             raise DataError(
-                f"the {name} split has only labels {int(clicks[0])}, so AUC is undefined; give it "
-                f"more rows or split at random"
+                f"the {name} split has only labels {int(counting[0])}, so AUC is undefined; "
+                f"give it more rows or split at random"
             )
         bayes: dict[str, float] = {}
         if truth is not None:
             np.save(layout.probabilities(root, name), truth[rows])
-            best = score(clicks, truth[rows])
+            best = score(clicks, truth[rows], mine)
             bayes = {"bayes_auc": best.auc, "bayes_logloss": best.logloss}
-        splits[name] = SplitSchema(rows=len(clicks), click_rate=float(clicks.mean()), **bayes)
+        splits[name] = SplitSchema(
+            rows=len(clicks),
+            click_rate=float(clicks.mean()),
+            mean_weight=None if mine is None else float(mine.mean(dtype=np.float64)),
+            **bayes,
+        )
     return splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ class DatasetProperties:
     """A data set.
 
     Attributes:
-        rows: of training.
+        rows: of training, those of a data set that it extends included.
         rows_per_category: training rows for each category of all fields.
         rare_rows: share of the test rows in which a category is rare.
         unseen_rows: share of those in which one was never seen.
@@ -66,15 +67,21 @@ def properties(data: PreparedDataset) -> DatasetProperties:
     fields = tuple(
         _field(field.name, counts[field.name], values[field.name]) for field in data.schema.fields
     )
-    rows = data.schema.splits["train"].rows
+    rows = data.schema.counted_rows
     rarest = data.rarest_counts("test")
     return DatasetProperties(
         rows=rows,
-        rows_per_category=rows / max(1, sum(field.categories for field in fields)),
+        rows_per_category=rows / max(1, _categories(data, fields)),
         rare_rows=_share(rarest < RARE_BELOW),
         unseen_rows=_share(rarest == 0),
         fields=fields,
     )
+
+
+def _categories(data: PreparedDataset, fields: Iterable[FieldProperties]) -> int:
+    """Of all vocabularies, each counted once."""
+    own = {field.name for field in data.schema.vocabulary_fields}
+    return sum(field.categories for field in fields if field.name in own)
 
 
 def _field(name: str, counts: npt.NDArray[np.int64], ids: npt.NDArray[np.int32]) -> FieldProperties:

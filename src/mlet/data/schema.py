@@ -25,6 +25,7 @@ class FieldSchema(Settings):
         min_count: training occurrences below which a category became "unknown or rare".
         total_categories: distinct categories in the training split before ``min_count``.
         digest: of the categories in the order of their ids; what rows of its table stand for.
+        shares: another field, whose vocabulary, and embedding table, it has; None for its own.
     """
 
     name: str
@@ -33,6 +34,18 @@ class FieldSchema(Settings):
     min_count: int
     total_categories: int
     digest: str | None = None
+    shares: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The field whose vocabulary it has: itself, if it shares none."""
+        return self.shares or self.name
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what it does not share: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if (name, v) != ("shares", None)}
 
 
 class DenseSchema(Settings):
@@ -74,18 +87,40 @@ class RawFormat(Settings):
     table: dict[str, Any] | None = None
 
 
+class EarlierRows(Settings):
+    """What a data set extends: rows that its vocabularies have counted, and that are not in it.
+
+    Attributes:
+        data: `mlet.data.identity.fingerprint` of that data set.
+        source: one line on its raw data.
+        rows: training rows that were counted, those of what it extends itself included.
+    """
+
+    data: str
+    source: str
+    rows: int
+
+
 class SplitSchema(Settings):
     """One split: its rows, its share of clicks and, for synthetic data, the best scores possible.
 
     Attributes:
         bayes_auc, bayes_logloss: of the true click probabilities against the labels drawn from
             them: the ceiling and the floor for any model on these rows.
+        mean_weight: of its rows; None where all count alike.
     """
 
     rows: int
     click_rate: float
     bayes_auc: float | None = None
     bayes_logloss: float | None = None
+    mean_weight: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a weight where there is none: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if (name, v) != ("mean_weight", None)}
 
     @property
     def best(self) -> dict[str, float]:
@@ -103,6 +138,8 @@ class DatasetSchema(Settings):
     Attributes:
         format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
+        extends: the data set whose ids and counts go on here; None of one that begins anew.
+        group: what rows are grouped by, to be scored within; None where nothing is named.
     """
 
     format_version: int = FORMAT_VERSION
@@ -114,12 +151,35 @@ class DatasetSchema(Settings):
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]
     checksums: dict[str, int] | None = None
+    extends: EarlierRows | None = None
+    group: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a format where there is none: as mlet wrote it before there was this."""
+        """Without what there is none of: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
-        return {name: v for name, v in values.items() if (name, v) != ("format", None)}
+        later = (("format", None), ("extends", None), ("group", None))
+        return {name: v for name, v in values.items() if (name, v) not in later}
+
+    @property
+    def counted_rows(self) -> int:
+        """Training rows that counts are of: its own, and those of what it extends."""
+        return self.splits["train"].rows + (self.extends.rows if self.extends else 0)
+
+    @property
+    def vocabulary_fields(self) -> list[FieldSchema]:
+        """Fields that have a vocabulary of their own."""
+        return [field for field in self.fields if field.shares is None]
+
+    @property
+    def num_categories(self) -> int:
+        """Of all vocabularies, each counted once."""
+        return sum(field.num_categories for field in self.vocabulary_fields)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.splits["train"].mean_weight is not None
 
     @property
     def raw_dense(self) -> list[DenseSchema]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +15,10 @@ from mlet.errors import DataError
 LINE = "__line__"
 
 LABEL, TIME, SPLIT, PROBABILITY = "label", "time", "split", "probability"
+#: Whose rows belong together, as those of a user.
+GROUP = "group"
+#: What a row counts for, beside others, and the most that it may.
+WEIGHT, MAX_WEIGHT = "weight", 1e30
 
 #: How a dense feature is scaled; what is missing becomes 0. ``log`` is ``log(1 + max(x, 0))``;
 #: ``signed_log`` is ``sign(x) log(1 + |x|)``; ``standard`` is less its mean, by its standard
@@ -44,6 +48,10 @@ class RawColumns:
         split: whether there is a ``split`` column (UInt8: 0 train, 1 valid, 2 test).
         probability: whether there is the true click ``probability`` (synthetic data only).
         indicated: dense features beside which a column says whether they are missing.
+        weight: whether there is a ``weight`` of each row (Float64, from 0 to `MAX_WEIGHT`).
+        shares: fields that have the categories of others, by name: those others'.
+        group: the name of what rows are grouped by, in a ``group`` column (String; null is no
+            group); None where there is none.
     """
 
     dense: dict[str, DenseScale]
@@ -53,6 +61,9 @@ class RawColumns:
     split: bool = False
     probability: bool = False
     indicated: tuple[str, ...] = ()
+    weight: bool = False
+    shares: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
 
 
 @runtime_checkable
@@ -156,6 +167,8 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
         **({TIME: pl.Int64} if columns.time else {}),
         **({SPLIT: pl.UInt8} if columns.split else {}),
         **({PROBABILITY: pl.Float64} if columns.probability else {}),
+        **({WEIGHT: pl.Float64} if columns.weight else {}),
+        **({GROUP: pl.String} if columns.group is not None else {}),
         **dict.fromkeys(map(dense_column, columns.dense), pl.Float64),
         **dict.fromkeys(map(field_column, columns.categorical), pl.String),
         **dict.fromkeys(map(field_column, columns.multi_valued), pl.List(pl.String)),
@@ -172,3 +185,8 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
             raise DataError(
                 f"{source.description}: the reader gives other values of {name!r} than 0 to {most}"
             )
+    if columns.weight and not frame[WEIGHT].is_between(0, MAX_WEIGHT).fill_null(False).all():
+        raise DataError(
+            f"{source.description}: the reader gives other values of {WEIGHT!r} than 0 to "
+            f"{MAX_WEIGHT:g}"
+        )

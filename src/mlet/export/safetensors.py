@@ -1,10 +1,11 @@
 """Collapsed models as safetensors: ordinary tables under their fields' names.
 
 ``embedding.<field>`` holds the n × d table of a field, in the order of the data set's ids;
-``vocabulary.<field>`` the bytes of a Parquet file whose row i is the category of id i; the other
-names are those of the model's ``state_dict``. The metadata, JSON under the key ``mlet``, is
-enough to build the model again (one key, since the format keeps no order among several and the
-same run should give the same bytes).
+``vocabulary.<field>`` the bytes of a Parquet file whose row i is the category of id i. Of fields
+that share them each is there once, by the field that they share. The other names are those of the
+model's ``state_dict``. The metadata, JSON under the key ``mlet``, is enough to build the model
+again (one key, since the format keeps no order among several and the same run should give the same
+bytes).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def save_collapsed(
         model, config, schema: the model, its settings, and what it was trained on.
         path: of the file.
         precision: of the tables.
-        vocabularies: of every field, with a column ``category``; without them the file scores
-            encoded rows alone.
+        vocabularies: of every field that has one of its own, with a column ``category``; without
+            them the file scores encoded rows alone.
 
     Returns:
         Bytes of the tensors that are served.
@@ -64,13 +65,11 @@ def save_collapsed(
         name: tensor.contiguous()
         for name, tensor in model.collapse_around(nn.Identity(), precision).state_dict().items()
     }
-    for field in schema.fields:
-        for part, tensor in model.embedding.collapsed(field.name, precision).items():
-            name = _key(field.name, part)
+    for field in model.embedding.table_names:
+        for part, tensor in model.embedding.collapsed(field, precision).items():
+            name = _key(field, part)
             if name in tensors:
-                raise RunError(
-                    f"{path}: two fields have a tensor {name!r}; rename field {field.name!r}"
-                )
+                raise RunError(f"{path}: two fields have a tensor {name!r}; rename field {field!r}")
             tensors[name] = tensor
     served: int = sum(tensor.nbytes for tensor in tensors.values())
     for name, table in (vocabularies or {}).items():
@@ -164,10 +163,10 @@ def load_collapsed_model(path: Path) -> CollapsedModel:
         model = model.like_collapsed(precision)
     taken: set[str] = set()
     try:
-        for field in schema.fields:
-            names = _parts(field.name, model.embedding.parts(field.name), tensors)
+        for field in model.embedding.table_names:
+            names = _parts(field, model.embedding.parts(field), tensors)
             parts = {part: tensors[name] for part, name in names.items()}
-            model.embedding.load_collapsed(field.name, parts)
+            model.embedding.load_collapsed(field, parts)
             taken.update(names.values())
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
@@ -200,14 +199,14 @@ def _vocabularies(
     path: Path, schema: DatasetSchema, tensors: dict[str, Tensor]
 ) -> dict[str, pl.DataFrame] | None:
     """Those of all fields, taken from among the tensors; None where there are none."""
-    names = {field.name: _VOCABULARY + field.name for field in schema.fields}
+    names = {field.name: _VOCABULARY + field.name for field in schema.vocabulary_fields}
     if not any(name in tensors for name in names.values()):
         return None
     found = {}
     with reading(path, RunError, "collapse the run again"):
-        for field in schema.fields:
+        for field in schema.vocabulary_fields:
             packed = tensors.pop(names[field.name]).numpy().tobytes()
             found[field.name] = pl.read_parquet(io.BytesIO(packed))
             if len(found[field.name]) != field.num_categories:
                 raise RunError(f"{path}: no vocabulary of {field.num_categories} categories")
-    return found
+    return {field.name: found[field.owner] for field in schema.fields}

@@ -203,30 +203,46 @@ def build_model(config: ModelConfig, schema: DatasetSchema) -> CTRModel:
     return model
 
 
-def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmbedding:
+def embed_fields(
+    config: ModelConfig, schema: DatasetSchema, *, share: bool = True
+) -> mlet_nn.FieldEmbedding:
     """The one embedding layer of a model: all fields of the data set.
 
+    Args:
+        config: the model's.
+        schema: the data set's.
+        share: look fields that share a vocabulary up in one table. A linear part does not: what it
+            means that an item is shown, and that it was seen before, are two weights.
+
     Raises:
-        ValueError: ``inner_dims`` names a field that there is not.
+        ValueError: ``inner_dims`` names a field that there is not, or that has no table of its own.
     """
     names = [field.name for field in schema.fields]
     inner_dim = config.inner_dim
     assert inner_dim != "auto"  # build_model has refused it
     for setting in ("inner_dims", "own_rows"):
-        unknown = sorted(set(getattr(config, setting)) - set(names))
+        given = getattr(config, setting)
+        unknown = sorted(set(given) - set(names))
         if unknown:
             listed = ", ".join(names)
             raise ValueError(f"{setting}: no field {unknown[0]!r}; the fields are {listed}")
+        for field in schema.fields:
+            if field.shares is not None and field.name in given:
+                raise ValueError(
+                    f"{setting}: field {field.name!r} is looked up in the table of "
+                    f"{field.shares!r}; give that one's"
+                )
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
                 name=field.name,
                 num_embeddings=field.num_categories,
                 dim=config.dim,
-                inner_dim=config.inner_dims.get(field.name, inner_dim),
+                inner_dim=config.inner_dims.get(field.owner, inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
                 compression=config.compression,
+                shares=field.shares if share else None,
                 rare=_rare_rows(config, field),
             )
             for field in (*schema.one_valued, *schema.multi_valued)
@@ -240,7 +256,7 @@ def embed_fields(config: ModelConfig, schema: DatasetSchema) -> mlet_nn.FieldEmb
 
 
 def _rare_rows(config: ModelConfig, field: FieldSchema) -> RareRows | None:
-    own = config.own_rows.get(field.name, field.num_categories)
+    own = config.own_rows.get(field.owner, field.num_categories)
     # Beside the rows that are shared there are to be fewer than categories.
     shares = own + config.rare_rows < field.num_categories
     return RareRows(own, config.rare_rows) if shares else None

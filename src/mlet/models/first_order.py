@@ -25,6 +25,7 @@ class FirstOrderConfig(ModelConfig):
 class FirstOrder(nn.Module):
     """A weight for each category and each dense feature: ``b + Σ_f w_f[id_f] + ⟨w, dense⟩``.
 
+    Fields that share a vocabulary have weights of their own each.
     The weights start at zero; the width-1 tables are ordinary unless ``two_layer_first_order``.
 
     Shape:
@@ -36,7 +37,7 @@ class FirstOrder(nn.Module):
         layers = config if config.two_layer_first_order else config.single_layer()
         ordinary = {"compression": None, "table_dtype": "float32", "table_bias": False}
         narrow = layers.model_copy(update={"dim": 1, **ordinary})
-        self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema)
+        self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema, share=False)
         for field in self.tables.fields:
             # Of a product, W2 alone: were W1 zero as well, neither would ever move.
             nn.init.zeros_(self.tables.factors(field.name).inner)

@@ -28,13 +28,15 @@ class LogisticRegressionConfig(ModelConfig):
 class LogisticRegression(CTRModel):
     """``b + Σ_f w_f[id_f] + ⟨w, dense⟩``; bags by ``pooling``.
 
+    Fields that share a vocabulary have weights of their own each.
+
     Shape:
         `Batch` of B rows → logits (B,). Does not depend on the order of the fields.
     """
 
     def __init__(self, config: LogisticRegressionConfig, schema: DatasetSchema) -> None:
         super().__init__()
-        self.embedding = embed_fields(config, schema)
+        self.embedding = embed_fields(config, schema, share=False)
         self.dense = nn.Parameter(torch.zeros(len(schema.dense)))
         self.bias = nn.Parameter(torch.zeros(()))
 

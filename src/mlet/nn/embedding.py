@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mlet.nn.factored import collapse_table
 from mlet.nn.init import InitName
+from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import TwoLayerTable
 
 
@@ -85,7 +86,7 @@ class Embedding(TwoLayerTable):
             vectors, places = found
             return F.embedding(places, vectors) if self.scale_grad_by_freq else vectors
         self._renormalise(input)
-        rows = F.embedding(input, self.inner, self.padding_idx, sparse=self.sparse)
+        rows = F.embedding(input, self.inner, self.padding_idx, sparse=stays_sparse(self))
         return self._project(rows, input)
 
     @classmethod

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mlet.nn.factored import collapse_table
 from mlet.nn.init import InitName
+from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import TwoLayerTable
 
 
@@ -159,7 +160,7 @@ class EmbeddingBag(TwoLayerTable):
             ends = torch.cat([offsets.new_zeros(1), kept.cumsum(0).to(offsets.dtype)])
             offsets, ids = ends[offsets.long()], ids[kept]
             weights = None if weights is None else weights[kept]
-        embeddings = self._project(F.embedding(ids, self.inner, sparse=self.sparse), ids)
+        embeddings = self._project(F.embedding(ids, self.inner, sparse=stays_sparse(self)), ids)
         return F.embedding_bag(
             torch.arange(ids.numel(), device=ids.device, dtype=offsets.dtype),
             embeddings,

@@ -5,66 +5,34 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mlet.engine import Lookups, engine_serves
+from mlet.engine import engine_serves
 from mlet.errors import ConversionError
-from mlet.nn.compression import Compression, Precision, quantize, quantized_tables
+from mlet.nn.compression import Precision, quantize, quantized_tables
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.field_names import FieldEntries
 from mlet.nn.field_tables import FieldTables
+from mlet.nn.fields import Bags, Field, owners_of
 from mlet.nn.init import InitName
-from mlet.nn.rare_rows import RareMap, RareRows
+from mlet.nn.rare_rows import RareMap
+from mlet.nn.shared_tables import look_up_gathered, look_up_shared
 from mlet.nn.stacked_tables import StackedTables
 
 
-@dataclass(frozen=True)
-class Field:
-    """One categorical field: its table's shape and how its values are pooled.
-
-    Attributes:
-        name: unique among the fields of a model.
-        num_embeddings: number of categories n.
-        dim: embedding dimension d.
-        inner_dim: inner dimension k of a two-layer table; None for an ordinary one.
-        multi_valued: whether a row holds a bag of categories rather than exactly one.
-        pooling: ``"mean"`` or ``"sum"`` over a bag; an empty bag gives zeros.
-        compression: another way to make the table smaller (`mlet.nn.compression`); None for none.
-        rare: rows that its rare categories share; None where every category has its own.
-    """
-
-    name: str
-    num_embeddings: int
-    dim: int
-    inner_dim: int | None = None
-    multi_valued: bool = False
-    pooling: Literal["mean", "sum"] = "mean"
-    compression: Compression | None = None
-    rare: RareRows | None = None
-
-
-class Bags(NamedTuple):
-    """The values of one multi-valued field for a batch of B rows, in torch's jagged form.
-
-    ``values`` (V,) holds the categories of all bags end to end; bag b is
-    ``values[offsets[b] : offsets[b + 1]]``; ``offsets`` is (B + 1,), its last entry V.
-    """
-
-    values: Tensor
-    offsets: Tensor
-
-
 class _Group(NamedTuple):
-    """The fields of one stack: the columns of the one-valued ones, then the multi-valued ones."""
+    """The fields of one stack: the columns of the one-valued ones, then the multi-valued ones; or
+    those that share one table, and their names."""
 
     columns: list[int]
     multi_valued: list[Field]
     mean: list[bool]
+    sharing: tuple[str, ...] = ()
 
 
 class FieldEmbedding(FieldEntries, Factored):
@@ -75,7 +43,8 @@ class FieldEmbedding(FieldEntries, Factored):
     (``inner_dim=None``) fields may be mixed.
 
     Args:
-        fields: the fields, in output order.
+        fields: the fields, in output order. Several may be looked up in one table, which is then
+            there once: its gradient is the sum over all of them.
         init: initialisation of two-layer tables; ordinary tables are uniform on ``±sqrt(1/n)``.
         sparse: give tables sparse gradients over the batch's distinct rows, each once; dense
             ones otherwise. Projections always get dense gradients.
@@ -95,7 +64,7 @@ class FieldEmbedding(FieldEntries, Factored):
         - Output: (B, F, d) if all fields share d, else (B, Σ d) with the fields end to end.
 
     Raises:
-        ValueError: duplicate names or impossible shapes.
+        ValueError: duplicate names, impossible shapes, or tables that cannot be shared.
         IndexError: an id outside its field's table; names the field, the id and the table size.
         TypeError: ids, values or offsets are no integers of 32 or 64 bits.
 
@@ -106,6 +75,9 @@ class FieldEmbedding(FieldEntries, Factored):
     """
 
     fields: tuple[Field, ...]
+
+    #: The fields that have a table of their own.
+    table_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -122,10 +94,11 @@ class FieldEmbedding(FieldEntries, Factored):
         super().__init__()
         if not fields:
             raise ValueError("FieldEmbedding needs at least one field")
+        self._owners = owners_of(fields)
         names = [field.name for field in fields]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"field names must be unique; repeated: {', '.join(repeated)}")
+        self.table_names = tuple(
+            dict.fromkeys(name for name in names if name == self._owners[name])
+        )
         smallest = min(field.num_embeddings for field in fields)
         fields = [
             replace(
@@ -145,6 +118,8 @@ class FieldEmbedding(FieldEntries, Factored):
         if not 0 < init_scale < math.inf:
             raise ValueError(f"init_scale must be positive, got {init_scale}")
         by_kind: dict[tuple[int, int | None, str], list[Field]] = defaultdict(list)
+        shared = {field.shares for field in fields}
+        sharing: dict[str, list[Field]] = defaultdict(list)
         for field in fields:
             compression = field.compression
             if compression and field.inner_dim is not None and not compression.takes_inner_dim:
@@ -155,12 +130,17 @@ class FieldEmbedding(FieldEntries, Factored):
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with table_bias")
             if compression and field.rare:
                 raise ValueError(f"field {field.name!r}: a compressed table has no rare rows")
-            by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
+            if self._owners[field.name] in shared:
+                sharing[self._owners[field.name]].append(field)
+            else:
+                by_kind[field.dim, field.inner_dim, repr(compression)].append(field)
         kinds = [tuple(sorted(group, key=_one_valued_first)) for group in by_kind.values()]
+        stacks = [*kinds, *([self._field(name)] for name in sharing)]
+        kinds += [tuple(sorted(group, key=_one_valued_first)) for group in sharing.values()]
         order = [field.name for kind in kinds for field in kind]
         self._order = [order.index(name) for name in names]
         self._in_order = order == names
-        self.tables = nn.ModuleList(self._build(kind) for kind in kinds)
+        self.tables = nn.ModuleList(self._build(stack) for stack in stacks)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
         self.rows = RareMap(fields)
@@ -169,6 +149,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 columns=[self._column[f.name] for f in kind if not f.multi_valued],
                 multi_valued=[f for f in kind if f.multi_valued],
                 mean=[f.pooling == "mean" for f in kind if f.multi_valued],
+                sharing=tuple(f.name for f in kind if self._owners[f.name] in shared),
             )
             for kind in kinds
         ]
@@ -191,7 +172,8 @@ class FieldEmbedding(FieldEntries, Factored):
             init_scale=self.init_scale,
         )
         # Whatever k they are trained with: a field must not be hashed otherwise once collapsed.
-        alike = [f for f in self.fields if (f.dim, f.compression) == (dim, compression)]
+        own = (self._field(name) for name in self.table_names)
+        alike = [f for f in own if (f.dim, f.compression) == (dim, compression)]
         places = {f.name: place for place, f in enumerate(sorted(alike, key=_one_valued_first))}
         tables.seeds = {name: places[name] for name in sizes}
         return tables
@@ -203,6 +185,7 @@ class FieldEmbedding(FieldEntries, Factored):
             + (f", k={field.inner_dim}" if field.inner_dim is not None else "")
             + (f", {field.pooling} of a bag" if field.multi_valued else "")
             + (f", {field.compression!r}" if field.compression is not None else "")
+            + (f", in the table of {field.shares!r}" if field.shares is not None else "")
             for field in self.fields
         )
 
@@ -252,10 +235,14 @@ class FieldEmbedding(FieldEntries, Factored):
             (self.rows.values(field.name, bags[field.name][0], traced=traced), bags[field.name][1])
             for field in group.multi_valued
         ]
+        if group.sharing:
+            size = self._field(group.sharing[0]).num_embeddings
+            return look_up_shared(
+                table, block, mine, group.mean, group.sharing, size, traced=traced
+            )
         if table.is_plain(traced):
             return table.plain(block, mine, group.mean, traced=traced)
-        vectors: Tensor = table(Lookups.gather(block, mine, group.mean))
-        return vectors
+        return look_up_gathered(table, block, mine, group.mean)
 
     @staticmethod
     def _check_bags(name: str, bags: Bags, rows: int) -> None:
@@ -275,22 +262,22 @@ class FieldEmbedding(FieldEntries, Factored):
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """All that is one field's own, by name: views of the parameters and buffers it lies in."""
-        return self._tables_of(name).parts(name)
+        return self.tables_of(name).parts(self._owners[name])
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
-        table = self._tables_of(name).table(name)
+        table = self.tables_of(name).table(self._owners[name])
         return table[self.rows.of(name).to(table.device)] if self.rows.is_needed else table
 
     def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
         (n × d)."""
-        return self._tables_of(name).factors(name)
+        return self.tables_of(name).factors(self._owners[name])
 
     def named_factors(self) -> dict[str, Factors]:
-        """The factors of every field."""
-        return {field.name: self.factors(field.name) for field in self.fields}
+        """The factors of every table, by the field that it is of."""
+        return {name: self.factors(name) for name in self.table_names}
 
     def start_from(self, name: str, table: Tensor) -> None:
         """Let one field begin with a trained table (n × d): exactly, in balanced factors if it is
@@ -299,7 +286,11 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field's ``compression`` cannot hold one, or it is of another shape.
         """
-        self._tables_of(name).start_from(name, table)
+        self.tables_of(name).start_from(self._owners[name], table)
+
+    def has_rare_rows(self, name: str) -> bool:
+        """Whether rare categories of a field share rows."""
+        return self._field(name).rare is not None
 
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""
@@ -330,7 +321,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"{precision}: there is no ordinary table to quantize, since all fields are "
                 f"compressed; leave them in float32"
             )
-        parts = self._tables_of(name).collapsed(name)
+        parts = self.tables_of(name).collapsed(self._owners[name])
         if precision != "float32" and self._field(name).compression is None and "weight" in parts:
             return quantize(parts["weight"], precision)
         return parts
@@ -342,10 +333,11 @@ class FieldEmbedding(FieldEntries, Factored):
     def _field(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
 
-    def _tables_of(self, name: str) -> FieldTables:
+    def tables_of(self, name: str) -> FieldTables:
+        """The tables of one kind that one field's is among."""
         for tables in self.tables:
             assert isinstance(tables, FieldTables)
-            if name in tables.sizes:
+            if self._owners.get(name) in tables.sizes:
                 return tables
         raise KeyError(f"no field {name!r}; the fields are {[f.name for f in self.fields]}")
 
@@ -354,8 +346,8 @@ class FieldEmbedding(FieldEntries, Factored):
         ``int8`` or ``int4`` codes, quantized row by row; a ``compression`` stays, and so do codes.
         """
         plain = self.like_collapsed(precision)
-        for field in self.fields:
-            plain.load_collapsed(field.name, self.collapsed(field.name, precision))
+        for name in self.table_names:
+            plain.load_collapsed(name, self.collapsed(name, precision))
         return plain
 
     def like_collapsed(self, precision: Precision = "float32") -> FieldEmbedding:
@@ -385,7 +377,7 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
-        self._tables_of(name).load_collapsed(name, parts)
+        self.tables_of(name).load_collapsed(self._owners[name], parts)
 
 
 def _check_integers(what: str, given: Tensor) -> None:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
-
-
-class Named(Protocol):
-    """What has a name."""
-
-    @property
-    def name(self) -> str:
-        """The name."""
 
 
 class FieldEntries(nn.Module):
@@ -31,12 +23,15 @@ class FieldEntries(nn.Module):
     ``state_dict`` that goes by stacks (``tables.0.inner``), as mlet 0.1 wrote it, still loads, into
     fields that are stacked in the same way.
 
+    A table that several fields share is there once, by the field that it is of.
+
     Attributes:
         tables: the modules that hold the parts.
+        table_names: the fields that they are of.
     """
 
     tables: nn.ModuleList
-    fields: Sequence[Named]
+    table_names: Sequence[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,9 +43,9 @@ class FieldEntries(nn.Module):
 
     def _entries(self) -> Iterator[tuple[str, Tensor]]:
         """Every entry's name and a view of where its values are."""
-        for field in self.fields:
-            for part, tensor in self.parts(field.name).items():
-                yield f"{_encoded(field.name)}.{part}", tensor
+        for name in self.table_names:
+            for part, tensor in self.parts(name).items():
+                yield f"{_encoded(name)}.{part}", tensor
 
     @torch.no_grad()
     def _load_from_state_dict(

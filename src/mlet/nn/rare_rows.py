@@ -53,6 +53,9 @@ class _Field(Protocol):
     @property
     def rare(self) -> RareRows | None: ...
 
+    @property
+    def shares(self) -> str | None: ...
+
 
 class RareMap:
     """Categories to rows, for all fields of a layer; where none has rare rows, nothing is done.
@@ -66,9 +69,10 @@ class RareMap:
         self._fields = list(fields)
         rare = [field.rare or RareRows(field.num_embeddings - 1) for field in fields]
         # No buffers, as they are no weights: places in a hash, rows of their own, shared ones.
-        self._all = torch.tensor(
-            [range(len(rare)), [one.own for one in rare], [one.shared for one in rare]]
-        )
+        # Fields that share a table have the places of the one whose it is.
+        places = {field.name: place for place, field in enumerate(fields)}
+        seeds = [places[field.shares or field.name] for field in fields]
+        self._all = torch.tensor([seeds, [one.own for one in rare], [one.shared for one in rare]])
         columns = [place for place, field in enumerate(fields) if not field.multi_valued]
         self._columns = self._all[:, columns]
         self._bounds = IdBounds(_stack([fields[place] for place in columns]))

@@ -14,6 +14,7 @@ from mlet.engine import Lookups, RowGradient, look_up
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors, single_layer_
+from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import check_dimensions
 
 
@@ -222,7 +223,7 @@ class StackedTables(FieldTables):
             None if self.inner_dim is None else self.projection,
             lookups,
             self.stack,
-            sparse=self.sparse,
+            sparse=stays_sparse(self),
             sink=self.row_gradients,
             factored=self.factored_gradient,
         )

@@ -14,6 +14,7 @@ from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors
 from mlet.nn.plain_state import TakesPlainWeight
 from mlet.nn.product import product
+from mlet.nn.sparse_gradients import stays_sparse
 
 
 def check_dimensions(num_embeddings: int, embedding_dim: int, inner_dim: int, name: str) -> None:
@@ -254,7 +255,7 @@ class TwoLayerTable(TakesPlainWeight, Factored):
             ids,
             self.stack,
             frozen_row=self.padding_idx,
-            sparse=self.sparse,
+            sparse=stays_sparse(self),
             sink=self.row_gradients,
             factored=self.factored_gradient,
             each=each,

@@ -9,6 +9,7 @@ from mlet.reporting.text import as_markdown, human_bytes
 from mlet.studies.methods import SLT
 from mlet.studies.reductions import largest_reduction, mean_reduction, points_of, reduction
 from mlet.studies.results import OUTCOMES, ArmResult, Panel, Rows, StudyResult
+from mlet.studies.scores import GAUC
 from mlet.studies.verdict import data_sentences
 from mlet.task import Metric, Task
 
@@ -22,23 +23,32 @@ TUNING_COLUMNS = (
 )
 
 
-def arm_columns(task: Task) -> tuple[str, ...]:
+def is_grouped(result: StudyResult) -> bool:
+    """Whether rows of some data set have groups, and tables columns for GAUC."""
+    return any(schema.group is not None for schema in result.schemas.values())
+
+
+def _gauc(grouped: bool) -> tuple[str, ...]:
+    return (f"test {GAUC.label}", f"{GAUC.label} gain") if grouped else ()
+
+
+def arm_columns(task: Task, *, grouped: bool = False) -> tuple[str, ...]:
     """Of the table of one panel of a study."""
     headline, *others = (measure.label for measure in task.measures)
     return (
         "method", "d", "lr", f"test {headline}", "gain over SLT", "over rows",
-        *(f"{other} gain" for other in others), f"rare {headline}",
+        *(f"{other} gain" for other in others), f"rare {headline}", *_gauc(grouped),
         "reduction", "size", "training size", "time",
     )  # fmt: skip
 
 
-def compare_columns(task: Task) -> tuple[str, ...]:
+def compare_columns(task: Task, *, grouped: bool = False) -> tuple[str, ...]:
     """Where there is one panel of SLT and MLET alone."""
     headline, *others = (measure.label for measure in task.measures)
     return (
         "method", "d", "k", "lr", f"test {headline}", "gain over SLT",
         *(f"test {other}" for other in others), f"rare {headline}",
-        *(f"rare {other}" for other in others), "reduction", "size", "time",
+        *(f"rare {other}" for other in others), *_gauc(grouped), "reduction", "size", "time",
     )  # fmt: skip
 
 
@@ -63,8 +73,8 @@ def _cells(panel: Panel, arm: ArmResult) -> dict[str, str]:
     slt = panel.slt(arm.dim)
     compared = slt is not None and slt is not arm
     over_rows = panel.row_interval(arm) if compared else None
-    measured: dict[str, str] = {}
-    for measure in panel.task.measures:
+    measured = dict.fromkeys(_gauc(True), "–")
+    for measure in panel.measures:
         gain = panel.gain(arm, measure=measure).signed() if compared else ""
         measured |= {
             f"test {measure.label}": _measured(arm, "test", measure),
@@ -161,7 +171,7 @@ def markdown(result: StudyResult) -> str:
     if result.biases:
         sentences = "\n".join(f"- {sentence}" for sentence in data_sentences(result))
         parts += ["## The data\n", f"{sentences}\n"]
-    columns = arm_columns(result.study.task)
+    columns = arm_columns(result.study.task, grouped=is_grouped(result))
     for panel in result.panels:
         parts += [f"## {panel.title}\n", as_markdown(columns, arm_rows(panel, columns))]
     return "\n".join(parts)

@@ -103,7 +103,7 @@ def _train(data: PreparedDataset, task: Task, training: TrainingConfig, report: 
             for step, batch in enumerate(_of_categories(loader, epoch)):
                 done = epoch * len(loader) + step
                 report("a model of click rates alone", done, _EPOCHS * len(loader))
-                loss = task.loss(model(batch), batch.labels[task.label])
+                loss = task.batch_loss(model(batch), batch.labels[task.label], batch.weights)
                 optimizers.zero_grad()
                 loss.backward()
                 optimizers.step()
@@ -114,9 +114,14 @@ def _train(data: PreparedDataset, task: Task, training: TrainingConfig, report: 
         torch.set_num_threads(threads)
     predictions = task.predictions(torch.cat(outputs).double()).numpy()
     labels, name = np.asarray(test.labels[task.label]), task.headline.name
-    interval = task.intervals(labels, predictions)[name]
-    nothing = np.full(len(labels), np.mean(data.split("train").labels[task.label]))
-    value, constant = (task.score(labels, p)[name] for p in (predictions, nothing))
+    interval = task.intervals(labels, predictions, weights=test.weights)[name]
+    train = data.split("train")
+    if train.weights is None:
+        rate = np.mean(train.labels[task.label])
+    else:
+        rate = np.average(train.labels[task.label], weights=train.weights.astype(np.float64))
+    nothing = np.full(len(labels), rate)
+    value, constant = (task.scored(labels, p, test.weights)[name] for p in (predictions, nothing))
     return BiasOnly(value, *interval, constant)
 
 

@@ -23,8 +23,8 @@ class FrequencyCurve:
         label: of the method.
         field: whose categories.
         counts: the groups, by range of training counts.
-        losses: of each group, every category weighing the same however many test rows it has;
-            mean over seeds.
+        losses: of each group, every category weighing the same however many test rows it has, and
+            those rows by their weights, if they have some; mean over seeds.
     """
 
     label: str
@@ -42,7 +42,8 @@ def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
     place = max(range(len(entries)), key=lambda number: entries[number].num_categories)
     field = entries[place].name
     ids = np.asarray(columns.ids[place])
-    rows = np.bincount(ids, minlength=entries[place].num_categories)
+    weights = np.ones(len(ids)) if columns.weights is None else columns.weights
+    rows = np.bincount(ids, weights=weights, minlength=entries[place].num_categories)
     seen = np.flatnonzero(rows)
     names, members = group_by_count(data.training_counts[field][seen], _EDGES)
 
@@ -54,7 +55,7 @@ def frequency_curves(panel: Panel, dim: int) -> list[FrequencyCurve]:
             ],
             axis=0,
         )
-        means = np.bincount(ids, weights=losses, minlength=len(rows))[seen] / rows[seen]
+        means = np.bincount(ids, weights=losses * weights, minlength=len(rows))[seen] / rows[seen]
         return FrequencyCurve(
             arm.method.label, field, names, tuple(float(means[group].mean()) for group in members)
         )

@@ -69,13 +69,15 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     model = build_model(config.model, data.schema).to(settings.device)
+    model.task.check_weights(data.schema.weighted)
     if config.model.init == "co_occurrence":
         start_from_co_occurrence(model, data)
     optimizers = Optimizers(config.optimizer, model, settings.batch_size)
 
     def learn(batch: Batch) -> bool:
         batch = batch.to(settings.device)
-        loss = model.task.loss(model(batch), batch.labels[model.task.label])
+        labels = batch.labels[model.task.label]
+        loss = model.task.batch_loss(model(batch), labels, batch.weights)
         if not math.isfinite(loss.item()):
             return False
         optimizers.zero_grad()
@@ -98,11 +100,14 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
             if not np.isfinite(found).all() or not all(map(learn, block)):
                 return None
             labels = np.concatenate([batch.labels[model.task.label] for batch in block])
-            value = model.task.score(labels, found)[model.task.headline.name]
+            weights = [batch.weights for batch in block if batch.weights is not None]
+            value = model.task.scored(labels, found, np.concatenate(weights) if weights else None)[
+                model.task.headline.name
+            ]
             blocks.append(None if math.isnan(value) else value)
             parts.append(found)
         labels = np.asarray(columns.labels[model.task.label])
-        scores[name] = model.task.score(labels, np.concatenate(parts))
+        scores[name] = model.task.scored(labels, np.concatenate(parts), columns.weights)
     return Progress(scores["valid"], scores["test"], blocks)
 
 

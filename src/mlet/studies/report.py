@@ -16,6 +16,7 @@ from mlet.studies.arm_table import (
     arm_columns,
     arm_rows,
     by_setting,
+    is_grouped,
     markdown,
     reduction_columns,
     reduction_rows,
@@ -32,7 +33,7 @@ from mlet.studies.verdict import counts, data_sentences, expected_by_chance, hel
 def write_report(result: StudyResult, out: Path) -> Path:
     """Write ``report.html``, ``study.json``, ``tables.md`` and the figures; returns the page."""
     sections = []
-    columns = arm_columns(result.study.task)
+    columns = arm_columns(result.study.task, grouped=is_grouped(result))
     for (dataset, optimizer), panels in by_setting(result).items():
         figures = _figures(panels)
         for name, svg in figures.items():
@@ -142,17 +143,16 @@ def _arm_dict(panel: Panel, arm: ArmResult) -> dict[str, Any]:
         values[rows] = estimates(panel, arm, rows)
     if arm.method != SLT and panel.slt(arm.dim) is not None:
         found = reduction(panel, arm)
-        values["gain"] = {}
+        values["gain"] = {m.name: asdict(panel.gain(arm, measure=m)) for m in panel.measures}
         for measure in panel.task.measures:
-            values["gain"][measure.name] = asdict(panel.gain(arm, measure=measure))
             values["gain"][f"{measure.name}_over_rows"] = panel.row_interval(arm, measure)
-        values["reduction"] = asdict(found) if found else None
+        values["reduction"] = found.to_dict() if found else None
     return values
 
 
 def estimates(panel: Panel, arm: ArmResult, rows: Rows) -> dict[str, Any]:
     """The measures of an arm as plain values, by name."""
-    return {m.name: asdict(arm.estimate(rows, m)) for m in panel.task.measures}
+    return {m.name: asdict(arm.estimate(rows, m)) for m in panel.measures}
 
 
 def run_dicts(panel: Panel, arm: ArmResult) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from mlet.studies.bias_only import BiasOnly
 from mlet.studies.ledger import Ledger
 from mlet.studies.methods import SLT, Method
 from mlet.studies.runs import check_run, read_test_scores, run_path, score_run
+from mlet.studies.scores import GAUC, RunScores, TestRows
 from mlet.studies.statistics import Estimate, estimate
 from mlet.studies.study import Arm, StudyConfig, panels
 from mlet.task import Metric, Task
@@ -34,24 +35,6 @@ Rows = Literal["test", "rare"]
 Outcome = Literal["better", "worse", "unclear"]
 ROWS: tuple[Rows, ...] = get_args(Rows)
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """One seed of one arm.
-
-    Attributes:
-        test, rare: metrics of the study's task, by name, on all test rows and on the rare ones.
-        valid: the headline metric of the kept weights on the validation split.
-        steps, seconds: of training.
-    """
-
-    seed: int
-    test: dict[str, float]
-    rare: dict[str, float]
-    valid: float
-    steps: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -162,6 +145,11 @@ class Panel:
     rare_below: int
     rare_rows: int
     unseen_share: float = 0.0
+
+    @property
+    def measures(self) -> tuple[Metric, ...]:
+        """The task's, and GAUC where rows have groups."""
+        return self.task.measures if self.schema.group is None else (*self.task.measures, GAUC)
 
     @property
     def title(self) -> str:
@@ -324,7 +312,7 @@ def _read(
 ) -> ArmResult:
     trained, precision = study.trained(arm), arm.method.precision
     task, count = study.task, len(study.task.measures)
-    labels = np.asarray(data.split("test").labels[task.label])
+    on = TestRows(data.split("test"), task)
     setting = ledger.chosen(trained)
     assert setting is not None
     runs, resamples, sliced = [], [], []
@@ -341,15 +329,15 @@ def _read(
         runs.append(
             RunScores(
                 seed=seed,
-                test=task.score(labels, p),
-                rare=task.score(labels[rare], p[rare]),
+                test=on.scored_in_groups(p),
+                rare=on.scored_in_groups(p, rare),
                 valid=summary.valid[task.headline.name],
                 steps=summary.steps,
                 seconds=summary.seconds,
             )
         )
         resamples.append(test.resamples[:, :count])
-        scores = [task.score(labels[part.rows], p[part.rows]) for part in slices]
+        scores = [on.scored(p, part.rows) for part in slices]
         sliced.append([[one[measure.name] for measure in task.measures] for one in scores])
     summary = RunDirectory(paths[0]).summary()
     failed = [t.params["learning_rate"] for t in ledger.trials(trained) if t.state.name == "FAIL"]

@@ -183,7 +183,8 @@ def score_run(path: Path, data: Path, resamples: int, precision: Precision) -> N
     served = model if precision == "float32" else model.collapse(precision)
     predictions = predict(served, columns).astype(np.float32)
     labels = columns.labels[model.task.label]
-    draws = model.task.resampled(labels, predictions, samples=resamples)
+    weights = columns.weights
+    draws = model.task.resampled(labels, predictions, samples=resamples, weights=weights)
     # Of what is not quantized the run says it: some methods are kept smaller than they compute.
     own = precision == RunDirectory(path).precision() == "float32"
     size = sum(tensor.nbytes for tensor in served.state_dict().values())

@@ -26,15 +26,27 @@ def help_paragraphs(result: StudyResult) -> tuple[list[str], list[str]]:
 
 
 def data_sentences(result: StudyResult) -> list[str]:
-    """Of each data set: what click rates alone give, where that is a reason for doubt; and how many
-    test rows hold a category that training never saw, of which no method knows anything."""
+    """Of each data set: what click rates alone give, where that is a reason for doubt; how many
+    test rows hold a category that training never saw, of which no method knows anything; and
+    whether rows have weights, and groups."""
     task = result.study.task
     sentences = [found.sentence(name, task) for name, found in result.biases.items()]
     unseen = {panel.dataset: panel.unseen_share for panel in result.panels}
-    return sentences + [
+    sentences += [
         f"{name}: {share:.1%} of the test rows hold a category that training never saw."
         for name, share in unseen.items()
     ]
+    for name, schema in result.schemas.items():
+        if schema.weighted:
+            sentences.append(
+                f"{name}: rows count by their weights, in training and in every metric here."
+            )
+        if schema.group is not None:
+            sentences.append(
+                f"{name}: GAUC is the AUC within the rows of one {schema.group!r}, averaged by "
+                f"rows; arms are not chosen by it."
+            )
+    return sentences
 
 
 def finding(panel: Panel) -> str | None:

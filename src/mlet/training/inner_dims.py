@@ -13,11 +13,11 @@ from mlet.training.rare_rows import with_own_rows
 
 
 def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerDim]:
-    """What ``inner_dim: auto`` comes to for each field that ``inner_dims`` does not name."""
+    """What ``inner_dim: auto`` comes to for each table that ``inner_dims`` does not name."""
     counts = data.training_counts
     tables = {
         field.name: TableSize(field.num_categories, model.dim, counts[field.name])
-        for field in data.schema.fields
+        for field in data.schema.vocabulary_fields
         if field.name not in model.inner_dims
     }
     return choose_inner_dims(tables, budget=model.budget)

@@ -65,4 +65,5 @@ def _filled(batch: Batch, rows: int) -> Batch:
         torch.nn.functional.pad(batch.dense, (0, 0, 0, more)),
         torch.nn.functional.pad(batch.ids, (0, 0, 0, more)),
         bags,
+        batch.weights,
     )

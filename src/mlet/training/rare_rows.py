@@ -17,8 +17,11 @@ def with_own_rows(config: RunConfig) -> RunConfig:
     model = config.model
     if model.min_count == 1 or model.own_rows:
         return config
-    counts = PreparedDataset(config.data).training_counts
-    own = {name: own_rows(found, model.min_count) for name, found in counts.items()}
+    data = PreparedDataset(config.data)
+    own = {
+        field.name: own_rows(data.training_counts[field.name], model.min_count)
+        for field in data.schema.vocabulary_fields
+    }
     return config.model_copy(update={"model": model.model_copy(update={"own_rows": own})})
 
 

@@ -20,7 +20,7 @@ from mlet.data.kinds import SameKinds
 from mlet.data.readers.columns import TableColumns
 from mlet.data.readers.table_schema import SplitColumn, TableSchema
 from mlet.data.schema import SPLITS, RawFormat, SplitName
-from mlet.data.source import LABEL, LINE, SPLIT, TIME, RawColumns, RawRows, kept
+from mlet.data.source import GROUP, LABEL, LINE, SPLIT, TIME, WEIGHT, RawColumns, RawRows, kept
 from mlet.data.texts import one_spelling, texts_of
 from mlet.data.times import OneKind, read_times
 from mlet.errors import ConfigError, DataError
@@ -83,6 +83,9 @@ class TableSource:
             time=schema.time is not None,
             split=schema.split is not None or bool(given),
             indicated=tuple(name for name, column in dense.items() if column.missing_indicator),
+            weight=schema.weight is not None,
+            shares=schema.shares,
+            group=schema.group,
         )
         otherwise: Literal["time", "random"] = "time" if schema.time else "random"
         self.default_split: Literal["time", "random", "given"] = (
@@ -185,6 +188,10 @@ class TableSource:
         if schema.split is not None:
             places = schema.split.places()
             columns[SPLIT] = parse.splits(text, schema.split.column, places, path, sieve=sieve)
+        if schema.weight is not None:
+            columns[WEIGHT] = parse.weights(text, schema.weight, path, sieve=sieve)
+        if schema.group is not None:
+            columns[GROUP] = one_spelling(text[schema.group])
         columns |= self._table.features(raw, text, path, sieve)
         frame = pl.DataFrame(columns)
         return (frame if sieve is None else frame.filter(sieve.kept)), kind

@@ -5,14 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from mlet.data.schema import SPLITS
+from mlet.data.sharing import check_shares
 from mlet.data.source import LINE, DenseScale
 from mlet.data.times import check_format
 from mlet.errors import ConfigError
 from mlet.settings import Settings
+
+#: Settings that a data set's schema names only where they are given.
+_LATER = ("weight", "shares", "group")
 
 
 class SplitColumn(Settings):
@@ -67,11 +77,17 @@ class TableSchema(Settings):
         categorical: columns with one category a row.
         multi_valued: columns with a bag of categories: name → the separator between them in a
             cell (ignored for lists of Parquet and JSON).
+        shares: fields that have the same categories as others, as the last item that a user saw and
+            the item that is shown: name → that other field, whose vocabulary and embedding table
+            they share.
         time: column to split by: integers, or dates in ISO form.
         time_format: of the time, where it is another: ``seconds``, ``milliseconds``,
             ``microseconds`` or ``nanoseconds`` since 1970, ``iso``, ``integers`` of no unit, or a
             pattern, as ``%d/%m/%Y %H:%M``.
         split: the column of rows that are split already; see `SplitColumn`.
+        weight: the column of what rows count for, beside others: numbers from 0 on.
+        group: the column of whose rows belong together, as of a user, a query or a session, to be
+            scored within (GAUC); it may be a feature, too.
         null_values: what stands for a missing value, in any column, beside an empty cell.
         separator: between the columns of a CSV file; by default a comma, and in one named .tsv a
             tab.
@@ -85,9 +101,12 @@ class TableSchema(Settings):
     dense: dict[str, DenseColumn] = Field(default_factory=dict)
     categorical: list[str] = Field(default_factory=list)
     multi_valued: dict[str, str] = Field(default_factory=dict)
+    shares: dict[str, str] = Field(default_factory=dict)
     time: str | None = None
     time_format: str | None = None
     split: SplitColumn | None = None
+    weight: str | None = None
+    group: str | None = None
     null_values: list[int | float | str] = Field(default_factory=list)
     separator: str | None = None
     quote: Literal["double", "none"] = "double"
@@ -112,11 +131,19 @@ class TableSchema(Settings):
             raise ValueError("'time_format' is of the column 'time', which is not given")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what mlet had not at first, where it is not given."""
+        values: dict[str, Any] = dump(self)
+        return {name: v for name, v in values.items() if v or name not in _LATER}
+
     def names(self) -> list[str]:
         """Every column the schema refers to."""
         time = [self.time] if self.time else []
         split = [self.split.column] if self.split else []
-        return [self.label, *self.features(), *time, *split]
+        weight = [self.weight] if self.weight else []
+        group = [self.group] if self.group else []
+        return [self.label, *self.features(), *time, *split, *weight, *group]
 
     def features(self) -> list[str]:
         """Those that a model takes."""
@@ -131,15 +158,22 @@ class TableSchema(Settings):
         """Refuse what no table can have.
 
         Raises:
-            ConfigError: a column has two roles, none is categorical, or the separator or the form
-                of the time is none.
+            ConfigError: a column has two roles, none is categorical, a vocabulary cannot be shared,
+                or the separator or the form of the time is none.
         """
         names = self.names()
-        repeated = sorted({name for name in names if names.count(name) > 1 and name != self.time})
+        # A time may be a feature, and so may a group, which is named last.
+        roles = [name for name in (names[:-1] if self.group else names) if name != self.time]
+        repeated = sorted({name for name in roles if roles.count(name) > 1})
         if repeated:
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
         if not self.categorical and not self.multi_valued:
             raise ConfigError("schema: name at least one categorical or multi_valued column")
+        if self.group in self.multi_valued:
+            raise ConfigError(
+                f"schema: 'group' must have one value a row, and {self.group!r} is multi_valued"
+            )
+        check_shares(self.shares, (*self.categorical, *self.multi_valued))
         separator = self.separator_of(Path())
         if len(separator.encode()) != 1 or separator in '"\r\n':
             raise ConfigError(
