@@ -58,6 +58,13 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a step.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=PLACE]",
+            help="Metrics to tensorboard[=FOLDER] or mlflow[=TRACKING-URI], too. Repeatable.",
+        ),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Train a click model on a prepared data set.
@@ -71,7 +78,18 @@ def train(
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
     """
     if resume is not None:
-        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, batch_size, seed)
+        given = (
+            out,
+            config,
+            model,
+            dim,
+            inner_dim,
+            optimizer,
+            learning_rate,
+            batch_size,
+            seed,
+            log,
+        )
         if preset != RECIPE or any(value is not None for value in (*given, set_)):
             raise ConfigError(
                 "--resume RUN takes everything from the run but --epochs; leave the rest out"
@@ -92,6 +110,7 @@ def train(
             extra={
                 "model": {"dim": dim, "inner_dim": parse_inner_dim(inner_dim)},
                 "training": {"seed": seed},
+                "log": log,
             },
         ),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, DLRMConfig
@@ -159,6 +159,10 @@ class TrainingConfig(Settings):
     keep_state: bool = False
 
 
+#: Programs whose logs a run can be written to.
+LogName = Literal["tensorboard", "mlflow"]
+
+
 class RunConfig(Settings):
     """Everything that determines a run.
 
@@ -168,6 +172,9 @@ class RunConfig(Settings):
         start: a finished run, or its model file, whose weights training begins with: of a model
             that differs in how its tables are kept alone. Two-layer tables hold them exactly,
             low-rank ones cut to their rank by truncated singular value decomposition.
+        log: where metrics go beside the run's own files: ``tensorboard``, to the run's directory,
+            ``mlflow``, to where MLflow's own settings say, or both, each with another place behind
+            ``=``: a folder, a tracking URI.
     """
 
     data: Path
@@ -175,3 +182,22 @@ class RunConfig(Settings):
     optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
     start: Path | None = None
+    log: list[str] = Setting(default_factory=list)
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, value: list[str]) -> list[str]:
+        known, seen = get_args(LogName), []
+        for entry in value:
+            name, equals, place = entry.partition("=")
+            if name not in known or (equals and not place):
+                raise ValueError(f"{entry!r} is no log; there are {', '.join(known)}, NAME=PLACE")
+            if name in seen:
+                raise ValueError(f"{name} is given twice")
+            seen.append(name)
+        return value
