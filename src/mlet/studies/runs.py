@@ -23,7 +23,7 @@ from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
 from mlet.studies.precisions import precision_points
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.inner_dims import with_inner_dims
-from mlet.training.loop import Observer
+from mlet.training.observer import Observer
 from mlet.training.predict import predict
 from mlet.training.run import Summary
 
