@@ -315,6 +315,26 @@ def test_real_integers(debdeps: Path, tmp_path: Path) -> None:
         assert graph_of(table)(sent)["ids"].T.tolist() == all_ids(data)
 
 
+def test_a_vocabulary_that_fields_share_is_there_once() -> None:
+    known = {"item": ["i1", "7", ""], "last": ["i1", "7", ""], "seen": ["i1", "7", ""]}
+    schema, vocabularies = schema_of([], known, ("seen",))
+    shares = [
+        f.model_copy(update={"shares": "item"} if f.name != "item" else {}) for f in schema.fields
+    ]
+    schema = schema.model_copy(update={"fields": shares})
+    table = RawTable(schema, vocabularies)
+    nodes = Nodes("mlet.")
+    encoding_nodes(nodes, table, "out:")
+    assert [node.op_type for node in nodes.nodes].count("LabelEncoder") == 2, "one is of bags"
+    rows = {"item": texts("7.0", "i1", "x"), "last": texts("", "7", "i1")}
+    found = graph_of(table)(
+        {**rows, "seen": np.array([["", "7"], ["i1", ""], ["x", "i1"]], object)}
+    )
+    assert found["ids"].T.tolist() == [[2, 1, 0], [3, 2, 1]]
+    assert found["seen.values"].tolist() == [2, 1, 0, 1]
+    assert found["seen.lengths"].tolist() == [1, 1, 2]
+
+
 def test_large_vocabularies() -> None:
     count = 100_000
     known = [f"{place:08x}" for place in range(count)]

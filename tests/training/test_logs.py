@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from mlet.cli import main
+from mlet.data import SplitRule, prepare
+from mlet.data.readers import TableSchema, TableSource
 from mlet.errors import ConfigError, RunError, TrainingError
 from mlet.settings import load_yaml
 from mlet.studies.compare import CompareConfig
@@ -218,6 +222,22 @@ def test_a_resumed_run_goes_on_in_its_logs(
     assert [step for step, _ in store.series(out)["test/auc"]] == [steps, steps // 2 * 3]
     (folder,) = (tmp_path / "logs").iterdir()
     assert of_tensorboard(folder)["valid/auc"][-1][0] == steps // 2 * 3
+
+
+def test_scores_heed_the_weights_of_rows(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    user = draw.integers(0, 9, 600)
+    rows = {"click": (draw.random(600) < user / 9).astype(int), "user": user, "odd": user % 2}
+    pl.DataFrame({**rows, "w": draw.choice([0.0, 1.0, 9.0], 600)}).write_csv(tmp_path / "rows.csv")
+    table = TableSchema(label="click", categorical=["user", "odd"], weight="w")
+    prepare(TableSource([tmp_path / "rows.csv"], table), tmp_path / "data", split=SplitRule())
+    train(config(tmp_path / "data", "tensorboard", epochs=1), tmp_path / "run")
+    found = of_tensorboard(tmp_path / "run" / "tensorboard")
+    (overall, *_) = evaluate(*load_for_evaluation(tmp_path / "run", None), samples=1)
+    assert overall.weight is not None
+    for name, value in overall.scores.items():
+        ((_, logged),) = found[f"test/{name}"]
+        assert logged == pytest.approx(value, rel=1e-6)
 
 
 def test_a_run_that_diverges_has_failed(store: Store, small_data: Path, tmp_path: Path) -> None:

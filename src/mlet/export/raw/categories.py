@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mlet.data.texts import WHOLE_FLOAT, WORDS
 from mlet.export.raw.columns import RawTable
@@ -25,8 +25,8 @@ def id_nodes(nodes: Nodes, table: RawTable) -> tuple[list[str], list[str]]:
         if parts.bad is not None:
             why = f"{table.time.name!r} holds what is not {table.time.form}"
             refused.append(nodes.refuse(parts.bad, why))
-    for field in sorted(table.integers):
-        ids[field] = nodes.column(nodes.encode(_integer_keys(table, field), field))
+    integers = {field: nodes.column(field) for field in sorted(table.integers)}
+    ids |= _encoded(nodes, table, integers, _integer_keys)
     texts = [field.name for field in table.schema.one_valued if field.name not in ids]
     for respelled in (False, True):
         fields = [name for name in texts if table.is_respelled(name) == respelled]
@@ -34,9 +34,26 @@ def id_nodes(nodes: Nodes, table: RawTable) -> tuple[list[str], list[str]]:
         if fields and (respelled or table.missing):
             matrix = _clean(nodes, table, nodes.columns(columns), respelled=respelled)
             columns = nodes.apart(matrix, len(fields))
-        for field, column in zip(fields, columns, strict=True):
-            ids[field] = nodes.encode(_text_keys(table, field), column)
+        given = dict(zip(fields, columns, strict=True))
+        ids |= _encoded(nodes, table, given, _text_keys)
     return [ids[field.name] for field in table.schema.one_valued], refused
+
+
+def _encoded(
+    nodes: Nodes,
+    table: RawTable,
+    columns: Mapping[str, str],
+    keys: Callable[[RawTable, str], dict[str, int]] | Callable[[RawTable, str], dict[int, int]],
+) -> dict[str, str]:
+    """The ids of fields, by name; a vocabulary that several share is there once."""
+    owners = {field.name: field.owner for field in table.schema.fields}
+    ids: dict[str, str] = {}
+    for owner in dict.fromkeys(owners[name] for name in columns):
+        fields = [name for name in columns if owners[name] == owner]
+        matrix = nodes.columns([columns[name] for name in fields])
+        codes = nodes.encode(keys(table, fields[0]), matrix)
+        ids |= zip(fields, nodes.apart(codes, len(fields)), strict=True)
+    return ids
 
 
 def bag_nodes(nodes: Nodes, table: RawTable, field: str) -> tuple[str, str]:

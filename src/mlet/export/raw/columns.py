@@ -55,10 +55,11 @@ class RawTable:
             ConversionError: two columns have one name, or one has that of the output.
         """
         self.schema = schema
-        self.vocabularies = {
+        own = {
             field.name: Vocabulary(vocabularies[field.name], field.total_categories)
-            for field in schema.fields
+            for field in schema.vocabulary_fields
         }
+        self.vocabularies = {field.name: own[field.owner] for field in schema.fields}
         self.as_written = frozenset(
             name for name, known in self.vocabularies.items() if known.is_as_written
         )

@@ -98,7 +98,8 @@ class RunLogs:
         served, _, _ = load_collapsed(model)
         test = data.split("test")
         labels = test.labels[served.task.label]
-        self._write("test", served.task.score(labels, served_scores(served, test)))
+        scores = served.task.scored(labels, served_scores(served, test), test.weights)
+        self._write("test", scores)
 
     def _write(self, group: str, values: Mapping[str, float]) -> None:
         named = {f"{group}/{name}": v for name, v in values.items() if math.isfinite(v)}
