@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from mlet import nn, optim, theory
     from mlet.nn import Embedding, EmbeddingBag
     from mlet.scoring import Predictor
-    from mlet.surgery import collapse, collapse_state_dict, convert, param_groups, summary
+    from mlet.surgery import (
+        collapse,
+        collapse_state_dict,
+        convert,
+        grow,
+        param_groups,
+        summary,
+    )
 
 __version__ = version("mlet")
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "collapse",
     "collapse_state_dict",
     "convert",
+    "grow",
     "nn",
     "optim",
     "param_groups",
@@ -35,7 +43,8 @@ _PLACES = {
     **dict.fromkeys(("Embedding", "EmbeddingBag"), "mlet.nn"),
     "Predictor": "mlet.scoring",
     **dict.fromkeys(
-        ("collapse", "collapse_state_dict", "convert", "param_groups", "summary"), "mlet.surgery"
+        ("collapse", "collapse_state_dict", "convert", "grow", "param_groups", "summary"),
+        "mlet.surgery",
     ),
 }
 

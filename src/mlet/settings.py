@@ -123,6 +123,18 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def first_difference(one: Any, other: Any, place: str = "") -> str | None:
+    """Where two trees of settings begin to differ, with both values; None if they do not."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            inner = f"{place}.{key}" if place else str(key)
+            found = first_difference(one.get(key), other.get(key), inner)
+            if found is not None:
+                return found
+        return None
+    return None if one == other else f"{place} ({one} then, {other} now)"
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """``["a.b=1", …]`` as a tree; values are YAML.
 

@@ -36,6 +36,9 @@ SMALLER = {
     "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
     "benchmarks/serving.py": "benchmarks/serving.py --cap 50 --rounds 3",
+    "benchmarks/unknown_rows.py": "benchmarks/unknown_rows.py --seeds 1",
+    "benchmarks/rolling.py": "benchmarks/rolling.py --since 1995 --until 2015 --blocks 2 "
+    "--months 36 --seeds 1",
     "benchmarks/drop_in.py": "benchmarks/drop_in.py --small --rounds 2 --no-memory --cases Zipf",
     "studies/quick.yaml": "studies/quick.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlet.cli.console import counting, say, show_table
-from mlet.data import DatasetSchema, SplitRule
+from mlet.data import DatasetSchema, PreparedDataset, SplitRule
 from mlet.data import prepare as prepare_source
 from mlet.data.bad_rows import BadRows
 from mlet.data.guess import guess_schema
@@ -71,7 +71,15 @@ MinCount: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         help="Categories seen less often in training become 'unknown or rare': N for all fields, "
-        "FIELD=N for one. Repeatable. Default: 1."
+        "FIELD=N for one. Repeatable. Default: 1, or as in --extend."
+    ),
+]
+Extend: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="A prepared data set whose vocabularies go on: known categories keep their ids, new "
+        "ones come after them, counts add up, dense features are scaled as there. The new data set "
+        "holds the new rows alone; mlet train NEW --from RUN goes on with a model on them.",
     ),
 ]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")]
@@ -86,6 +94,7 @@ def _prepare(
     test: Test = 0.1,
     seed: Seed = 0,
     min_count: MinCount = None,
+    extend: Extend = None,
     overwrite: Overwrite = False,
 ) -> None:
     default, by_field = _parse_min_counts(min_count or [])
@@ -98,11 +107,14 @@ def _prepare(
             split=rule,
             min_count=default,
             field_min_counts=by_field,
+            extend=extend,
             overwrite=overwrite,
             report=report,
             tell_times=times.update,
         )
     print_schema(schema, out, _shown(times, source))
+    if extend is not None:
+        _print_new_categories(PreparedDataset(extend).schema, schema, extend)
     if isinstance(source, TableSource) and source.bad_rows is not None:
         _print_bad_rows(source.bad_rows)
 
@@ -118,6 +130,17 @@ def _shown(
     return {name: (show_time(a, kind), show_time(b, kind)) for name, (a, b) in times.items()}
 
 
+def _print_new_categories(before: DatasetSchema, now: DatasetSchema, extended: Path) -> None:
+    """What the vocabularies have that they had not."""
+    known = {field.name: field.num_categories for field in before.fields}
+    more = {field.name: field.num_categories - known[field.name] for field in now.vocabulary_fields}
+    listed = ", ".join(f"{name} {count:,}" for name, count in more.items() if count)
+    say(
+        f"extends {extended}: {sum(more.values()):,} new categories{listed and f' ({listed})'}; "
+        f"counts are of {now.counted_rows:,} training rows"
+    )
+
+
 def _print_bad_rows(bad_rows: BadRows) -> None:
     """What was left out, by reason, with the first of each."""
     if not bad_rows.total:
@@ -130,9 +153,10 @@ def _print_bad_rows(bad_rows: BadRows) -> None:
     show_table(title, ("reason", "the first", "rows"), rows, left=2)
 
 
-def _parse_min_counts(options: list[str]) -> tuple[int, dict[str, int]]:
-    """``["2", "user=5"]``: the default and the exceptions."""
-    default, by_field = 1, {}
+def _parse_min_counts(options: list[str]) -> tuple[int | None, dict[str, int]]:
+    """``["2", "user=5"]``: the default, if it is given, and the exceptions."""
+    default: int | None = None
+    by_field = {}
     for option in options:
         field, equals, text = option.rpartition("=")
         if not text.isdecimal():

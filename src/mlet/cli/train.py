@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,7 @@ from mlet.training import RunConfig, RunDirectory, Summary
 from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
+from mlet.training.grow import with_grown
 from mlet.training.inner_dims import inner_dims_of, with_inner_dims
 from mlet.training.presets import RECIPE, with_preset
 
@@ -40,6 +41,13 @@ def train(
     data: Annotated[Path | None, typer.Argument(help="Prepared data set.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run instead.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Go on with this run's model, or a model file's, on DATA that extends its own.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     preset: Preset = RECIPE,
     model: Model = None,
@@ -69,10 +77,28 @@ def train(
     before it, if the data set has moved. With --epochs N beside it, a run goes on to so many; a
     finished one only if it was trained with --set training.keep_state=true.
 
+    With --from RUN a new run goes on with a finished one's model on new rows, prepared with
+    --extend: settings are RUN's but for what is given here; its tables get rows for new categories,
+    which begin as that of the unknown one, with noise (--set grow.noise=0.5 halves it). What
+    its optimizers kept goes on if RUN was trained with --set training.keep_state=true.
+
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
+
+    Example: mlet train NEW --from RUN --out RUN2 --epochs 1
     """
     if resume is not None:
-        given = (out, config, model, dim, inner_dim, optimizer, learning_rate, batch_size, seed)
+        given = (
+            out,
+            from_,
+            config,
+            model,
+            dim,
+            inner_dim,
+            optimizer,
+            learning_rate,
+            batch_size,
+            seed,
+        )
         if preset != RECIPE or any(value is not None for value in (*given, set_)):
             raise ConfigError(
                 "--resume RUN takes everything from the run but --epochs; leave the rest out"
@@ -98,7 +124,9 @@ def train(
     )
     if inner_dim is not None and parse_inner_dim(inner_dim) is None:
         values = merge(values, {"model": {"inner_dim": None}})
-    values = with_preset(preset, values)
+    if from_ is not None:
+        values = merge(values, {"grow": {"run": str(from_)}})
+    values = _with_grown(preset, values) if values.get("grow") else with_preset(preset, values)
     if data is not None:
         values["data"] = str(data)
     if "data" not in values:
@@ -106,7 +134,17 @@ def train(
     for name in ("data", "start"):
         if values.get(name) is not None:
             values[name] = str(Path(values[name]).resolve())
+    if values.get("grow"):
+        values["grow"]["run"] = str(Path(values["grow"]["run"]).resolve())
     _watch(out, RunConfig.parse(values, "configuration"))
+
+
+def _with_grown(preset: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings over those of what is gone on from."""
+    values = with_grown(values, preset)
+    if preset != RECIPE and Path(values["grow"]["run"]).is_dir():
+        raise ConfigError("--from RUN takes its settings from the run; leave --preset out")
+    return values
 
 
 def _watch(

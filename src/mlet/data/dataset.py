@@ -178,6 +178,17 @@ class PreparedDataset:
                 raise DataError(f"{path}: no vocabulary of {size} categories; {_REMEDY}")
         return found
 
+    def rare(self, field: str) -> pl.DataFrame:
+        """``category`` and training ``count`` of what was too rare in a field to have an id; empty
+        where there was none, and of data of versions of mlet that did not keep it."""
+        owner = next(one.owner for one in self.schema.fields if one.name == field)
+        path, known = layout.rare(self.root, owner), self.schema.checksums
+        if known is None or path.relative_to(self.root).as_posix() not in known:
+            return self.vocabulary(field).clear()
+        checksums.verify(self.root, path, known)
+        with reading(path, DataError, _REMEDY):
+            return read_parquet(path)
+
     @property
     def vocabularies(self) -> dict[str, pl.DataFrame]:
         """`vocabulary` of every field that has one of its own, by name."""

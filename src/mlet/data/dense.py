@@ -25,15 +25,21 @@ _SAMPLE_ROWS = 1_000_000
 
 
 def write_dense(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, columns: RawColumns
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    root: Path,
+    columns: RawColumns,
+    known: list[DenseSchema] | None = None,
 ) -> list[DenseSchema]:
     """All dense features side by side, scaled; returns what each column is.
+
+    ``known`` are the same columns of a data set that is extended, whose scaling they keep.
 
     Raises:
         ConfigError: a scale is unknown, or the indicator of a feature has the name of another.
         DataError: a scaled value is beyond float32.
     """
-    entries = _entries(staged, assignment, columns)
+    entries = _entries(staged, assignment, columns) if known is None else known
     rows = [int((assignment == place).sum()) for place in range(len(SPLITS))]
     outputs = [
         ColumnFile(layout.dense(root, split), np.float32, count, len(entries))
@@ -49,10 +55,14 @@ def write_dense(
             output.append(values[assignment[chunk] == place])
         train = frame.filter(pl.Series(assignment[chunk] == 0))
         missing |= {name for name in names if train[name].null_count()}
+    found: dict[str, bool | None] = {name: dense_column(name) in missing for name in columns.dense}
+    for entry in known or ():
+        if entry.of is None and not found[entry.name]:  # it was, or is not known to have been
+            found[entry.name] = entry.missing_in_training
     return [
-        entry
-        if entry.of is not None
-        else entry.model_copy(update={"missing_in_training": dense_column(entry.name) in missing})
+        entry.model_copy(update={"missing_in_training": found[entry.name]})
+        if entry.of is None
+        else entry
         for entry in entries
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 from mlet.data import layout
 from mlet.data.dataset import PreparedDataset
 from mlet.data.schema import DatasetSchema, DenseSchema
+from mlet.data.vocabulary import digest_categories
 from mlet.errors import RunError
 
 
@@ -37,7 +38,35 @@ def check_data(
             if same_rows
             else "name the data set the weights were trained on, or one with its vocabularies"
         )
+        if _difference(schema, data.schema, data) is None:
+            remedy = (
+                "it extends that one: go on with the model on it (mlet train DATA --from RUN), or "
+                "score its raw rows (mlet predict)"
+            )
         raise RunError(f"{data.root} is not the data set of {owner}: {reason}; {remedy}")
+
+
+def check_extension(schema: DatasetSchema, data: PreparedDataset, owner: Path) -> None:
+    """Refuse to let a model go on with data whose ids do not begin with those it was trained on.
+
+    Data extends what a model was trained on if every field has the categories of that first, in
+    their order, and dense features are scaled alike. Which data set was extended, and by way of how
+    many others, is no matter.
+
+    Args:
+        schema: of the data set the weights were trained on.
+        data: what they are to go on with.
+        owner: the weights' run or file, for the error.
+
+    Raises:
+        RunError: it does not; names the field, and what to do.
+    """
+    reason = _difference(schema, data.schema, data)
+    if reason is not None:
+        raise RunError(
+            f"{data.root} does not extend the data set of {owner}: {reason}; prepare the new rows "
+            f"with --extend and the data set it was trained on"
+        )
 
 
 def check_model(schema: DatasetSchema, model: DatasetSchema, owner: Path, file: Path) -> None:
@@ -58,23 +87,35 @@ def check_model(schema: DatasetSchema, model: DatasetSchema, owner: Path, file: 
         )
 
 
-def _difference(trained: DatasetSchema, given: DatasetSchema) -> str | None:
-    """The first thing in which the inputs of a model differ; None if they are the same."""
+def _difference(
+    trained: DatasetSchema, given: DatasetSchema, extending: PreparedDataset | None = None
+) -> str | None:
+    """The first thing in which the inputs of a model differ; None if they are the same.
+
+    Of data that is ``extending`` the other, more categories behind those there are do not count.
+    """
     names, others = ([field.name for field in schema.fields] for schema in (trained, given))
     if names != others:
         return f"its fields are {', '.join(others)}, trained on were {', '.join(names)}"
     for field, other in zip(trained.fields, given.fields, strict=True):
         if field.multi_valued != other.multi_valued:
             return f"field {field.name!r} is multi-valued in one of them only"
-        if field.num_categories != other.num_categories:
+        more = other.num_categories - field.num_categories
+        if more < 0 or (more and extending is None):
             return (
                 f"field {field.name!r} has {other.num_categories} categories, trained on were "
                 f"{field.num_categories}"
             )
         if field.shares != other.shares:
             return f"field {field.name!r} shares a vocabulary in one of them, or another one"
+        digest = other.digest
+        if more and extending is not None:
+            if field.digest is None:
+                return f"which categories the ids of field {field.name!r} stood for is not kept"
+            known = extending.vocabulary(field.name).head(field.num_categories)
+            digest = digest_categories(known)
         # A model file of mlet 0.1 does not say which categories its rows stand for.
-        if field.digest not in (None, other.digest):
+        if field.digest not in (None, digest):
             return f"the ids of field {field.name!r} stand for other categories"
     if _inputs(trained) != _inputs(given):
         return "its dense features, or their scaling, are others"
@@ -107,6 +148,7 @@ def fingerprint_of_0_1(schema: DatasetSchema) -> str:
     """What a checkpoint of mlet 0.1 keeps."""
     later: Any = {
         "checksums": True,
+        "extends": True,
         "format": True,
         "dense": {"__all__": {"missing_in_training"}},
         "fields": {"__all__": {"digest"}},

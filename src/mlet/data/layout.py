@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from mlet.data.schema import SPLITS, SplitName
 
-SCHEMA, VOCABULARIES = "schema.json", "vocabularies"
+SCHEMA, VOCABULARIES, RARE = "schema.json", "vocabularies", "rare"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
 WEIGHTS, GROUPS = "weight.npy", "group.npy"
 
@@ -22,9 +22,14 @@ def vocabulary(root: Path, field: str) -> Path:
     return root / VOCABULARIES / f"{file_name(field)}.parquet"
 
 
+def rare(root: Path, field: str) -> Path:
+    """Parquet: ``category`` and training ``count`` of what was too rare for an id; there if any."""
+    return root / RARE / f"{file_name(field)}.parquet"
+
+
 def is_vocabulary(file: str) -> bool:
     """Whether a path within the data set, as in its checksums, is that of a vocabulary."""
-    return file.startswith(f"{VOCABULARIES}/")
+    return file.startswith((f"{VOCABULARIES}/", f"{RARE}/"))
 
 
 def create_folders(root: Path) -> None:

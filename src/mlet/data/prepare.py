@@ -23,6 +23,7 @@ from mlet.data.checksums import checksums
 from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
+from mlet.data.extension import Extension
 from mlet.data.groups import write_groups
 from mlet.data.schema import (
     SPLITS,
@@ -32,7 +33,7 @@ from mlet.data.schema import (
     SplitName,
     SplitSchema,
 )
-from mlet.data.sharing import check_shares, members_of
+from mlet.data.sharing import check_owners, check_shares, members_of
 from mlet.data.source import (
     LABEL,
     PROBABILITY,
@@ -44,7 +45,12 @@ from mlet.data.source import (
     field_column,
 )
 from mlet.data.staging import Report, Staged, stage
-from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
+from mlet.data.vocabulary import (
+    KnownCategories,
+    Vocabulary,
+    VocabularyBuilder,
+    digest_categories,
+)
 from mlet.errors import ConfigError, DataError, RunError
 from mlet.metrics import score, taken
 from mlet.reading import write_sealed
@@ -84,8 +90,9 @@ def prepare(
     out: Path,
     *,
     split: SplitRule | None = None,
-    min_count: int = 1,
+    min_count: int | None = None,
     field_min_counts: Mapping[str, int] | None = None,
+    extend: Path | None = None,
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
     tell_times: TellTimes = lambda times: None,
@@ -95,9 +102,12 @@ def prepare(
     Args:
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
-        min_count: training occurrences below which a category is "unknown or rare" (id 0); of
-            fields that share a vocabulary, in all of them.
+        min_count: training occurrences below which a category is "unknown or rare" (id 0); 1 by
+            default. Of fields that share a vocabulary, occurrences in all of them.
         field_min_counts: the same for single fields, by name.
+        extend: a prepared data set whose vocabularies go on: its categories keep their ids, new
+            ones come after them, counts and minimum counts are of both, and dense features are
+            scaled as its are. The rows are the source's alone.
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
         tell_times: told the first and the last time of every split, where the source has times.
@@ -105,7 +115,9 @@ def prepare(
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or a minimum count cannot be used with this source.
+        ConfigError: the split or a minimum count cannot be used with this source; or its columns
+            or minimum counts are not those of the data set that it is to extend.
+        UserWarning: (warning) that data set did not keep the counts of its rare categories.
     """
     try:
         str(out).encode()
@@ -116,7 +128,14 @@ def prepare(
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
     check_shares(columns.shares, names)
-    least = _min_counts(names, columns.shares, min_count, field_min_counts or {})
+    by_field = field_min_counts or {}
+    check_owners(columns.shares, by_field)
+    base = None if extend is None else Extension(extend, source, out)
+    if base is not None:
+        base.check_min_counts(min_count, by_field)
+        least, names = base.min_counts, tuple(field.name for field in base.schema.fields)
+    else:
+        least = _min_counts(names, columns.shares, 1 if min_count is None else min_count, by_field)
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -133,8 +152,9 @@ def prepare(
         for owner in least:
             members = members_of(columns.shares, owner)
             bags = {name: name in columns.multi_valued for name in members}
-            vocabulary = _build_vocabulary(staged, assignment, bags, least[owner])
-            vocabulary.write(layout.vocabulary(building, owner))
+            known = base.known(owner) if base else None
+            vocabulary = _build_vocabulary(staged, assignment, bags, least[owner], known)
+            vocabulary.write(layout.vocabulary(building, owner), layout.rare(building, owner))
             for name in members:
                 encode = _encode_bags if bags[name] else _encode_field
                 encode(staged, assignment, building, name, vocabulary)
@@ -143,19 +163,21 @@ def prepare(
                     shares=columns.shares.get(name),
                 )  # fmt: skip
                 report("encoding fields", len(found), steps)
-        dense = write_dense(staged, assignment, building, columns)
+        scaled = base.schema.dense if base else None
+        dense = write_dense(staged, assignment, building, columns, scaled)
         if columns.group is not None:
             write_groups(staged, assignment, building)
-        known = getattr(source, "format", None)
+        form = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
-            format=known if isinstance(known, RawFormat) else None,
+            format=form if isinstance(form, RawFormat) else None,
             split_by=by,
             seed=rule.seed,
             dense=dense,
             fields=[found[name] for name in names],
             splits=_write_labels(staged, assignment, building, columns),
             group=columns.group,
+            extends=base.earlier if base else None,
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
@@ -173,12 +195,6 @@ def _min_counts(
         raise ConfigError(
             f"min_count for {unknown[0]!r}: no such field; the fields are {', '.join(fields)}"
         )
-    for name in by_field:
-        if name in shares:
-            raise ConfigError(
-                f"min_count for {name!r}: it shares the vocabulary of {shares[name]!r}; give that "
-                f"field's, by which both are counted"
-            )
     own = [name for name in fields if name not in shares]
     result = dict.fromkeys(own, min_count) | dict(by_field)
     for name, count in result.items():
@@ -227,15 +243,19 @@ def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
 
 
 def _build_vocabulary(
-    staged: Staged, assignment: npt.NDArray[np.uint8], bags: Mapping[str, bool], min_count: int
+    staged: Staged,
+    assignment: npt.NDArray[np.uint8],
+    bags: Mapping[str, bool],
+    min_count: int,
+    known: KnownCategories | None,
 ) -> Vocabulary:
-    """From the training rows alone, of fields that may be multi-valued."""
+    """From the training rows alone, of fields that may be multi-valued, and from what is known."""
     builder = VocabularyBuilder()
     for name, multi_valued in bags.items():
         for chunk, frame in staged.chunks(field_column(name)):
             column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
             builder.add(explode(column) if multi_valued else column)
-    return builder.build(min_count)
+    return builder.build(min_count, known)
 
 
 def _field_schema(

@@ -43,7 +43,7 @@ class DatasetProperties:
     """A data set.
 
     Attributes:
-        rows: of training.
+        rows: of training, those of a data set that it extends included.
         rows_per_category: training rows for each category of all fields.
         rare_rows: share of the test rows in which a category is rare.
         unseen_rows: share of those in which one was never seen.
@@ -67,7 +67,7 @@ def properties(data: PreparedDataset) -> DatasetProperties:
     fields = tuple(
         _field(field.name, counts[field.name], values[field.name]) for field in data.schema.fields
     )
-    rows = data.schema.splits["train"].rows
+    rows = data.schema.counted_rows
     rarest = data.rarest_counts("test")
     return DatasetProperties(
         rows=rows,

@@ -87,6 +87,20 @@ class RawFormat(Settings):
     table: dict[str, Any] | None = None
 
 
+class EarlierRows(Settings):
+    """What a data set extends: rows that its vocabularies have counted, and that are not in it.
+
+    Attributes:
+        data: `mlet.data.identity.fingerprint` of that data set.
+        source: one line on its raw data.
+        rows: training rows that were counted, those of what it extends itself included.
+    """
+
+    data: str
+    source: str
+    rows: int
+
+
 class SplitSchema(Settings):
     """One split: its rows, its share of clicks and, for synthetic data, the best scores possible.
 
@@ -125,6 +139,7 @@ class DatasetSchema(Settings):
         format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
         group: what rows are grouped by, to be scored within; None where nothing is named.
+        extends: the data set whose ids and counts go on here; None of one that begins anew.
     """
 
     format_version: int = FORMAT_VERSION
@@ -137,12 +152,13 @@ class DatasetSchema(Settings):
     splits: dict[SplitName, SplitSchema]
     checksums: dict[str, int] | None = None
     group: str | None = None
+    extends: EarlierRows | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what there is none of: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
-        later = (("format", None), ("group", None))
+        later = (("format", None), ("group", None), ("extends", None))
         return {name: v for name, v in values.items() if (name, v) not in later}
 
     @property
@@ -159,6 +175,11 @@ class DatasetSchema(Settings):
     def weighted(self) -> bool:
         """Whether rows have weights."""
         return self.splits["train"].mean_weight is not None
+
+    @property
+    def counted_rows(self) -> int:
+        """Training rows that counts are of: its own, and those of what it extends."""
+        return self.splits["train"].rows + (self.extends.rows if self.extends else 0)
 
     @property
     def raw_dense(self) -> list[DenseSchema]:

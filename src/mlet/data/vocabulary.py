@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def digest_categories(table: pl.DataFrame) -> str:
 _SEARCHED_BELOW = 64
 
 
+@dataclass(frozen=True)
+class KnownCategories:
+    """What a data set that is extended knows of a field.
+
+    Attributes:
+        table: ``category`` and ``count``, row i for id i, as of `Vocabulary`.
+        rare: the same of categories below the minimum count, which have no id.
+        total_categories: how many it has counted, those of which nothing is kept included.
+    """
+
+    table: pl.DataFrame
+    rare: pl.DataFrame
+    total_categories: int
+
+    @property
+    def forgotten(self) -> int:
+        """Occurrences of rare categories of which no counts are kept: by mlet 0.1, all of them."""
+        return int(self.table["count"][0]) - int(self.rare["count"].sum())
+
+
 class VocabularyBuilder:
     """Counts categories batch by batch."""
 
@@ -51,27 +72,51 @@ class VocabularyBuilder:
     def _fold(self) -> pl.DataFrame:
         return pl.concat(self._counts).group_by("category").agg(pl.col("count").sum())
 
-    def build(self, min_count: int) -> Vocabulary:
-        """Number the categories seen at least ``min_count`` times, the most frequent first."""
+    def build(self, min_count: int, known: KnownCategories | None = None) -> Vocabulary:
+        """Number the categories seen at least ``min_count`` times, the most frequent first.
+
+        Categories that are ``known`` come before them, with the ids they have; what was counted of
+        all others adds up.
+        """
         counts = self._fold()
-        kept = counts.filter(pl.col("count") >= min_count).sort(
-            ["count", "category"], descending=[True, False]
+        numbered, forgotten, total = counts.clear(), 0, len(counts)
+        if known is not None:
+            numbered = _added_up(known.table.slice(1), counts)
+            counts = counts.join(numbered, on="category", how="anti")
+            counts = pl.concat([counts, known.rare]).group_by("category").agg(pl.col("count").sum())
+            total = known.total_categories + len(counts) - len(known.rare)
+            forgotten = known.forgotten
+        counts = counts.sort(["count", "category"], descending=[True, False])
+        kept, rare = (
+            counts.filter(pl.col("count") >= min_count),
+            counts.filter(pl.col("count") < min_count),
         )
-        rare = int(counts["count"].sum()) - int(kept["count"].sum())
         unknown = pl.DataFrame(
-            {"category": [None], "count": [rare]},
+            {"category": [None], "count": [forgotten + int(rare["count"].sum())]},
             schema={"category": pl.String, "count": pl.Int64},
         )
-        return Vocabulary(pl.concat([unknown, kept]), total_categories=len(counts))
+        return Vocabulary(pl.concat([unknown, numbered, kept]), total, rare)
+
+
+def _added_up(table: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """The same categories in the same order, with what was counted of them since."""
+    both = table.join(counts, on="category", how="left", maintain_order="left", suffix=" since")
+    total = pl.col("count") + pl.col("count since").fill_null(0)
+    return both.select("category", total.alias("count"))
 
 
 class Vocabulary:
-    """Categories to ids. Id 0 is "unknown or rare"; the others are ordered by training count."""
+    """Categories to ids. Id 0 is "unknown or rare"; the others are ordered by training count,
+    those of each extension after the ones before it."""
 
-    def __init__(self, table: pl.DataFrame, total_categories: int) -> None:
-        """``table``: ``category`` (null for id 0) and ``count``, row i for id i."""
+    def __init__(
+        self, table: pl.DataFrame, total_categories: int, rare: pl.DataFrame | None = None
+    ) -> None:
+        """``table``: ``category`` (null for id 0) and ``count``, row i for id i; ``rare``: the same
+        of categories without an id, where they are known."""
         self.table = table
         self.total_categories = total_categories
+        self.rare = table.clear() if rare is None else rare
 
     def __len__(self) -> int:
         return len(self.table)
@@ -102,6 +147,9 @@ class Vocabulary:
         order = names.arg_sort()
         return names.gather(order), (order.to_numpy() + 1).astype(np.int32)
 
-    def write(self, path: Path) -> None:
-        """Write the table as Parquet."""
+    def write(self, path: Path, rare: Path) -> None:
+        """Write the table as Parquet, and, if there are any, the ``rare`` categories."""
         write_parquet(self.table, path)
+        if len(self.rare):
+            rare.parent.mkdir(exist_ok=True)
+            write_parquet(self.rare, rare)

@@ -254,17 +254,17 @@ class FieldEmbedding(FieldEntries, Factored):
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """All that is one field's own, by name: views of the parameters and buffers it lies in."""
-        return self._tables_of(name).parts(self._owners[name])
+        return self.tables_of(name).parts(self._owners[name])
 
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
-        return self._tables_of(name).table(self._owners[name])
+        return self.tables_of(name).table(self._owners[name])
 
     def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
         (n × d)."""
-        return self._tables_of(name).factors(self._owners[name])
+        return self.tables_of(name).factors(self._owners[name])
 
     def named_factors(self) -> dict[str, Factors]:
         """The factors of every table, by the field that it is of."""
@@ -277,7 +277,7 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field's ``compression`` cannot hold one, or it is of another shape.
         """
-        self._tables_of(name).start_from(self._owners[name], table)
+        self.tables_of(name).start_from(self._owners[name], table)
 
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""
@@ -308,7 +308,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"{precision}: there is no ordinary table to quantize, since all fields are "
                 f"compressed; leave them in float32"
             )
-        parts = self._tables_of(name).collapsed(self._owners[name])
+        parts = self.tables_of(name).collapsed(self._owners[name])
         if precision != "float32" and self._field(name).compression is None and "weight" in parts:
             return quantize(parts["weight"], precision)
         return parts
@@ -320,7 +320,8 @@ class FieldEmbedding(FieldEntries, Factored):
     def _field(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
 
-    def _tables_of(self, name: str) -> FieldTables:
+    def tables_of(self, name: str) -> FieldTables:
+        """The tables of one kind that one field's is among."""
         for tables in self.tables:
             assert isinstance(tables, FieldTables)
             if self._owners.get(name) in tables.sizes:
@@ -363,7 +364,7 @@ class FieldEmbedding(FieldEntries, Factored):
         Raises:
             ValueError: the field is two-layer, or a part is missing or has another shape.
         """
-        self._tables_of(name).load_collapsed(self._owners[name], parts)
+        self.tables_of(name).load_collapsed(self._owners[name], parts)
 
 
 def _check_integers(what: str, given: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -10,11 +11,16 @@ from torch import Tensor
 from mlet.engine import Lookups
 from mlet.nn.field_tables import FieldTables
 
+#: What torch says where a graph was to be in one part; older versions do not take it.
+_WHY = {
+    "reason": "tables of a fused optimizer are looked up by mlet's engine, outside the graph: "
+    "leave fullgraph=True out of torch.compile, or train with torch's own optimizer"
+}
+if "reason" not in inspect.signature(torch.compiler.disable).parameters:
+    _WHY = {}
 
-@torch.compiler.disable(  # type: ignore[untyped-decorator]
-    reason="tables of a fused optimizer are looked up by mlet's engine, outside the graph: leave "
-    "fullgraph=True out of torch.compile, or train with torch's own optimizer"
-)
+
+@torch.compiler.disable(**_WHY)  # type: ignore[untyped-decorator]
 def look_up_outside(
     tables: FieldTables, ids: Tensor, bags: Sequence[tuple[Tensor, Tensor]], mean: Sequence[bool]
 ) -> Tensor:

@@ -103,6 +103,12 @@ class WholeModel(Optimizer):
         """Those whose rows are trained here."""
         return list(self._trained)
 
+    def rows_replaced(self, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Train other rows of a table, which has ``new`` now, as those before."""
+        owner = self._owners.pop(id(old), None)
+        if owner is not None:
+            self._owners[id(new)] = owner
+
     def detach(self) -> None:
         """Stop training the tables: their gradients are ordinary tensors again."""
         self._release()

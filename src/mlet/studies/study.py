@@ -189,8 +189,8 @@ class ArmsConfig(Settings):
     @field_validator("base")
     @classmethod
     def _begins_on_its_own(cls, value: RunConfig) -> RunConfig:
-        if value.start is not None:
-            raise ValueError("start: arms begin on their own, not with the weights of a run")
+        if value.start is not None or value.grow is not None:
+            raise ValueError("start, grow: arms begin on their own, not with the weights of a run")
         return value
 
     @model_validator(mode="after")

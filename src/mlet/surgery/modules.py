@@ -22,7 +22,8 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-_GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+#: Where torch keeps what users register on a parameter.
+GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: What a two-layer table has and an ordinary one has not.
 OF_TWO_LAYERS = ("inner_dim", "init", "row_gradients", "factored_gradient", "stack")
 
@@ -96,7 +97,7 @@ def check_plain(name: str, table: nn.Module, own: Sequence[str], *, whole: bool 
         )
     for parameter in own:
         weight = table._parameters[parameter]
-        if any(getattr(weight, kind, None) for kind in _GRADIENT_HOOKS):
+        if any(getattr(weight, kind, None) for kind in GRADIENT_HOOKS):
             raise ConversionError(
                 f"table {name!r}: its {parameter} has hooks on its gradient, which the other "
                 f"parameters would not have; register them afterwards"

@@ -19,11 +19,11 @@ def tied_to(model: nn.Module, table: nn.Module) -> dict[str, nn.Module]:
     return {
         name: other
         for name, other in model.named_modules()
-        if other is not table and any(_same(p, weight) for p in other._parameters.values())
+        if other is not table and any(same_memory(p, weight) for p in other._parameters.values())
     }
 
 
-def _same(one: Tensor | None, other: Tensor) -> bool:
+def same_memory(one: Tensor | None, other: Tensor) -> bool:
     """Whether two parameters are one, or share their memory."""
     if one is None or one is other:
         return one is other

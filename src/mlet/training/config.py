@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, DLRMConfig
@@ -159,6 +159,24 @@ class TrainingConfig(Settings):
     keep_state: bool = False
 
 
+class GrowConfig(Settings):
+    """A model that was trained before, to go on with on data that extends its own.
+
+    Attributes:
+        run: a finished run, or a collapsed model file. Of a run the tables go on as they were
+            trained, in two layers too; those of a file begin anew in the layers that the settings
+            say, with the same product.
+        noise: rows of new categories begin as that of the unknown one, and so many times what an
+            untrained table holds.
+        states: go on with what the run's optimizers kept of every parameter, if it kept that
+            (``training.keep_state``); false begins with none.
+    """
+
+    run: Path
+    noise: float = Setting(1.0, ge=0)
+    states: bool = True
+
+
 class RunConfig(Settings):
     """Everything that determines a run.
 
@@ -168,6 +186,7 @@ class RunConfig(Settings):
         start: a finished run, or its model file, whose weights training begins with: of a model
             that differs in how its tables are kept alone. Two-layer tables hold them exactly,
             low-rank ones cut to their rank by truncated singular value decomposition.
+        grow: what the model goes on from, if it was trained before on data that this extends.
     """
 
     data: Path
@@ -175,3 +194,16 @@ class RunConfig(Settings):
     optimizer: OptimizersConfig = Setting(default_factory=OptimizersConfig)
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
     start: Path | None = None
+    grow: GrowConfig | None = None
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> Self:
+        if self.start is not None and self.grow is not None:
+            raise ValueError("start and grow both say what training begins with; give one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``grow`` where there is none: as mlet wrote it before there was this."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if (name, value) != ("grow", None)}

@@ -23,12 +23,13 @@ from mlet.reading import first_line
 from mlet.task import Task
 from mlet.training.config import RunConfig
 from mlet.training.continuation import with_epochs
+from mlet.training.grow import check_growth
 from mlet.training.inner_dims import with_inner_dims
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
-from mlet.training.start import start_from_co_occurrence, start_from_run
+from mlet.training.start import begin
 from mlet.training.unknown import UnknownRows
 
 #: Where ``training.validate_every`` is not set.
@@ -71,6 +72,7 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
     """
     config = with_inner_dims(config)
     trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
+    check_growth(config, trainer.data)
     trainer.run.create(config)
     return trainer.fit()
 
@@ -195,7 +197,7 @@ class _Trainer:
             self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
         if progress.step == 0:
-            self._start()
+            begin(self.config, self.model, self.optimizers, self.data, self.run)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:
@@ -213,13 +215,6 @@ class _Trainer:
             self.run.write_failure(str(error))
             raise
         return self._finish()
-
-    def _start(self) -> None:
-        """Fill tables, or all weights, with what training is to begin with."""
-        if self.config.start is not None:
-            start_from_run(self.model, self.data, self.config.start)
-        elif self.config.model.init == "co_occurrence":
-            start_from_co_occurrence(self.model, self.data)
 
     def _end(self) -> None:
         """Come to the end at a step beyond the last one that is asked for."""

@@ -93,6 +93,25 @@ class Optimizers:
         """The state of each, by what it optimizes."""
         return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
 
+    @property
+    def all(self) -> list[Optimizer]:
+        """Each of them."""
+        return list(self._optimizers.values())
+
+    def go_on_from(self, other: Optimizers) -> None:
+        """Take over what another one has kept of equal parameters; settings stay as they are.
+
+        Raises:
+            ValueError, KeyError: it is that of other parameters, or of another optimizer.
+        """
+        state = {}
+        for name, optimizer in self._optimizers.items():
+            then, now = (each.state_dict() for each in (other._optimizers[name], optimizer))
+            counts = [{k: v for k, v in g.items() if k == "step"} for g in then["param_groups"]]
+            groups = zip(now["param_groups"], counts, strict=True)
+            state[name] = {**then, "param_groups": [{**group, **count} for group, count in groups]}
+        self.load_state_dict(state)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
 

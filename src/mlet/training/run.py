@@ -27,7 +27,7 @@ from mlet.reading import (
     write_sealed,
     write_sealed_lines,
 )
-from mlet.settings import load_yaml
+from mlet.settings import first_difference, load_yaml
 from mlet.training.config import RunConfig
 
 _Kept = TypeVar("_Kept", bound="Progress | Summary")
@@ -114,6 +114,7 @@ class RunDirectory:
         self.spectra_file = self.root / "spectra.jsonl"
         self.summary_file = self.root / "summary.json"
         self.model_file = self.root / "model.safetensors"
+        self.grown_file = self.root / "grown.json"
         self._failure_file = self.root / "failure.txt"
         self._last = self.root / "checkpoints" / "last.pt"
         self._best = self.root / "checkpoints" / "best.pt"
@@ -170,7 +171,7 @@ class RunDirectory:
             for tree in trees:
                 for name in _FREE:
                     del tree["training"][name]
-        place = _first_difference(trees[0], trees[1])
+        place = first_difference(trees[0], trees[1])
         if place is not None:
             remedy = (
                 "the run is finished, and stays as it is"
@@ -189,7 +190,7 @@ class RunDirectory:
             RunError: it is another one.
         """
         if self.schema_file.exists():
-            check_data(self._schema(), data, self.root, same_rows=same_rows)
+            check_data(self.schema(), data, self.root, same_rows=same_rows)
             return
         # A run of mlet 0.1, or one without weights. 0.1 kept no more than this of its data set.
         known = self.load_last()
@@ -206,9 +207,10 @@ class RunDirectory:
             RunError: it is.
         """
         if self.schema_file.exists():
-            check_model(self._schema(), schema, self.root, self.model_file)
+            check_model(self.schema(), schema, self.root, self.model_file)
 
-    def _schema(self) -> DatasetSchema:
+    def schema(self) -> DatasetSchema:
+        """Of the data set its weights belong to, kept when training begins."""
         values = read_sealed(self.schema_file, RunError, _REMEDY)
         return DatasetSchema.parse(values, str(self.schema_file))
 
@@ -350,7 +352,7 @@ class RunDirectory:
     def _save(self, state: dict[str, Any], path: Path) -> None:
         # torch reports a failed write as a RuntimeError
         with atomic_path(path, failures=(RuntimeError,)) as temporary:
-            torch.save({**state, "data": fingerprint(self._schema())}, temporary)
+            torch.save({**state, "data": fingerprint(self.schema())}, temporary)
 
     def _load(self, path: Path) -> dict[str, Any]:
         with reading(path, RunError, _REMEDY, missing="missing; the run has no validation yet"):
@@ -358,7 +360,7 @@ class RunDirectory:
         if not isinstance(state, dict):
             raise RunError(f"{path}: damaged checkpoint; {_REMEDY}")
         if self.schema_file.exists():
-            schema = self._schema()
+            schema = self.schema()
             # The last two: a run of mlet 0.1 that is being continued, whose best.pt had none.
             known = (fingerprint(schema), fingerprint_of_0_1(schema), None)
             if state.get("data") not in known:
@@ -384,15 +386,3 @@ def _kept(kind: type[_Kept], values: Any, place: Path) -> _Kept:
             f"{place}: damaged, or of another version of mlet than {version('mlet')} "
             f"({name}: {problem['msg'].lower()}); use that version, or {_REMEDY}"
         ) from None
-
-
-def _first_difference(one: Any, other: Any, place: str = "") -> str | None:
-    """Where two trees of settings begin to differ, with both values; None if they do not."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in dict.fromkeys([*one, *other]):
-            inner = f"{place}.{key}" if place else str(key)
-            found = _first_difference(one.get(key), other.get(key), inner)
-            if found is not None:
-                return found
-        return None
-    return None if one == other else f"{place} ({one} then, {other} now)"

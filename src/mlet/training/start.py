@@ -14,10 +14,29 @@ from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.models import CTRModel
 from mlet.nn.stacked_tables import StackedTables
+from mlet.training.config import RunConfig
+from mlet.training.grow import grow_model
+from mlet.training.optimizers import Optimizers
 from mlet.training.run import RunDirectory
 
 #: Length of a row at the start, in the order of those that rows have after training.
 ROW_NORM = 0.3
+
+
+def begin(
+    config: RunConfig,
+    model: CTRModel,
+    optimizers: Optimizers,
+    data: PreparedDataset,
+    run: RunDirectory,
+) -> None:
+    """Fill tables, or all weights, with what training is to begin with."""
+    if config.grow is not None:
+        grow_model(config, model, optimizers, data, run)
+    elif config.start is not None:
+        start_from_run(model, data, config.start)
+    elif config.model.init == "co_occurrence":
+        start_from_co_occurrence(model, data)
 
 
 @torch.no_grad()
