@@ -13,6 +13,8 @@ from pathlib import Path
 # A test process for every core runs beside others: more threads of any command would only wait for
 # one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of what its users do, MLflow would tell its makers.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import numpy as np
 import pytest

@@ -17,7 +17,11 @@ import onnxruntime
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
-_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,  # null is NaN
+    "tensor(int64)": np.int64,
+}
 
 options = onnxruntime.SessionOptions()
 # Requests are answered side by side: each by one thread.
@@ -37,6 +41,20 @@ class Rows(BaseModel):
     inputs: dict[str, list[Any]]
 
 
+def _array(values: list[Any], kind: str, shape: list[Any]) -> np.ndarray:
+    """The rows of one input; of texts, null is nothing, and a number is what it is called."""
+    if kind != "tensor(string)":
+        return np.asarray(values, _TYPES[kind]).reshape([len(values), *shape[1:]])
+    are_bags = len(shape) > 1
+    rows = values if are_bags else [[one] for one in values]
+    filled = np.full((len(rows), max(map(len, rows), default=0)), "", object)
+    for place, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise TypeError(f"{row!r} is no list")
+        filled[place, : len(row)] = ["" if one is None else str(one) for one in row]
+    return filled if are_bags else filled[:, 0]
+
+
 @app.get("/model")
 def model() -> dict[str, Any]:
     """What the model takes, and how many categories each field has."""
@@ -51,10 +69,7 @@ def score(rows: Rows) -> dict[str, list[float]]:
         raise HTTPException(422, f"inputs are {', '.join(inputs)}; got {', '.join(rows.inputs)}")
     try:
         given = {
-            name: np.asarray(rows.inputs[name], _TYPES[one.type]).reshape(
-                [len(rows.inputs[name]), *one.shape[1:]]
-            )
-            for name, one in inputs.items()
+            name: _array(rows.inputs[name], one.type, one.shape) for name, one in inputs.items()
         }
         (probabilities,) = session.run(None, given)
     except (TypeError, ValueError) as error:

@@ -58,7 +58,11 @@ def _random_rows(about: dict[str, Any], rows: int) -> dict[str, list[Any]]:
     given: dict[str, list[Any]] = {}
     for name, (kind, *shape) in about["shapes"].items():
         field, _, part = name.partition(".")
-        if name == "ids":
+        if kind == "tensor(string)":  # of raw graphs
+            given[name] = (
+                draw.integers(0, 1_000, (rows, *[2] * len(shape[1:]))).astype(str).tolist()
+            )
+        elif name == "ids":
             sizes = [about["categories"][one] for one in about["ids"]]
             given[name] = draw.integers(0, sizes, (rows, len(sizes))).tolist()
         elif part == "lengths":
@@ -66,7 +70,7 @@ def _random_rows(about: dict[str, Any], rows: int) -> dict[str, list[Any]]:
         elif part == "values":
             given[name] = draw.integers(0, about["categories"][field], 2 * rows).tolist()
         else:
-            assert kind == "tensor(float)", name
+            assert kind in ("tensor(float)", "tensor(double)"), name
             given[name] = draw.normal(size=(rows, *shape[1:])).tolist()
     return given
 

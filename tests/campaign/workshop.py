@@ -132,7 +132,7 @@ def _make_data_and_runs() -> None:
     from mlet import cli, convert
     from mlet.training import RunConfig, train
     from mlet.training.collapse import collapse_run
-    from mlet.training.loop import SilentObserver
+    from mlet.training.observer import SilentObserver
 
     class Stop(SilentObserver):
         steps = 0

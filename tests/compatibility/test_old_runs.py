@@ -22,6 +22,8 @@ def close(found: Any, expected: Any, where: str = "") -> None:
                 continue  # ranges of counts are spelled in another way
             if "seconds" in key or key in ("machine", "study", "base"):
                 continue  # what was measured, and what is spelled in today's way
+            if key in ("low", "high") and where.endswith(".reduction") and found[key] is None:
+                continue  # of these two seeds there is no interval any more
             close(found[key], value, f"{where}.{key}")
     elif isinstance(expected, list):
         assert len(found) == len(expected), where

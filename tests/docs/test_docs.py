@@ -39,6 +39,7 @@ SMALLER = {
     "benchmarks/unknown_rows.py": "benchmarks/unknown_rows.py --seeds 1",
     "benchmarks/rolling.py": "benchmarks/rolling.py --since 1995 --until 2015 --blocks 2 "
     "--months 36 --seeds 1",
+    "for day in 2 3;": "for day in 2;",
     "benchmarks/drop_in.py": "benchmarks/drop_in.py --small --rounds 2 --no-memory --cases Zipf",
     "studies/quick.yaml": "studies/quick.yaml --set datasets.synthetic.synthetic.rows=2000",
     "studies/synthetic.yaml": "studies/synthetic.yaml --set datasets.synthetic.synthetic.rows=2000",
@@ -57,6 +58,8 @@ SMALLER = {
 }
 #: Added to every comparison, so that the full-size ones of the results run in seconds.
 SMALL = "--seeds 1 --epochs 1 --dims 2 --inner-dims 8 --learning-rates 0.02"
+#: And to every search for a small model.
+SMALL_SEARCH = "--trials 1 --seeds 1 --epochs 1 --reference-dim 2 --set model.mlp=[8]"
 #: And to every study.
 SMALL_STUDY = (
     "--set seeds=1 --set tuning.trials=1 --set dims=[4] --set inner_dims=[8] "
@@ -123,6 +126,8 @@ def in_small(script: str) -> str:
         if command.startswith("mlet compare"):
             # the last value of a repeated option counts; one step size excludes a list of them
             command = re.sub(r"--learning-rate \S+", "", command) + " " + SMALL
+        if command.startswith("mlet shrink"):
+            command += " " + SMALL_SEARCH
         if re.match(r"(MLET_DATA=\S+ )?mlet sweep", command):
             command += " " + SMALL_STUDY
         lines.append(command)

@@ -257,3 +257,41 @@ def test_settings_are_of_the_field_that_is_shared(logs: Path, tmp_path: Path) ->
     config = RunConfig.parse({"data": str(logs / "d"), "model": model}, "test")
     with pytest.raises(ConfigError, match="field 'last' is looked up in the table of 'item'"):
         train(config, tmp_path / "run")
+
+
+def test_what_is_shared_goes_on_and_grows_once(logs: Path, tmp_path: Path) -> None:
+    """New rows with new items in every field: one vocabulary goes on, one table grows."""
+    later = FRAME.with_columns(
+        last=pl.lit("i1"), history=pl.lit("i2|new"), item=pl.col("item").replace("i1", "newer")
+    )
+    later.write_csv(tmp_path / "later.csv")
+    words = ["prepare", "table", tmp_path / "later.csv", "--extend", logs / "d", "--schema"]
+    run(*words, logs / "schema.yaml", "--out", tmp_path / "new")
+    then, now = PreparedDataset(logs / "d"), PreparedDataset(tmp_path / "new")
+    known, found = (data.vocabulary("item") for data in (then, now))
+    assert found["category"].head(len(known)).equals(known["category"])
+    assert set(found["category"][len(known) :]) == {"new", "newer"}
+    assert [field.num_categories for field in now.schema.fields if field.name != "user"] == (
+        [len(found)] * 3
+    )
+    run(
+        "train",
+        now.root,
+        "--from",
+        logs / "run",
+        "--out",
+        tmp_path / "run",
+        "--epochs",
+        1,
+        "--set",
+        "grow.states=false",
+    )
+    model, _, _ = load_collapsed(tmp_path / "run" / "model.safetensors")
+    for field in ("item", "last", "history"):
+        assert model.embedding.table(field).shape[0] == len(found)
+    with pytest.raises(ConfigError, match=r"'shares' was .*'history': 'item'.* it is "):
+        prepare(
+            source([tmp_path / "later.csv"], {**SCHEMA, "shares": {"last": "item"}}),
+            tmp_path / "apart",
+            extend=logs / "d",
+        )

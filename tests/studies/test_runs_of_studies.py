@@ -14,7 +14,7 @@ from mlet.studies import StudyConfig, sweep
 from mlet.studies.runs import Outcome, read_test_scores, score_run, train_and_score
 from mlet.training import RunConfig, RunDirectory, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 
 
 class Stop(SilentObserver):

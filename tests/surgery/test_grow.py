@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import mlet
 from mlet.errors import ConversionError
 from mlet.nn import Bags, Field, FieldEmbedding
 from mlet.nn.compression import Hashing
+from mlet.nn.rare_rows import RareRows
 from mlet.optim import RowWiseAdagrad, fused
 
 IDS = torch.tensor([[3, 0, 5], [9, 5, 1]])
@@ -303,3 +305,29 @@ def test_a_compiled_model_looks_up_new_rows() -> None:
     compiled(torch.tensor([5]))
     mlet.grow(compiled, {"_orig_mod.0": 9})
     torch.testing.assert_close(compiled(torch.tensor([8])), model(torch.tensor([8])))
+
+
+def test_rare_rows_stay_and_other_fields_grow() -> None:
+    """A field whose rare categories share rows is refused; one beside it grows, ids checked."""
+    rare = RareRows(5, 2)
+    layer = FieldEmbedding([Field("item", 50, 4, 8, rare=rare), Field("user", 30, 4, 8)])
+    before = layer(torch.tensor([[49, 29]]))
+    with pytest.raises(ConversionError, match="'item': its rare categories share rows"):
+        mlet.grow(layer, {"item": 60})
+    mlet.grow(layer, {"user": 60})
+    torch.testing.assert_close(layer(torch.tensor([[49, 29]])), before)
+    assert layer(torch.tensor([[3, 59]])).shape == (1, 2, 4)
+    with pytest.raises(IndexError, match="'user': id 60"):
+        layer(torch.tensor([[3, 60]]))
+
+
+def test_fields_that_share_grow_together() -> None:
+    rare = RareRows(5, 2)
+    fields = [Field("item", 9, 4, 8), Field("last", 9, 4, 8, shares="item")]
+    layer = FieldEmbedding(fields)
+    mlet.grow(layer, {"item": 12})
+    found = layer(torch.tensor([[11, 11]]))
+    torch.testing.assert_close(found[:, 0], found[:, 1])
+    shared = FieldEmbedding([replace(field, rare=rare) for field in fields])
+    both = shared(torch.tensor([[8, 8], [0, 0], [3, 3]]))
+    torch.testing.assert_close(both[:, 0], both[:, 1])

@@ -12,7 +12,7 @@ from mlet.errors import RunError
 from mlet.models.dlrm import DLRMConfig
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.config import OptimizersConfig, TrainingConfig
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 
 
 def config(data: Path, **training: Any) -> RunConfig:

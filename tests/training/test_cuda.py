@@ -21,7 +21,7 @@ from mlet.training.config import (
     TableOptimizerConfig,
     TrainingConfig,
 )
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -18,7 +18,7 @@ from mlet.errors import DataError
 from mlet.reading import read_sealed, write_sealed
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.load import load_trained
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 
 Mlet = Callable[..., "subprocess.CompletedProcess[str]"]  # noqa: F821
 

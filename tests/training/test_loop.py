@@ -23,7 +23,7 @@ from mlet.training.collapse import collapse_run
 from mlet.training.config import OptimizersConfig, TrainingConfig
 from mlet.training.evaluate import evaluate
 from mlet.training.load import load_trained
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict, served_scores
 

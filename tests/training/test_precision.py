@@ -79,7 +79,9 @@ def test_methods_that_are_served_in_another_way_share_their_runs(small_data: Pat
         ["float32", "int8"], ["float32", "int4"],
         ["float32", "int8"], ["float32", "int4"], ["int8"],
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="no precision 'int2' of float32, float16, int8, int4"):
+    with pytest.raises(
+        ConfigError, match="no precision 'int2' of float32, float16, int8, int4, pq8"
+    ):
         StudyConfig.parse({**values, "peers": {"a": {"precision": "int2"}}}, "study")
 
 

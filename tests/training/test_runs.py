@@ -25,7 +25,7 @@ from mlet.training.collapse import collapse_run
 from mlet.training.config import OptimizersConfig, TrainingConfig
 from mlet.training.evaluate import evaluate
 from mlet.training.load import load_for_evaluation, load_trained
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 from mlet.training.predict import predict
 
 

@@ -15,7 +15,7 @@ from mlet.data.readers import TableSchema, TableSource
 from mlet.errors import ConfigError
 from mlet.models import ModelConfig, build_model
 from mlet.training import RunConfig, RunDirectory, resume, train
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 from mlet.training.start import ROW_NORM, start_from_co_occurrence
 
 

@@ -48,6 +48,10 @@ class _Commands(LaterGroup):
             "mlet.cli.sweep:sweep",
             "Quality against dimension: data sets × models × optimizers × SLT, MLET and peers.",
         ),
+        "shrink": Later(
+            "mlet.cli.shrink:shrink",
+            "The smallest served model that is about as good as a wide one.",
+        ),
         "inspect": Later("mlet.cli.inspect:inspect", "See what two layers do to a run's tables."),
         "suggest-k": Later(
             "mlet.cli.inspect:suggest_k", "Choose an inner dimension for every table."
@@ -86,5 +90,6 @@ def _mlet(
     without MLET.
     **progressive** compares on data with time, block after block of what comes next.
     **sweep** makes whole studies: models, optimizers, dimensions, tuned alike.
+    **shrink** searches for the smallest model that is about as good as a wide one.
     **inspect** shows what two layers did to a run's tables, **suggest-k** how wide to make them.
     """

@@ -124,18 +124,18 @@ class TrainingBar:
         self._progress.stop()
 
     def start(self, task: Task, steps: int, done: int) -> None:
-        """See `mlet.training.loop.Observer`."""
+        """See `mlet.training.observer.Observer`."""
         self._measures = task.measures
         self._task = self._progress.add_task("", total=steps, completed=done, loss=0.0, speed=0.0)
 
     def step(self, loss: float, rows: int) -> None:
-        """See `mlet.training.loop.Observer`; the loss shown is a running mean."""
+        """See `mlet.training.observer.Observer`; the loss shown is a running mean."""
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         speed = (self._progress.tasks[self._task].speed or 0.0) * rows
         self._progress.update(self._task, advance=1, loss=self._loss, speed=speed)
 
     def validation(self, record: dict[str, float]) -> None:
-        """See `mlet.training.loop.Observer`."""
+        """See `mlet.training.observer.Observer`."""
         self._progress.console.print(
             f"epoch {record['epoch']:.2f}  step {record['step']:,.0f}  "
             f"train loss {record['train_loss']:.4f}  valid "

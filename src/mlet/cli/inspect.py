@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_format
 import math
-import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ import yaml
 
 from mlet.atomic import write_text
 from mlet.cli.console import say, show_table
-from mlet.cli.settings import RunData
+from mlet.cli.settings import RunData, parse_bytes
 from mlet.errors import ConfigError, RunError
 from mlet.inspection import (
     SUMMARY_COLUMNS,
@@ -28,8 +27,6 @@ from mlet.reporting.text import human_bytes
 from mlet.theory import factors_of, predicted_quality, suggest_inner_dims
 from mlet.training import RunDirectory
 from mlet.training.load import load_trained
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def inspect(
@@ -92,7 +89,7 @@ def suggest_k(
     try:
         suggestion = suggest_inner_dims(
             energies,
-            budget=None if memory_budget is None else parse_bytes(memory_budget),
+            budget=None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget"),
             share=keep,
         )
     except ValueError as error:
@@ -129,15 +126,3 @@ def suggest_k(
             "uniform": uniform,
         }
         write_text(json, json_format.dumps(content, indent=2) + "\n")
-
-
-def parse_bytes(text: str) -> int:
-    """``512M`` as a number of bytes; units K, M and G are powers of 1024.
-
-    Raises:
-        ConfigError: it is no size.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"--memory-budget {text!r}: expected a size, as 512M or 2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -140,6 +141,22 @@ def parse_rates(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--learning-rates {text!r}: expected numbers with commas") from None
+
+
+#: Bytes of a unit.
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """``512M`` or ``8MiB`` as a number of bytes; units K, M and G are powers of 1024.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{option} {text!r}: expected a size, as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def overrides(

@@ -67,6 +67,13 @@ def train(
         int | None,
         typer.Option(help="Of initial values and the order of rows.", min=0, show_default="0"),
     ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=PLACE]",
+            help="Metrics to tensorboard[=FOLDER] or mlflow[=TRACKING-URI], too. Repeatable.",
+        ),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Train a click model on a prepared data set.
@@ -98,6 +105,7 @@ def train(
             learning_rate,
             batch_size,
             seed,
+            log,
         )
         if preset != RECIPE or any(value is not None for value in (*given, set_)):
             raise ConfigError(
@@ -119,6 +127,7 @@ def train(
             extra={
                 "model": {"dim": dim, "inner_dim": parse_inner_dim(inner_dim)},
                 "training": {"seed": seed},
+                "log": log,
             },
         ),
     )

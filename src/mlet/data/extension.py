@@ -15,9 +15,8 @@ from mlet.data.texts import one_spelling
 from mlet.data.vocabulary import KnownCategories
 from mlet.errors import ConfigError
 
-#: Settings of a table that say how its files are written, and how much rows count and within what
-#: they are scored, not what they mean.
-_OF_FILES = ("time", "time_format", "split", "separator", "quote", "weight", "group")
+#: Settings of a table that say how its files are written, not what their rows mean.
+_OF_FILES = ("time", "time_format", "split", "separator", "quote", "group")
 _ANEW = "make it as it was, or prepare a data set of its own, without --extend"
 
 
@@ -31,7 +30,8 @@ class Extension:
 
     Attributes:
         schema: of the data set.
-        min_counts: of every field that has a vocabulary of its own, in its order.
+        names: all fields, in their order.
+        min_counts: of every field that has a vocabulary of its own.
 
     Raises:
         ConfigError: the source's rows mean something else than the data set's; says what changed.
@@ -46,7 +46,9 @@ class Extension:
             )
         self._data = PreparedDataset(root)
         self.root, self.schema = root, self._data.schema
-        self.min_counts = {field.name: field.min_count for field in self.schema.vocabulary_fields}
+        self.names = tuple(field.name for field in self.schema.fields)
+        own = self.schema.vocabulary_fields
+        self.min_counts = {field.name: field.min_count for field in own}
         change = self._change_of_format(source) or self._change_of_columns(source.columns)
         if change is not None:
             raise ConfigError(f"{source.description} cannot extend {root}: {change}; {_ANEW}")
@@ -59,8 +61,9 @@ class Extension:
         """
         for name in by_field:
             if name not in self.min_counts:
+                what = "field with a vocabulary of its own" if name in self.names else "such field"
                 fields = ", ".join(self.min_counts)
-                raise ConfigError(f"min_count for {name!r}: no such field; the fields are {fields}")
+                raise ConfigError(f"min_count for {name!r}: no {what}; the fields are {fields}")
         for name, known in self.min_counts.items():
             given = by_field.get(name, min_count)
             if given not in (None, known):
@@ -141,6 +144,17 @@ class Extension:
             or _change_of_scales(raw, columns)
             or _change_of_names("missing indicator of", sorted(indicated), columns.indicated)
         )
+
+    def _change_of_shares(self, now: Mapping[str, str]) -> str | None:
+        """In what other fields share a vocabulary."""
+        for field in self.schema.fields:
+            if field.shares != now.get(field.name):
+                one, other = (
+                    f"of {owner!r}" if owner else "of its own"
+                    for owner in (field.shares, now.get(field.name))
+                )
+                return f"field {field.name!r} had a vocabulary {one}, it has one {other} now"
+        return None
 
 
 def _meaning(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,14 +106,14 @@ def _difference(
                 f"field {field.name!r} has {other.num_categories} categories, trained on were "
                 f"{field.num_categories}"
             )
-        if field.shares != other.shares:
-            return f"field {field.name!r} shares a vocabulary in one of them, or another one"
         digest = other.digest
         if more and extending is not None:
             if field.digest is None:
                 return f"which categories the ids of field {field.name!r} stood for is not kept"
             known = extending.vocabulary(field.name).head(field.num_categories)
             digest = digest_categories(known)
+        if field.shares != other.shares:
+            return f"field {field.name!r} shares a vocabulary in one of them, or another one"
         # A model file of mlet 0.1 does not say which categories its rows stand for.
         if field.digest not in (None, digest):
             return f"the ids of field {field.name!r} stand for other categories"

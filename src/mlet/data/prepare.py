@@ -102,8 +102,8 @@ def prepare(
     Args:
         source: a reader's rows.
         split: how to divide them; by default the source's way, 80/10/10.
-        min_count: training occurrences below which a category is "unknown or rare" (id 0); 1 by
-            default. Of fields that share a vocabulary, occurrences in all of them.
+        min_count: training occurrences below which a category is "unknown or rare" (id 0); of
+            fields that share a vocabulary, in all of them; 1 by default.
         field_min_counts: the same for single fields, by name.
         extend: a prepared data set whose vocabularies go on: its categories keep their ids, new
             ones come after them, counts and minimum counts are of both, and dense features are
@@ -128,14 +128,14 @@ def prepare(
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
     check_shares(columns.shares, names)
-    by_field = field_min_counts or {}
-    check_owners(columns.shares, by_field)
     base = None if extend is None else Extension(extend, source, out)
     if base is not None:
-        base.check_min_counts(min_count, by_field)
-        least, names = base.min_counts, tuple(field.name for field in base.schema.fields)
+        base.check_min_counts(min_count, field_min_counts or {})
+        least, names = base.min_counts, base.names
     else:
-        least = _min_counts(names, columns.shares, 1 if min_count is None else min_count, by_field)
+        least = _min_counts(
+            names, columns.shares, 1 if min_count is None else min_count, field_min_counts or {}
+        )
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
@@ -152,8 +152,9 @@ def prepare(
         for owner in least:
             members = members_of(columns.shares, owner)
             bags = {name: name in columns.multi_valued for name in members}
-            known = base.known(owner) if base else None
-            vocabulary = _build_vocabulary(staged, assignment, bags, least[owner], known)
+            vocabulary = _build_vocabulary(
+                staged, assignment, bags, least[owner], base.known(owner) if base else None
+            )
             vocabulary.write(layout.vocabulary(building, owner), layout.rare(building, owner))
             for name in members:
                 encode = _encode_bags if bags[name] else _encode_field
@@ -163,11 +164,12 @@ def prepare(
                     shares=columns.shares.get(name),
                 )  # fmt: skip
                 report("encoding fields", len(found), steps)
-        scaled = base.schema.dense if base else None
-        dense = write_dense(staged, assignment, building, columns, scaled)
+        dense = write_dense(
+            staged, assignment, building, columns, base.schema.dense if base else None
+        )
         if columns.group is not None:
             write_groups(staged, assignment, building)
-        form = getattr(source, "format", None)
+        known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
             format=form if isinstance(form, RawFormat) else None,
@@ -176,8 +178,8 @@ def prepare(
             dense=dense,
             fields=[found[name] for name in names],
             splits=_write_labels(staged, assignment, building, columns),
-            group=columns.group,
             extends=base.earlier if base else None,
+            group=columns.group,
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
@@ -249,7 +251,7 @@ def _build_vocabulary(
     min_count: int,
     known: KnownCategories | None,
 ) -> Vocabulary:
-    """From the training rows alone, of fields that may be multi-valued, and from what is known."""
+    """From the training rows alone, of fields that may be multi-valued, and what was known."""
     builder = VocabularyBuilder()
     for name, multi_valued in bags.items():
         for chunk, frame in staged.chunks(field_column(name)):

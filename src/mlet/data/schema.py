@@ -138,8 +138,8 @@ class DatasetSchema(Settings):
     Attributes:
         format: of the raw rows; None of generated data, and where it is not known.
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
-        group: what rows are grouped by, to be scored within; None where nothing is named.
         extends: the data set whose ids and counts go on here; None of one that begins anew.
+        group: what rows are grouped by, to be scored within; None where nothing is named.
     """
 
     format_version: int = FORMAT_VERSION
@@ -151,15 +151,20 @@ class DatasetSchema(Settings):
     fields: list[FieldSchema]
     splits: dict[SplitName, SplitSchema]
     checksums: dict[str, int] | None = None
-    group: str | None = None
     extends: EarlierRows | None = None
+    group: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what there is none of: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
-        later = (("format", None), ("group", None), ("extends", None))
+        later = (("format", None), ("extends", None), ("group", None))
         return {name: v for name, v in values.items() if (name, v) not in later}
+
+    @property
+    def counted_rows(self) -> int:
+        """Training rows that counts are of: its own, and those of what it extends."""
+        return self.splits["train"].rows + (self.extends.rows if self.extends else 0)
 
     @property
     def vocabulary_fields(self) -> list[FieldSchema]:
@@ -175,11 +180,6 @@ class DatasetSchema(Settings):
     def weighted(self) -> bool:
         """Whether rows have weights."""
         return self.splits["train"].mean_weight is not None
-
-    @property
-    def counted_rows(self) -> int:
-        """Training rows that counts are of: its own, and those of what it extends."""
-        return self.splits["train"].rows + (self.extends.rows if self.extends else 0)
 
     @property
     def raw_dense(self) -> list[DenseSchema]:

@@ -13,8 +13,9 @@ import polars as pl
 
 from mlet.errors import DataError
 
-_WHOLE_FLOAT = r"^-?(?:0|[1-9]\d*)\.0+$"
-_WORDS = {word: digit for digit, names in (("0", "false"), ("1", "true"))
+#: 7.0, which is the 7 of other files; and the words for 0 and 1.
+WHOLE_FLOAT = r"^-?(?:0|[1-9]\d*)\.0+$"
+WORDS = {word: digit for digit, names in (("0", "false"), ("1", "true"))
           for word in (names, names.title(), names.upper())}  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _text(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def one_spelling(texts: pl.Series) -> pl.Series:
     """Strings with one spelling for each category."""
     # Most columns hold none that has several, which is sooner seen than done.
-    if texts.str.contains(r"\.0+$").any() or texts.is_in(list(_WORDS)).any():
+    if texts.str.contains(r"\.0+$").any() or texts.is_in(list(WORDS)).any():
         return texts.to_frame().select(_spelled(pl.col(texts.name))).to_series()
     return texts
 
@@ -82,7 +83,7 @@ def one_spelling_in_bags(bags: pl.Series) -> pl.Series:
 
 def _spelled(text: pl.Expr) -> pl.Expr:
     bare = text.str.replace(r"\.0+$", "").replace({"-0": "0"})
-    return pl.when(text.str.contains(_WHOLE_FLOAT)).then(bare).otherwise(text.replace(_WORDS))
+    return pl.when(text.str.contains(WHOLE_FLOAT)).then(bare).otherwise(text.replace(WORDS))
 
 
 def texts_of(values: Iterable[object]) -> list[str]:

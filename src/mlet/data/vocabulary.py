@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mlet.data.parquet import write_parquet
+from mlet.data.texts import one_spelling
 
 #: Batches of counts folded together at once; bounds memory while counting.
 _FOLD = 8
@@ -146,6 +147,12 @@ class Vocabulary:
         names = self.table["category"].slice(1)
         order = names.arg_sort()
         return names.gather(order), (order.to_numpy() + 1).astype(np.int32)
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether it holds what `one_spelling` would have changed, as of data that had none."""
+        categories = self.table["category"].slice(1)
+        return not one_spelling(categories).equals(categories)
 
     def write(self, path: Path, rare: Path) -> None:
         """Write the table as Parquet, and, if there are any, the ``rare`` categories."""

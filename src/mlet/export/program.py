@@ -19,7 +19,7 @@ from mlet.models import CTRModel
 from mlet.nn.compression import Precision
 
 #: Rows of the batch that is traced, and of the one on which scores are compared.
-_TRACED_ROWS, _CHECKED_ROWS = 3, 257
+_TRACED_ROWS, CHECKED_ROWS = 3, 257
 #: What a program says of the code that it was traced from: where that lay, for one.
 _OF_THE_SOURCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")
 #: How far scores of a program may be from the model's.
@@ -92,13 +92,21 @@ def compared(
     Raises:
         ConversionError: it does not score as the module does.
     """
-    inputs = module.random_inputs(_CHECKED_ROWS, seed=1)
+    inputs = module.random_inputs(CHECKED_ROWS, seed=1)
     expected = module(*inputs)
-    found = torch.as_tensor(exported(*inputs))
+    return len(expected), difference_of(expected, torch.as_tensor(exported(*inputs)))
+
+
+def difference_of(expected: Tensor, found: Tensor) -> float:
+    """The largest difference of scores from the model's.
+
+    Raises:
+        ConversionError: it is more than rounding makes.
+    """
     difference = float((found - expected).abs().max())
     if not difference <= _TOLERANCE:  # nor NaN
         raise ConversionError(
             f"the exported model's scores differ from the model's by {difference:.1e}; it was not "
             f"written: please report this, with the versions of torch and ONNX Runtime"
         )
-    return len(expected), difference
+    return difference

@@ -63,7 +63,7 @@ def save_collapsed(
     """
     tensors = {
         name: tensor.contiguous()
-        for name, tensor in model.collapse_around(nn.Identity()).state_dict().items()
+        for name, tensor in model.collapse_around(nn.Identity(), precision).state_dict().items()
     }
     for field in model.embedding.table_names:
         for part, tensor in model.embedding.collapsed(field, precision).items():
@@ -160,7 +160,7 @@ def load_collapsed_model(path: Path) -> CollapsedModel:
     vocabularies = _vocabularies(path, schema, tensors)
     model = build_model(config, schema)
     if precision != "float32":
-        model.embedding = model.embedding.like_collapsed(precision)
+        model = model.like_collapsed(precision)
     taken: set[str] = set()
     try:
         for field in model.embedding.table_names:

@@ -145,14 +145,22 @@ def table_energies(
 ) -> dict[str, UpdateEnergy]:
     """The update energy of every two-layer table, weighted by training counts where known."""
     return {
-        name: update_energy(table, _counts(data, name))
+        name: update_energy(table, _counts(data, name, table))
         for name, table in factors.items()
         if table.projection is not None
     }
 
 
-def _counts(data: PreparedDataset | None, name: str) -> Tensor | None:
-    return None if data is None else torch.from_numpy(data.training_counts[name])
+def _counts(data: PreparedDataset | None, name: str, table: Factors) -> Tensor | None:
+    if data is None:
+        return None
+    counts = data.training_counts[name]
+    if len(counts) != table.num_embeddings:
+        raise RunError(
+            f"field {name!r}: its {len(counts)} categories share {table.num_embeddings} rows, and "
+            f"what is inspected has a row for each; train with min_count 1"
+        )
+    return torch.from_numpy(counts)
 
 
 def _tables(
@@ -163,7 +171,8 @@ def _tables(
         raise RunError(f"{source}: no two-layer table to inspect (was it trained with inner_dim?)")
     result = []
     for name, energy in energies.items():
-        table, counts = factors[name], _counts(data, name)
+        table = factors[name]
+        counts = _counts(data, name, table)
         result.append(
             TableInspection(
                 name,

@@ -16,11 +16,12 @@ from typing_extensions import Self
 
 from mlet import nn as mlet_nn
 from mlet.data.loader import Batch
-from mlet.data.schema import DatasetSchema
+from mlet.data.schema import DatasetSchema, FieldSchema
 from mlet.errors import ConfigError
 from mlet.models.registry import MODELS
-from mlet.nn.compression import AnyCompression, Precision
+from mlet.nn.compression import AnyCompression, Precision, of_linear_parts
 from mlet.nn.init import InitName
+from mlet.nn.rare_rows import RareRows
 from mlet.settings import Choice
 from mlet.task import TASKS, Task
 
@@ -77,6 +78,12 @@ class ModelConfig(Choice):
             collapses with the rest. Not in width-1 tables of linear parts. ``auto`` is true
             beside a two-layer table, in models in which categories act through products alone.
         init_scale: initialise tables' rows this many times larger.
+        min_count: categories with fewer training rows have no row of their own: they share some
+            with unknown ones, in linear parts too.
+        rare_rows: how many they share in each field, by a hash.
+        own_rows: of each field, how many of its most frequent categories have rows of their own:
+            what ``min_count`` comes to when training begins. Fields that are not named share
+            nothing.
     """
 
     name: str
@@ -92,6 +99,9 @@ class ModelConfig(Choice):
     table_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     table_bias: TableBiasSetting = False
     init_scale: float = Setting(1.0, gt=0)
+    min_count: int = Setting(1, ge=1)
+    rare_rows: int = Setting(1, ge=1)
+    own_rows: dict[str, Annotated[int, Setting(ge=0)]] = Setting(default_factory=dict)
 
     def products_alone(self) -> bool:
         """Whether categories act through products with one another alone.
@@ -127,6 +137,14 @@ class ModelConfig(Choice):
     def _rows_to_start_from(self) -> Self:
         if self.init == "co_occurrence" and self.compression is not None:
             raise ValueError("init: co_occurrence fills the rows of tables; compressed ones differ")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_to_share(self) -> Self:
+        if self.min_count > 1 and self.compression is not None:
+            raise ValueError(
+                "min_count: rows of ordinary tables are shared, not of compressed ones"
+            )
         return self
 
     @field_validator("task")
@@ -202,15 +220,18 @@ def embed_fields(
     names = [field.name for field in schema.fields]
     inner_dim = config.inner_dim
     assert inner_dim != "auto"  # build_model has refused it
-    unknown = sorted(set(config.inner_dims) - set(names))
-    if unknown:
-        raise ValueError(f"inner_dims: no field {unknown[0]!r}; the fields are {', '.join(names)}")
-    for field in schema.fields:
-        if field.shares is not None and field.name in config.inner_dims:
-            raise ValueError(
-                f"inner_dims: field {field.name!r} is looked up in the table of {field.shares!r}; "
-                f"give that one's"
-            )
+    for setting in ("inner_dims", "own_rows"):
+        given = getattr(config, setting)
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            listed = ", ".join(names)
+            raise ValueError(f"{setting}: no field {unknown[0]!r}; the fields are {listed}")
+        for field in schema.fields:
+            if field.shares is not None and field.name in given:
+                raise ValueError(
+                    f"{setting}: field {field.name!r} is looked up in the table of "
+                    f"{field.shares!r}; give that one's"
+                )
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
@@ -222,6 +243,7 @@ def embed_fields(
                 pooling=config.pooling,
                 compression=config.compression,
                 shares=field.shares if share else None,
+                rare=_rare_rows(config, field),
             )
             for field in (*schema.one_valued, *schema.multi_valued)
         ],
@@ -231,6 +253,13 @@ def embed_fields(
         table_bias=config.biased,
         init_scale=config.init_scale,
     )
+
+
+def _rare_rows(config: ModelConfig, field: FieldSchema) -> RareRows | None:
+    own = config.own_rows.get(field.owner, field.num_categories)
+    # Beside the rows that are shared there are to be fewer than categories.
+    shares = own + config.rare_rows < field.num_categories
+    return RareRows(own, config.rare_rows) if shares else None
 
 
 class CTRModel(nn.Module, ABC):
@@ -266,17 +295,39 @@ class CTRModel(nn.Module, ABC):
     def collapse(self, precision: Precision = "float32") -> Self:
         """A copy as it is served; this model stays as it is.
 
-        Its tables are ordinary ones with the same outputs, or codes of the precision given but for
-        those of a linear part.
+        Its tables are ordinary ones with the same outputs, or of the precision given; of those of a
+        linear part see `of_linear_parts`.
         """
-        return self.collapse_around(self.embedding.collapse(precision))
+        return self.collapse_around(self.embedding.collapse(precision), precision)
 
-    def collapse_around(self, embedding: nn.Module) -> Self:
+    def collapse_around(self, embedding: nn.Module, precision: Precision = "float32") -> Self:
         """A collapsed copy with something else in the place of `embedding`, the bulk of a model."""
         # Tables are collapsed, not copied and collapsed.
         memo: dict[int, nn.Module] = {
-            id(part): part.collapse()
-            for part in self.modules()
-            if isinstance(part, mlet_nn.FieldEmbedding) and part is not self.embedding
+            id(part): part.collapse(of_linear_parts(precision))
+            for part in self._embeddings()
+            if part is not self.embedding
         }
         return copy.deepcopy(self, {**memo, id(self.embedding): embedding})
+
+    def like_collapsed(self, precision: Precision) -> Self:
+        """What `collapse` gives, its tables still to be filled."""
+        memo: dict[int, nn.Module] = {
+            id(part): part.like_collapsed(
+                precision if part is self.embedding else of_linear_parts(precision)
+            )
+            for part in self._embeddings()
+        }
+        return copy.deepcopy(self, memo)
+
+    def _embeddings(self) -> list[mlet_nn.FieldEmbedding]:
+        """All its field embeddings, that of a linear part too."""
+        return [part for part in self.modules() if isinstance(part, mlet_nn.FieldEmbedding)]
+
+    def table_bytes(self) -> int:
+        """Bytes of the tables of a collapsed model, as its file keeps them: scales, biases and
+        codebooks too, and the weights of categories in a linear part.
+
+        With those of the dense layers they are the bytes of what is served.
+        """
+        return sum(t.nbytes for part in self._embeddings() for t in part.state_dict().values())

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from mlet.engine import engine_serves
 from mlet.errors import ConversionError
-from mlet.nn.compression import Precision, QuantizedTables, quantize
+from mlet.nn.compression import Precision, quantize, quantized_tables
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.field_names import FieldEntries
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.fields import Bags, Field, owners_of
 from mlet.nn.init import InitName
+from mlet.nn.rare_rows import RareMap
 from mlet.nn.shared_tables import look_up_gathered, look_up_shared
 from mlet.nn.stacked_tables import StackedTables
 
@@ -127,6 +128,8 @@ class FieldEmbedding(FieldEntries, Factored):
             if compression and table_bias:
                 kind = type(compression).__name__
                 raise ValueError(f"field {field.name!r}: {kind} cannot be trained with table_bias")
+            if compression and field.rare:
+                raise ValueError(f"field {field.name!r}: a compressed table has no rare rows")
             if self._owners[field.name] in shared:
                 sharing[self._owners[field.name]].append(field)
             else:
@@ -140,6 +143,7 @@ class FieldEmbedding(FieldEntries, Factored):
         self.tables = nn.ModuleList(self._build(stack) for stack in stacks)
         one_valued = [field.name for field in fields if not field.multi_valued]
         self._column = {name: column for column, name in enumerate(one_valued)}
+        self.rows = RareMap(fields)
         self._groups = [
             _Group(
                 columns=[self._column[f.name] for f in kind if not f.multi_valued],
@@ -152,10 +156,10 @@ class FieldEmbedding(FieldEntries, Factored):
 
     def _build(self, group: Sequence[Field]) -> FieldTables:
         """The tables of fields of one kind."""
-        sizes = {field.name: field.num_embeddings for field in group}
+        sizes = {f.name: f.rare.rows if f.rare else f.num_embeddings for f in group}
         dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
         if self.precision != "float32" and compression is None:
-            return QuantizedTables(sizes, dim, self.precision)
+            return quantized_tables(sizes, dim, self.precision)
         build = partial(StackedTables, table_bias=self.table_bias)
         tables = (build if compression is None else compression.build)(
             sizes,
@@ -200,6 +204,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
                 f"for each one-valued field: {', '.join(self._column)}"
             )
+        ids = self.rows.columns(ids, traced=traced)
         groups = [
             self._embed_group(group, table, ids, bags, traced)
             for group, table in zip(self._groups, self.tables, strict=True)
@@ -226,7 +231,10 @@ class FieldEmbedding(FieldEntries, Factored):
                 self._check_bags(field.name, bags[field.name], len(ids))
         assert isinstance(table, FieldTables)
         block = ids if len(group.columns) == ids.shape[1] else ids[:, group.columns]
-        mine = [bags[field.name] for field in group.multi_valued]
+        mine = [
+            (self.rows.values(field.name, bags[field.name][0], traced=traced), bags[field.name][1])
+            for field in group.multi_valued
+        ]
         if group.sharing:
             size = self._field(group.sharing[0]).num_embeddings
             return look_up_shared(
@@ -259,7 +267,8 @@ class FieldEmbedding(FieldEntries, Factored):
     @torch.no_grad()
     def table(self, name: str) -> Tensor:
         """The n × d table that one field stands for, collapsed if it is two-layer: a copy."""
-        return self.tables_of(name).table(self._owners[name])
+        table = self.tables_of(name).table(self._owners[name])
+        return table[self.rows.of(name).to(table.device)] if self.rows.is_needed else table
 
     def factors(self, name: str) -> Factors:
         """Views of one field's factors W2 (n × k) and W1 (k × d); of an ordinary field its table
@@ -278,6 +287,10 @@ class FieldEmbedding(FieldEntries, Factored):
             ValueError: the field's ``compression`` cannot hold one, or it is of another shape.
         """
         self.tables_of(name).start_from(self._owners[name], table)
+
+    def has_rare_rows(self, name: str) -> bool:
+        """Whether rare categories of a field share rows."""
+        return self._field(name).rare is not None
 
     def stacks(self) -> list[StackedTables]:
         """The matrices that the engine looks up and updates, those within compressions too."""

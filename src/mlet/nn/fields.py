@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from mlet.nn.compression import Compression
+from mlet.nn.rare_rows import RareRows
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Field:
         multi_valued: whether a row holds a bag of categories rather than exactly one.
         pooling: ``"mean"`` or ``"sum"`` over a bag; an empty bag gives zeros.
         compression: another way to make the table smaller (`mlet.nn.compression`); None for none.
-        shares: another field, in whose table this one is looked up, of the same n, d, k and
-            compression; None for a table of its own.
+        shares: another field, in whose table this one is looked up, of the same n, d, k,
+            compression and rare rows; None for a table of its own.
+        rare: rows that its rare categories share; None where every category has its own.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Field:
     pooling: Literal["mean", "sum"] = "mean"
     compression: Compression | None = None
     shares: str | None = None
+    rare: RareRows | None = None
 
 
 class Bags(NamedTuple):
@@ -69,7 +72,7 @@ def owners_of(fields: Sequence[Field]) -> dict[str, str]:
                 f"field {field.name!r} shares the table of {field.shares!r}, which has none of its "
                 f"own; those that have are {own}"
             )
-        for part in ("num_embeddings", "dim", "inner_dim", "compression"):
+        for part in ("num_embeddings", "dim", "inner_dim", "compression", "rare"):
             mine, theirs = getattr(field, part), getattr(owner, part)
             if mine != theirs:
                 raise ValueError(

@@ -15,6 +15,7 @@ from mlet.engine import TableStack
 from mlet.engine.rounding import compute_dtype
 from mlet.nn.field_embedding import FieldEmbedding
 from mlet.nn.plain_lookups import IdBounds
+from mlet.nn.rare_rows import RareMap
 from mlet.nn.stacked_tables import StackedTables
 
 #: What new rows begin as: the mean of those there are, the padding row, a row by its id, or a
@@ -145,12 +146,13 @@ def grown_parameter(
 
 
 def resize_field(embedding: FieldEmbedding, name: str, rows: int) -> None:
-    """Let a field's layer and its tables know how many categories it has, and those that share its
-    table, once their matrix has."""
+    """Let a field's layer and its tables know how many categories it has, once their matrix has; a
+    field that others share, for them too."""
     embedding.fields = tuple(
-        replace(field, num_embeddings=rows) if name in (field.name, field.shares) else field
+        replace(field, num_embeddings=rows) if embedding._owners[field.name] == name else field
         for field in embedding.fields
     )
+    embedding.rows = RareMap(embedding.fields)
     tables = embedding.tables_of(name)
     assert isinstance(tables, StackedTables)
     sizes = {**tables.sizes, name: rows}

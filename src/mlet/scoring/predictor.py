@@ -15,7 +15,6 @@ from mlet.data.encoding import Encoder
 from mlet.data.readers.columns import TableColumns
 from mlet.data.readers.rows import table_of
 from mlet.data.source import LINE, RawRows
-from mlet.data.texts import one_spelling
 from mlet.data.vocabulary import Vocabulary
 from mlet.errors import DataError, RunError
 from mlet.export import CollapsedModel
@@ -49,7 +48,7 @@ class Predictor:
         vocabularies = {field.name: own[field.owner] for field in self.schema.fields}
         self.encoder = Encoder(self.schema, vocabularies)
         self.as_written = frozenset(
-            name for name, known in vocabularies.items() if _is_as_written(known)
+            name for name, known in vocabularies.items() if known.is_as_written
         )
         table = table_of(self.schema)
         self._table = TableColumns(table, self.as_written)
@@ -120,9 +119,3 @@ class Predictor:
     def score(self, features: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Predictions (N,) of rows as a reader gives them, checked by `encoder`."""
         return served_scores(self.model, self.encoder.encode(features))
-
-
-def _is_as_written(vocabulary: Vocabulary) -> bool:
-    """Whether it holds what `one_spelling` would have changed, as of data that had none."""
-    categories = vocabulary.table["category"].slice(1)
-    return not one_spelling(categories).equals(categories)

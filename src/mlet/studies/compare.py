@@ -142,9 +142,9 @@ class Comparison:
                     self.panel.gain(arm, rows)
                 )
                 entry[rows]["reduction"] = asdict(point) if point else None
-        if arm.method != SLT and (found := reduction(self.panel, arm)) and found.interval:
-            low, high = map(asdict, found.interval)
-            entry["test"]["reduction"] |= {"low": low, "high": high}
+        if arm.method != SLT and (found := reduction(self.panel, arm)):
+            interval = found.to_dict()
+            entry["test"]["reduction"] |= {name: interval[name] for name in ("low", "high")}
         return {**entry, "runs": run_dicts(self.panel, arm)}
 
     def to_json(self) -> str:

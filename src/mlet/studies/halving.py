@@ -16,7 +16,7 @@ from typing import Any
 
 from mlet.task import Task
 from mlet.training import RunDirectory
-from mlet.training.loop import SilentObserver
+from mlet.training.observer import SilentObserver
 
 
 class Pruned(Exception):

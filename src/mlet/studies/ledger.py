@@ -151,11 +151,21 @@ class Ledger:
                 return self._add(arm, setting, seed)
         return None
 
-    def complete(self, claim: Claim, valid: float, validations: Sequence[float] = ()) -> None:
-        """The run of a claim came to its end, with that headline metric on validation, and these
-        qualities on the way."""
+    def complete(
+        self,
+        claim: Claim,
+        valid: float,
+        validations: Sequence[float] = (),
+        points: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """The run of a claim came to its end, with that headline metric on validation, these
+        qualities on the way, and what its tables give at other precisions, where that was asked."""
         quality = self._study.task.headline.quality(valid)
-        self._note(claim, {"value": quality}, validations)
+        outcome: dict[str, Any] = {"value": quality}
+        if points:
+            outcome["points"] = list(points)
+            self._set(self._trial(claim.arm, claim.number), "points", outcome["points"])
+        self._note(claim, outcome, validations)
         self._open_study(claim.arm).tell(claim.number, quality)
 
     def prune(self, claim: Claim, validations: Sequence[float]) -> None:
@@ -253,14 +263,16 @@ class Ledger:
     def _claim_tuning(self, arm: Arm, before: list[FrozenTrial]) -> Claim | None:
         tried = [trial.params for trial in before]
         fresh = [point for point in self._spread(arm) if point not in tried]
-        if fresh:
-            return self._add(arm, fresh[0], None)
+        return self._add(arm, fresh[0] if fresh else self._proposed(arm, before), None)
+
+    def _proposed(self, arm: Arm, before: list[FrozenTrial]) -> dict[str, float]:
+        """A setting that what was tried suggests."""
         # Asked of a study in memory, so that the claim appears in the database whole. Seeded by its
         # place alone: an interrupted study tries what it would have tried.
         sampler = self._optuna.samplers.TPESampler(n_startup_trials=1, seed=len(before))
         proposals = self._optuna.create_study(direction="maximize", sampler=sampler)
         proposals.add_trials(before)
-        return self._add(arm, proposals.ask(self._space(arm)).params, None)
+        return proposals.ask(self._space(arm)).params
 
     def _add(self, arm: Arm, setting: dict[str, float], seed: int | None) -> Claim | None:
         """Claim a given setting: for tuning, or finally with a seed."""
@@ -287,19 +299,28 @@ class Ledger:
         trials = self.trials(arm)
         mine = next(trial for trial in trials if trial.number == number)
         for other in trials:
-            rival = (
-                (is_running(other) and not is_final(other))
-                if seed is None
-                else (is_final(other, seed) and other.params == mine.params)
-            )
-            if rival and other.number < number:
+            if other.number < number and self._is_rival(other, mine, seed):
                 self._close(arm, number, "void", "rivalled")
                 return None
         if seed is not None:
             return Claim(arm, number, dict(mine.params), seed, final=True)
-        before = [validations_of(trial) for trial in trials if trial.number < number]
+        before = [
+            validations_of(trial)
+            for trial in trials
+            if trial.number < number and self._compares(trial, mine)
+        ]
         halving = self._study.halving(before)
         return Claim(arm, number, dict(mine.params), TUNING_SEED, final=False, halving=halving)
+
+    def _is_rival(self, other: FrozenTrial, mine: FrozenTrial, seed: int | None) -> bool:
+        """Whether an earlier claim leaves no place for one's own, for tuning or with a seed."""
+        if seed is None:
+            return is_running(other) and not is_final(other)
+        return is_final(other, seed) and other.params == mine.params
+
+    def _compares(self, other: FrozenTrial, mine: FrozenTrial) -> bool:
+        """Whether an earlier trial has a say in whether this one is given up."""
+        return True
 
     def _spread(self, arm: Arm) -> list[dict[str, float]]:
         """The settings that every arm tries first: the middles of equal parts of the ranges."""
@@ -313,12 +334,16 @@ class Ledger:
             order = np.random.default_rng(place).permutation(count) if place else np.arange(count)
             for point, step in zip(points, order, strict=True):
                 share = (step + 0.5) / count
-                point[name] = float(range_.low * (range_.high / range_.low) ** share)
+                point[name] = self._at(range_, share)
         if tuning.halving is not None:
             # The first is compared with nothing: it had better be a likely one.
             middle_out = sorted(range(count), key=lambda place: abs(place - (count - 1) / 2))
             return [points[place] for place in middle_out]
         return points
+
+    def _at(self, range_: Any, share: float) -> float:
+        """Where a share of a range, in log scale, ends."""
+        return float(range_.low * (range_.high / range_.low) ** share)
 
     def _space(self, arm: Arm) -> dict[str, Any]:
         float_ = self._optuna.distributions.FloatDistribution
@@ -359,7 +384,7 @@ class Ledger:
         self._set(trial, SEALS[1], checksum({attribute: text}, trial.user_attrs.get(SEALS[0], 0)))
         self._open_study(arm).tell(number, state=self._optuna.trial.TrialState.FAIL)
 
-    def _set(self, trial: FrozenTrial, attribute: str, value: str | int) -> None:
+    def _set(self, trial: FrozenTrial, attribute: str, value: Any) -> None:
         self._storage.set_trial_user_attr(trial._trial_id, attribute, value)
 
     def _damaged(self, how: str) -> RunError:

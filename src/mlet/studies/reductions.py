@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class Reduction:
 
     point: IsoQuality
     interval: tuple[IsoQuality, IsoQuality] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; ``low`` and ``high`` are None without an interval."""
+        low, high = map(asdict, self.interval) if self.interval else (None, None)
+        return {"point": asdict(self.point), "low": low, "high": high}
 
     def __str__(self) -> str:
         """As in a table: ``3.4× (1.2× to > 8×)``."""

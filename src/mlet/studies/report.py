@@ -146,7 +146,7 @@ def _arm_dict(panel: Panel, arm: ArmResult) -> dict[str, Any]:
         values["gain"] = {m.name: asdict(panel.gain(arm, measure=m)) for m in panel.measures}
         for measure in panel.task.measures:
             values["gain"][f"{measure.name}_over_rows"] = panel.row_interval(arm, measure)
-        values["reduction"] = asdict(found) if found else None
+        values["reduction"] = found.to_dict() if found else None
     return values
 
 

@@ -14,6 +14,7 @@ from mlet.data import PreparedDataset
 from mlet.data.prepare import Report
 from mlet.errors import RunError, WriteError
 from mlet.interrupts import DeferredInterrupt
+from mlet.nn.compression import Precision
 from mlet.settings import Settings, load_yaml
 from mlet.studies.bias_only import bias_only
 from mlet.studies.datasets import DatasetConfig, make_ready
@@ -62,13 +63,13 @@ def sweep(
     """
     began = time.perf_counter()
     jobs = jobs or usable_cores()
-    _keep_config(study, out)
+    keep_config(study, out)
     data = {
         name: make_ready(config, out / "data" / name, report)
         for name, config in study.datasets.items()
     }
     for name, path in data.items():
-        _check_data(out / "runs" / name, path)
+        check_data(out / "runs" / name, path)
     biases = {
         name: bias_only(
             PreparedDataset(path),
@@ -80,7 +81,7 @@ def sweep(
         for name, path in data.items()
     }
     ledger = Ledger(study, storage or f"sqlite:///{(out / 'study.db').resolve()}")
-    runner = _Runner(study, out, ledger, data, devices, report)
+    runner = Runner(study, out, ledger, data, devices, report)
     with ledger.named_failures():
         # Interrupted halfway, a write would keep the database locked: even for ourselves, who have
         # yet to give back what we claimed.
@@ -93,14 +94,15 @@ def sweep(
         return collect(study, out, ledger, data, seconds=seconds, jobs=jobs, biases=biases)
 
 
-def _keep_config(study: StudyConfig, out: Path) -> None:
+def keep_config(study: StudyConfig, out: Path) -> None:
     """A study may grow between calls; what was in it may not change."""
     file = out / "study.yaml"
     if file.exists():
-        before = _load_kept(file)
+        before = _load_kept(file, type(study))
+        own = [name for name in type(study).model_fields if name not in StudyConfig.model_fields]
         changed = [
             name
-            for name in ("tuning", "training", "resamples", "mlet")
+            for name in ("tuning", "training", "resamples", "mlet", *own)
             if getattr(before, name) != getattr(study, name)
         ]
         for kind in ("datasets", "models", "optimizers", "peers"):
@@ -120,9 +122,9 @@ def _keep_config(study: StudyConfig, out: Path) -> None:
     write_text(file, study.to_yaml())
 
 
-def _load_kept(file: Path) -> StudyConfig:
+def _load_kept(file: Path, kind: type[StudyConfig]) -> StudyConfig:
     """The settings of a study as it was begun; those of mlet 0.1 knew nothing of a recipe."""
-    return StudyConfig.parse({"mlet": {}, **load_yaml(file)}, str(file))
+    return kind.parse({"mlet": {}, **load_yaml(file)}, str(file))
 
 
 def _settled(part: Settings) -> Settings:
@@ -132,7 +134,7 @@ def _settled(part: Settings) -> Settings:
     return part
 
 
-def _check_data(runs: Path, data: Path) -> None:
+def check_data(runs: Path, data: Path) -> None:
     """Refuse to go on with runs of other data than there is now; one stands for all.
 
     Raises:
@@ -158,8 +160,15 @@ def _first_done(
     return done
 
 
-class _Runner:
-    """Keeps workers busy with claims from the ledger."""
+class Runner:
+    """Keeps workers busy with claims from the ledger.
+
+    Attributes:
+        trainings: the arms that are trained, each once.
+        valid_precisions: of all runs on validation.
+    """
+
+    valid_precisions: tuple[Precision, ...] = ()
 
     def __init__(
         self,
@@ -173,8 +182,8 @@ class _Runner:
         self._study, self._out, self._ledger, self._data = study, out, ledger, data
         self._devices, self._report = devices, report
         self.trainings = list(dict.fromkeys(map(study.trained, study.arms())))
-        self._open = list(self.trainings)
-        self._total = len(self._open) * (study.tuning.trials + study.seeds)
+        self._open: list[Arm] = []
+        self._total = len(self.trainings) * (study.tuning.trials + study.seeds)
         self._finished: dict[str, int] = {}
 
     def forget_lost(self, arm: Arm) -> None:
@@ -188,6 +197,7 @@ class _Runner:
 
     def work(self, jobs: int, interrupt: DeferredInterrupt) -> None:
         """Until every arm is done."""
+        self._open = list(self.trainings)
         for arm in list(self._open):
             if self._ledger.done(arm):
                 self._close(arm)
@@ -261,6 +271,7 @@ class _Runner:
                 run_path(self._out, claim.arm.name, claim.setting, claim.seed),
                 precisions=self._study.precisions(claim.arm) if claim.final else (),
                 resamples=self._study.resamples,
+                valid_precisions=self.valid_precisions,
                 device=self._devices[slot % len(self._devices)],
                 halving=claim.halving,
                 wide=self._study.wide_run(
@@ -286,7 +297,7 @@ class _Runner:
             return
         outcome = future.result()
         if outcome.valid is not None:
-            self._ledger.complete(claim, outcome.valid, outcome.validations)
+            self._ledger.complete(claim, outcome.valid, outcome.validations, outcome.points)
         elif outcome.reason is None:
             self._ledger.prune(claim, outcome.validations)
         else:

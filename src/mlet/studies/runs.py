@@ -20,9 +20,10 @@ from mlet.export import load_collapsed
 from mlet.nn.compression import Precision
 from mlet.reading import reading
 from mlet.studies.halving import Halving, HalvingObserver, Pruned, qualities
+from mlet.studies.precisions import precision_points
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.inner_dims import with_inner_dims
-from mlet.training.loop import Observer
+from mlet.training.observer import Observer
 from mlet.training.predict import predict
 from mlet.training.run import Summary
 
@@ -33,6 +34,11 @@ _SHORT = {
     "damping": "damping",
     "init_scale": "init",
     "dense_learning_rate": "dense",
+    "dim": "d",
+    "inner_dim": "k",
+    "co_occurrence": "c",
+    "min_count": "m",
+    "rare_rows": "r",
 }
 
 
@@ -45,11 +51,13 @@ class Outcome:
         reason: why it failed.
         validations: the headline metric at each validation, higher is better; noted where trials
             are halved.
+        points: what the run's tables give at some precisions; see `precision_points`.
     """
 
     valid: float | None
     reason: str | None
     validations: tuple[float, ...] = ()
+    points: tuple[dict[str, Any], ...] = ()
 
 
 def run_path(out: Path, arm: str, setting: Mapping[str, float], seed: int) -> Path:
@@ -67,10 +75,11 @@ def train_and_score(
     device: str,
     halving: Halving | None = None,
     wide: RunConfig | None = None,
+    valid_precisions: Sequence[Precision] = (),
 ) -> Outcome:
     """Train a run or continue it, to where ``halving`` ends it; score its collapsed model on the
-    test split at some precisions, which are those of a final run. A run that is cut from a wide
-    one begins where that ends, and is halved by it."""
+    test split at some precisions, which are those of a final run, and on validation at others. A
+    run that is cut from a wide one begins where that ends, and is halved by it."""
     # The user asked for every k of the grid, k ≤ d included.
     warnings.filterwarnings("ignore", message=".*inner_dim=.* is not above embedding_dim=")
     config = with_inner_dims(config)
@@ -102,7 +111,8 @@ def train_and_score(
     for precision in precisions:
         score_run(path, config.data, resamples, precision)
     validations = tuple(qualities(first, task)) if halving else ()
-    return Outcome(summary.valid[task.headline.name], None, validations)
+    points = precision_points(path, config.data, valid_precisions)
+    return Outcome(summary.valid[task.headline.name], None, validations, points)
 
 
 def _train(config: RunConfig, path: Path, device: str, observer: Observer | None) -> Summary:
@@ -157,9 +167,10 @@ def check_run(config: RunConfig, path: Path) -> None:
 
 
 def is_lost(path: Path, precisions: Sequence[Precision]) -> bool:
-    """Whether a finished run is there no more, or has neither predictions nor a model for them."""
+    """Whether a finished run is there no more, or has neither a model nor what
+    was to be predicted with it."""
     run = RunDirectory(path)
-    scored = all(_scores_file(path, precision).exists() for precision in precisions)
+    scored = bool(precisions) and all(_scores_file(path, one).exists() for one in precisions)
     return not run.finished or not (scored or run.model_file.exists())
 
 

@@ -191,6 +191,8 @@ class ArmsConfig(Settings):
     def _begins_on_its_own(cls, value: RunConfig) -> RunConfig:
         if value.start is not None or value.grow is not None:
             raise ValueError("start, grow: arms begin on their own, not with the weights of a run")
+        if value.log:
+            raise ValueError("log: is of single runs; what is compared is kept in its own files")
         return value
 
     @model_validator(mode="after")

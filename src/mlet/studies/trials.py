@@ -38,6 +38,8 @@ def is_as_written(trial: FrozenTrial) -> bool:
         found: dict[str, Any] = {"value": trial.value} if trial.state.name == "COMPLETE" else {}
         if validations := validations_of(trial):
             found["validations"] = validations
+        if "points" in known:
+            found["points"] = known["points"]
         outcomes = [found]
     return any(known.get(SEALS[1]) == checksum(outcome, seal) for outcome in outcomes)
 

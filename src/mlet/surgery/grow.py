@@ -122,10 +122,9 @@ def _tables(model: nn.Module) -> dict[str, _Table]:
     found: dict[str, _Table] = {}
     for name, module in model.named_modules():
         if isinstance(module, FieldEmbedding):
-            sizes = {field.name: field.num_embeddings for field in module.fields}
             for field in module.table_names:
-                table = _Table(module.tables_of(field), sizes[field], field, module)
-                found[qualified(name, field)] = table
+                inside = module.tables_of(field)
+                found[qualified(name, field)] = _Table(inside, inside.sizes[field], field, module)
         elif isinstance(module, _TABLES):
             found[name] = _Table(module, module.num_embeddings)
     return found
@@ -182,6 +181,11 @@ def _parameter(name: str, table: _Table) -> nn.Parameter:
         raise ConversionError(
             f"table {name!r} is kept in {type(table.module).__name__}, which has no row for each "
             f"category, or codes for it; only ordinary and two-layer tables grow"
+        )
+    if table.of is not None and table.of.has_rare_rows(table.field):
+        raise ConversionError(
+            f"table {name!r}: its rare categories share rows, so that a new one has none of its "
+            f"own; only tables with a row for each category grow"
         )
     parameter = _weight(table)
     if parameter is None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field as Setting
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from mlet.models import AnyModelConfig, DLRMConfig
@@ -177,6 +182,10 @@ class GrowConfig(Settings):
     states: bool = True
 
 
+#: Programs whose logs a run can be written to.
+LogName = Literal["tensorboard", "mlflow"]
+
+
 class RunConfig(Settings):
     """Everything that determines a run.
 
@@ -187,6 +196,9 @@ class RunConfig(Settings):
             that differs in how its tables are kept alone. Two-layer tables hold them exactly,
             low-rank ones cut to their rank by truncated singular value decomposition.
         grow: what the model goes on from, if it was trained before on data that this extends.
+        log: where metrics go beside the run's own files: ``tensorboard``, to the run's directory,
+            ``mlflow``, to where MLflow's own settings say, or both, each with another place behind
+            ``=``: a folder, a tracking URI.
     """
 
     data: Path
@@ -195,6 +207,7 @@ class RunConfig(Settings):
     training: TrainingConfig = Setting(default_factory=TrainingConfig)
     start: Path | None = None
     grow: GrowConfig | None = None
+    log: list[str] = Setting(default_factory=list)
 
     @model_validator(mode="after")
     def _begins_once(self) -> Self:
@@ -207,3 +220,21 @@ class RunConfig(Settings):
         """Without ``grow`` where there is none: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
         return {name: value for name, value in values.items() if (name, value) != ("grow", None)}
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, value: list[str]) -> list[str]:
+        known, seen = get_args(LogName), []
+        for entry in value:
+            name, equals, place = entry.partition("=")
+            if name not in known or (equals and not place):
+                raise ValueError(f"{entry!r} is no log; there are {', '.join(known)}, NAME=PLACE")
+            if name in seen:
+                raise ValueError(f"{name} is given twice")
+            seen.append(name)
+        return value

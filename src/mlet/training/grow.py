@@ -234,11 +234,10 @@ def _fill(model: nn.Module, source: nn.Module, grow: GrowConfig) -> None:
     for name, part in tables.items():
         given = known[name]
         assert isinstance(given, FieldEmbedding)
-        sizes = {field.name: field.num_embeddings for field in part.fields}
         for field in part.table_names:
             table = given.table(field)
-            more = NewRows(sizes[field], 0, grow.noise).of(table)
-            part.start_from(field, torch.cat([table, more]))
+            rows = part.tables_of(field).sizes[field]
+            part.start_from(field, torch.cat([table, NewRows(rows, 0, grow.noise).of(table)]))
     prefixes = tuple(f"{name}." for name in tables)
     own, rest = (
         {n: v for n, v in each.state_dict(keep_vars=True).items() if not n.startswith(prefixes)}

@@ -9,6 +9,7 @@ from mlet.errors import ConfigError
 from mlet.models import ModelConfig
 from mlet.nn.inner_dim import InnerDim, TableSize, choose_inner_dims
 from mlet.training.config import RunConfig
+from mlet.training.rare_rows import with_own_rows
 
 
 def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerDim]:
@@ -23,15 +24,17 @@ def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerD
 
 
 def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = None) -> RunConfig:
-    """A run's settings with numbers in the place of ``auto``, the same on every machine.
+    """A run's settings with numbers, the same on every machine, in the place of what the data
+    decides: of ``inner_dim: auto``, and of ``min_count`` (`mlet.training.rare_rows`).
 
-    Tables that it leaves ordinary begin as ordinary tables do, and where it leaves all of them so
-    they have no bias by ``table_bias: auto``: they are trained as without the recipe. ``found`` is
-    what `inner_dims_of` gave, where that was asked for before.
+    Tables that ``auto`` leaves ordinary begin as ordinary tables do, and where it leaves all of
+    them so they have no bias by ``table_bias: auto``: they are trained as without the recipe.
+    ``found`` is what `inner_dims_of` gave, where that was asked for before.
 
     Raises:
         ConfigError: there is a budget, but nothing that keeps to it.
     """
+    config = with_own_rows(config)
     model = config.model
     if model.inner_dim != "auto" and model.budget is not None:
         raise ConfigError(

@@ -8,7 +8,6 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,11 +19,12 @@ from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
 from mlet.models import CTRModel, build_model
 from mlet.reading import first_line
-from mlet.task import Task
 from mlet.training.config import RunConfig
 from mlet.training.continuation import with_epochs
 from mlet.training.grow import check_growth
 from mlet.training.inner_dims import with_inner_dims
+from mlet.training.logs import RunLogs, check_logs, with_log_places
+from mlet.training.observer import Observer, SilentObserver
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
 from mlet.training.run import Progress, RunDirectory, Summary
@@ -36,32 +36,6 @@ from mlet.training.unknown import UnknownRows
 _VALIDATIONS_PER_EPOCH = 4
 
 
-class Observer(Protocol):
-    """Watches a run, to show it."""
-
-    def start(self, task: Task, steps: int, done: int) -> None:
-        """Training begins, or resumes with ``done`` of at most ``steps`` steps behind it."""
-
-    def step(self, loss: float, rows: int) -> None:
-        """One step was made on ``rows`` rows."""
-
-    def validation(self, record: dict[str, float]) -> None:
-        """A validation was made; ``record`` is its line of ``metrics.jsonl``."""
-
-
-class SilentObserver:
-    """Shows nothing."""
-
-    def start(self, task: Task, steps: int, done: int) -> None:
-        """Nothing."""
-
-    def step(self, loss: float, rows: int) -> None:
-        """Nothing."""
-
-    def validation(self, record: dict[str, float]) -> None:
-        """Nothing."""
-
-
 def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Summary:
     """Train a model in a new run directory.
 
@@ -70,7 +44,7 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
         DataError: also if a dense feature is NaN or infinite.
         TrainingError: training diverged: the loss is NaN or infinite.
     """
-    config = with_inner_dims(config)
+    config = with_log_places(with_inner_dims(config))
     trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
     check_growth(config, trainer.data)
     trainer.run.create(config)
@@ -113,6 +87,7 @@ def resume(
         config = with_epochs(run, config, epochs)
     if run.failure is not None:
         raise TrainingError(run.failure)
+    check_logs(config)
     trainer = _Trainer(config, run, observer or SilentObserver())
     trainer.restore()
     return trainer.fit()
@@ -189,6 +164,10 @@ class _Trainer:
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
+        with RunLogs(self.config, self.run.root, self.progress.step) as self.logs:
+            return self._fit()
+
+    def _fit(self) -> Summary:
         settings, progress = self.config.training, self.progress
         # That of its beginning stays: its checkpoints are marked with it.
         if not self.run.schema_file.exists():
@@ -235,6 +214,7 @@ class _Trainer:
             progress.step += 1
             progress.loss_sum += loss
             progress.loss_steps += 1
+            self.logs.step(loss, len(batch.dense))
             self.observer.step(loss, len(batch.dense))
             last = progress.step == settings.epochs * len(self.loader)
             checkpoint = settings.checkpoint_every
@@ -265,6 +245,7 @@ class _Trainer:
     def _validate(self, last: bool) -> None:
         """Score the validation split; keep the weights if they are the best; decide to stop."""
         settings, progress = self.config.training, self.progress
+        self.logs.flush()
         self.unknown.fill()
         predictions = predict(self.model, self.validation, device=settings.device)
         if not np.isfinite(predictions).all():
@@ -294,6 +275,7 @@ class _Trainer:
         if last and progress.done is None:
             progress.done = "epochs"
         self.run.write_metrics(progress.records)
+        self.logs.validation(scores)
         if settings.record_spectra and (progress.done or self.spectra.affordable(progress)):
             self._record_spectra()
         self._save_checkpoint()
@@ -304,6 +286,7 @@ class _Trainer:
         self.run.write_spectra(self.progress.spectra)
 
     def _save_checkpoint(self) -> None:
+        self.logs.flush()  # before it: steps that are made again are logged again
         self.run.save_last(
             {
                 "model": self.model.state_dict(),
@@ -351,6 +334,7 @@ class _Trainer:
             training_bytes=sum(p.nbytes for p in self.model.parameters()),
             model_bytes=model_bytes,
         )
+        self.logs.end(self.run.model_file, self.data, {"step": progress.best_step, **summary.valid})
         self.run.write_begun(self.config)  # with what it was continued with
         self.run.write_summary(summary)
         if not self.config.training.keep_state:

@@ -44,6 +44,7 @@ _FREE = (
     "device",
     "keep_state",
 )
+_ELSEWHERE = {"data", "log"}  # of which its weights are not
 
 
 @dataclass
@@ -144,7 +145,7 @@ class RunDirectory:
 
     def write_begun(self, config: RunConfig) -> None:
         """Keep the settings that the run's weights come from, whatever is edited afterwards."""
-        write_sealed(self._begun_file, config.model_dump(mode="json", exclude={"data"}))
+        write_sealed(self._begun_file, config.model_dump(mode="json", exclude=_ELSEWHERE))
 
     @property
     def is_begun(self) -> bool:
@@ -166,7 +167,7 @@ class RunDirectory:
         kept = read_sealed(self._begun_file, RunError, _REMEDY)
         # Settings that a later version has beside those that were kept are as by default.
         then = RunConfig.parse({**kept, "data": str(config.data)}, str(self._begun_file))
-        trees = [one.model_dump(mode="json", exclude={"data"}) for one in (then, config)]
+        trees = [one.model_dump(mode="json", exclude=_ELSEWHERE) for one in (then, config)]
         if not all_of_it:
             for tree in trees:
                 for name in _FREE:

@@ -49,7 +49,7 @@ class SpectraRecorder:
         tables = {}
         for name, factors in factors_of(model.embedding).items():
             names, groups = group_by_count(self._data.training_counts[name])
-            norms = row_norms(factors).cpu().numpy()
+            norms = row_norms(factors).cpu()[model.embedding.rows.of(name)].numpy()
             tables[name] = {
                 **table_spectra(factors).record(),
                 "norms": {

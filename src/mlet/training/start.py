@@ -58,7 +58,18 @@ def start_from_co_occurrence(
             if table.stacked.shape[1] == width:
                 for name in table.sizes:
                     if vectors[name].any():  # not of the only field, which goes with no other
-                        table.rows_of(name).copy_(ROW_NORM * table.init_scale * vectors[name])
+                        rows = _means(
+                            vectors[name], model.embedding.rows.of(name), table.sizes[name]
+                        )
+                        table.rows_of(name).copy_(ROW_NORM * table.init_scale * rows)
+
+
+def _means(vectors: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The mean vector of the categories that share a row, for each of ``count`` rows."""
+    if count == len(vectors):  # nothing is shared
+        return vectors
+    sums = vectors.new_zeros(count, vectors.shape[1]).index_add(0, rows, vectors)
+    return sums / torch.bincount(rows, minlength=count).clamp(min=1).unsqueeze(1)
 
 
 @torch.no_grad()

@@ -8,7 +8,14 @@ from mlet.nn.compression.deep_hash import DeepHash
 from mlet.nn.compression.hashing import Hashing
 from mlet.nn.compression.low_rank import LowRank, MixedDimension
 from mlet.nn.compression.pruned import Pruned
-from mlet.nn.compression.quantized import PRECISIONS, Precision, QuantizedTables, quantize
+from mlet.nn.compression.quantized import (
+    PRECISIONS,
+    Precision,
+    QuantizedTables,
+    of_linear_parts,
+    quantize,
+    quantized_tables,
+)
 from mlet.nn.compression.quotient_remainder import QuotientRemainder
 from mlet.nn.compression.tensor_train import TensorTrain
 
@@ -26,5 +33,7 @@ __all__ = [
     "QuantizedTables",
     "QuotientRemainder",
     "TensorTrain",
+    "of_linear_parts",
     "quantize",
+    "quantized_tables",
 ]

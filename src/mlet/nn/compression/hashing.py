@@ -86,7 +86,7 @@ class HashedTables(StackedTables):
         return {"weight": super().table(name)}
 
 
-def hash_ids(ids: Tensor, seed: int | Tensor, buckets: int) -> Tensor:
+def hash_ids(ids: Tensor, seed: int | Tensor, buckets: int | Tensor) -> Tensor:
     """A fixed hash of ids to ``0 … buckets − 1``: the finaliser of SplitMix64, in 63 bits."""
     stream = torch.as_tensor(seed, device=ids.device) + 1
     mixed = ids * 0x1E3779B97F4A7C15 + stream * 0x3F58476D1CE4E5B9

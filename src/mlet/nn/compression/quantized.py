@@ -1,4 +1,4 @@
-"""Post-training quantization: rows of float16 numbers, or of 8- or 4-bit codes."""
+"""Post-training quantization: rows of float16 numbers, or of codes of 8 bits and fewer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mlet.errors import ConversionError
+from mlet.nn.compression.codebooks import ProductTables, product_codes
 from mlet.nn.field_tables import ComputedTables
 
-#: What served tables are kept in: floating-point numbers, or codes.
-Precision: TypeAlias = Literal["float32", "float16", "int8", "int4"]
+#: What served tables are kept in: floating-point numbers; codes with a scale and a bias for each
+#: row; or codes into codebooks of the table, 8, 4 or 2 bits for a number.
+Precision: TypeAlias = Literal["float32", "float16", "int8", "int4", "pq8", "pq4", "pq2"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+#: Columns that share a one-byte code.
+_CODE_WIDTHS: dict[str, int] = {"pq8": 1, "pq4": 2, "pq2": 4}
 
 _LEVELS: dict[str, int] = {"int8": 255, "int4": 15}
 #: As FBGEMM serves them: float32 scale and bias beside 8-bit rows, float16 ones beside 4-bit rows.
@@ -31,11 +36,12 @@ def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
 
     Args:
         table: n × d.
-        precision: ``float16``; ``int8`` (255 steps) or ``int4`` (15 steps, two codes to a byte).
+        precision: ``float16``; ``int8`` (255 steps) or ``int4`` (15 steps, two codes to a byte);
+            ``pq8``, ``pq4`` or ``pq2``: see `mlet.nn.compression.codebooks`.
 
     Returns:
         ``weight`` (n × d, float16); or ``codes`` (n × d, or n × ⌈d / 2⌉ for int4; uint8), ``scale``
-        and ``bias`` (n).
+        and ``bias`` (n); or what `product_codes` gives.
 
     Raises:
         ConversionError: a value of a row, or its scale or bias, is beyond its dtype, or no number.
@@ -44,6 +50,9 @@ def quantize(table: Tensor, precision: Precision) -> dict[str, Tensor]:
     if precision == "float16":
         _check(low.half(), high.half(), low, high, precision)
         return {"weight": table.half()}
+    if precision in _CODE_WIDTHS:
+        _check(low.half(), high.half(), low, high, precision)
+        return product_codes(table, _CODE_WIDTHS[precision])
     levels = _LEVELS[precision]
     scale = ((high - low) / levels).to(_SCALES[precision])
     bias = low.to(_SCALES[precision])
@@ -68,6 +77,30 @@ def _check(one: Tensor, other: Tensor, low: Tensor, high: Tensor, precision: Pre
             f"{float(high[row]):.3g}, beyond what {precision} rows are kept in ({one.dtype}); "
             f"choose another precision"
         )
+
+
+def quantized_tables(
+    sizes: Mapping[str, int], dim: int, precision: Precision
+) -> QuantizedTables | ProductTables:
+    """Tables to be filled with what `quantize` gives.
+
+    Args:
+        sizes: n of each field, by name.
+        dim: d.
+        precision: another one than float32.
+    """
+    if precision in _CODE_WIDTHS:
+        return ProductTables(sizes, dim, _CODE_WIDTHS[precision])
+    return QuantizedTables(sizes, dim, precision)
+
+
+def of_linear_parts(precision: Precision) -> Precision:
+    """What width-1 tables of a linear part are kept in, in a model of that precision.
+
+    A scale and a bias for each row would make them larger, and they are float32 beside tables that
+    have those; a code into a codebook of the table makes them a quarter of that.
+    """
+    return "pq8" if precision in _CODE_WIDTHS else "float32"
 
 
 class QuantizedTables(ComputedTables):
