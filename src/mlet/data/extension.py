@@ -121,13 +121,6 @@ class Extension:
                 return f"{name!r} was {one.get(name)} in its schema, it is {other.get(name)} now"
         return None
 
-    def _change_of_shares(self, shares: Mapping[str, str]) -> str | None:
-        for field in self.schema.fields:
-            then, now = field.shares or "its own", shares.get(field.name, "its own")
-            if then != now:
-                return f"the field {field.name!r} had the vocabulary {then!r}, it has {now!r} now"
-        return None
-
     def _change_of_columns(self, columns: RawColumns) -> str | None:
         """In what the columns are others."""
         raw = {feature.name: feature for feature in self.schema.raw_dense}

@@ -128,6 +128,7 @@ def prepare(
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
     check_shares(columns.shares, names)
+    check_owners(columns.shares, field_min_counts or {})
     base = None if extend is None else Extension(extend, source, out)
     if base is not None:
         base.check_min_counts(min_count, field_min_counts or {})
@@ -172,7 +173,7 @@ def prepare(
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
-            format=form if isinstance(form, RawFormat) else None,
+            format=known if isinstance(known, RawFormat) else None,
             split_by=by,
             seed=rule.seed,
             dense=dense,
