@@ -161,7 +161,7 @@ def test_a_program_runs_without_mlet(schema: DatasetSchema, tmp_path: Path) -> N
     told: dict[str, str] = {"mlet": ""}
     torch.export.load(path, extra_files=told)
     assert json.loads(told["mlet"])["ids"] == ["C1", "C2"]
-    assert json.loads(told["mlet"])["tables"] == "int4"
+    assert json.loads(told["mlet"])["tables"] == PRECISIONS[-1]
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), (
         "nor knows where it was"
     )

@@ -228,6 +228,15 @@ def test_another_model_is_refused_before_there_is_a_run(
     assert not (tmp_path / "out").exists()
 
 
+def test_shared_rare_rows_do_not_grow(folder: Path, tmp_path: Path) -> None:
+    rare = config(folder / "old", model={**MODEL, "min_count": 3}, training={"epochs": 1})
+    train(rare, tmp_path / "run")
+    for source in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
+        with pytest.raises(ConfigError, match="rare categories that share rows"):
+            train(going_on(folder / "new", source), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
 def test_other_data_and_other_sources_are_refused(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     prepare(TableSource([folder / "new.csv"], SCHEMA), other)

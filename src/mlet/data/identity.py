@@ -38,7 +38,8 @@ def check_data(
             if same_rows
             else "name the data set the weights were trained on, or one with its vocabularies"
         )
-        if _difference(schema, data.schema, data) is None:
+        extends = data.schema.extends is not None  # the same prepared again does not
+        if extends and _difference(schema, data.schema, data) is None:
             remedy = (
                 "it extends that one: go on with the model on it (mlet train DATA --from RUN), or "
                 "score its raw rows (mlet predict)"

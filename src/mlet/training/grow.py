@@ -145,6 +145,11 @@ class _Run:
 
 def _source(config: RunConfig, grow: GrowConfig, data: PreparedDataset) -> _Run | CollapsedModel:
     """What a run goes on from, found to be possible."""
+    if config.model.own_rows:
+        raise ConfigError(
+            f"{grow.run} cannot go on with rare categories that share rows (model.min_count): new "
+            f"ones would have none of their own; train anew on all rows"
+        )
     if not grow.run.is_dir():
         found = load_collapsed_model(grow.run)
         if found.config.compression is not None:
