@@ -66,7 +66,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert f"{PreparedDataset(folder / 'd').schema.num_categories:,} categories" in shown
     run(
         "train", folder / "d", "--out", folder / "run", "--dim", 4, "--inner-dim", 16,
-        "--epochs", 1, "--set", "training.threads=1",
+        "--epochs", 1, "--set", "training.threads=1", "--set", "training.keep_state=true",
     )  # fmt: skip
     return folder
 
@@ -200,6 +200,36 @@ def test_weights_belong_to_what_is_shared(logs: Path, tmp_path: Path) -> None:
         check_data(shared.model_copy(update={"fields": fields}), PreparedDataset(logs / "d"), logs)
     with pytest.raises(RunError):
         check_data(shared, data, logs)
+
+
+def test_a_shared_vocabulary_and_its_table_go_on(logs: Path, tmp_path: Path) -> None:
+    more = FRAME[:400].with_columns(pl.lit("brand new").alias("last"))
+    more.write_csv(tmp_path / "more.csv")
+    # Whose rows are ranked against one another changes nothing of what categories mean.
+    write_schema(tmp_path / "schema.yaml", {**SCHEMA, "group": "user"})
+    options = ("--schema", tmp_path / "schema.yaml", "--out", tmp_path / "d", "--split", "order")
+    shown = run("prepare", "table", tmp_path / "more.csv", *options, "--extend", logs / "d").output
+    before, now = PreparedDataset(logs / "d"), PreparedDataset(tmp_path / "d")
+    table, n = now.vocabulary("last"), len(before.vocabulary("item"))
+    assert table["category"][:n].equals(before.vocabulary("item")["category"])
+    new = len(table) - n
+    assert "brand new" in table["category"][n:]
+    assert f"{new:,} new categories (item {new:,})" in " ".join(shown.split())
+    run("train", tmp_path / "d", "--from", logs / "run", "--out", tmp_path / "run", "--epochs", 1)
+    old, grown = (RunDirectory(one / "run").load_best()["model"] for one in (logs, tmp_path))
+    assert len(grown["embedding.item.inner"]) == len(old["embedding.item.inner"]) + new
+    model = load_collapsed(tmp_path / "run" / "model.safetensors")[0]
+    assert {f.num_embeddings for f in model.embedding.fields if f.name != "user"} == {len(table)}
+    other = write_schema(tmp_path / "other.yaml", {**SCHEMA, "shares": {"last": "item"}})
+    result = CliRunner().invoke(
+        app,
+        [
+            *("prepare", "table", str(tmp_path / "more.csv"), "--schema", str(other)),
+            *("--out", str(tmp_path / "e"), "--extend", str(logs / "d")),
+        ],
+    )
+    assert "cannot extend" in str(result.exception)
+    assert "shares" in str(result.exception)
 
 
 @pytest.mark.parametrize(

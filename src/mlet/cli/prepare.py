@@ -133,7 +133,7 @@ def _shown(
 def _print_new_categories(before: DatasetSchema, now: DatasetSchema, extended: Path) -> None:
     """What the vocabularies have that they had not."""
     known = {field.name: field.num_categories for field in before.fields}
-    more = {field.name: field.num_categories - known[field.name] for field in now.fields}
+    more = {field.name: field.num_categories - known[field.name] for field in now.vocabulary_fields}
     listed = ", ".join(f"{name} {count:,}" for name, count in more.items() if count)
     say(
         f"extends {extended}: {sum(more.values()):,} new categories{listed and f' ({listed})'}; "

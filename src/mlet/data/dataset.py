@@ -181,7 +181,8 @@ class PreparedDataset:
     def rare(self, field: str) -> pl.DataFrame:
         """``category`` and training ``count`` of what was too rare in a field to have an id; empty
         where there was none, and of data of versions of mlet that did not keep it."""
-        path, known = layout.rare(self.root, field), self.schema.checksums
+        owner = next(one.owner for one in self.schema.fields if one.name == field)
+        path, known = layout.rare(self.root, owner), self.schema.checksums
         if known is None or path.relative_to(self.root).as_posix() not in known:
             return self.vocabulary(field).clear()
         checksums.verify(self.root, path, known)

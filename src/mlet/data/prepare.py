@@ -33,7 +33,7 @@ from mlet.data.schema import (
     SplitName,
     SplitSchema,
 )
-from mlet.data.sharing import check_shares, members_of
+from mlet.data.sharing import check_owners, check_shares, members_of
 from mlet.data.source import (
     LABEL,
     PROBABILITY,
@@ -128,6 +128,7 @@ def prepare(
     columns = source.columns
     names = (*columns.categorical, *columns.multi_valued)
     check_shares(columns.shares, names)
+    check_owners(columns.shares, field_min_counts or {})
     base = None if extend is None else Extension(extend, source, out)
     if base is not None:
         base.check_min_counts(min_count, field_min_counts or {})
@@ -197,12 +198,6 @@ def _min_counts(
         raise ConfigError(
             f"min_count for {unknown[0]!r}: no such field; the fields are {', '.join(fields)}"
         )
-    for name in by_field:
-        if name in shares:
-            raise ConfigError(
-                f"min_count for {name!r}: it shares the vocabulary of {shares[name]!r}; give that "
-                f"field's, by which both are counted"
-            )
     own = [name for name in fields if name not in shares]
     result = dict.fromkeys(own, min_count) | dict(by_field)
     for name, count in result.items():

@@ -31,6 +31,20 @@ def check_shares(shares: Mapping[str, str], fields: Collection[str]) -> None:
             )
 
 
+def check_owners(shares: Mapping[str, str], min_counts: Collection[str]) -> None:
+    """Refuse a minimum count for a field that has no vocabulary of its own.
+
+    Raises:
+        ConfigError: there is one; names the field whose it is.
+    """
+    for name in min_counts:
+        if name in shares:
+            raise ConfigError(
+                f"min_count for {name!r}: it shares the vocabulary of {shares[name]!r}; give that "
+                f"field's, by which both are counted"
+            )
+
+
 def members_of(shares: Mapping[str, str], owner: str) -> list[str]:
     """The fields that have the vocabulary of one, itself first."""
     return [owner, *(name for name, other in shares.items() if other == owner)]
