@@ -26,6 +26,7 @@ from mlet.models import build_model
 from mlet.studies import CompareConfig, compare, write_comparison
 from mlet.studies.arm_table import markdown
 from mlet.studies.bias_only import bias_only
+from mlet.studies.precisions import precision_points
 from mlet.studies.progressive import progress
 from mlet.task import Binary, Task
 from mlet.training import RunConfig, RunDirectory, train
@@ -330,3 +331,9 @@ def test_readers_of_other_packages_give_weights_too(tmp_path: Path) -> None:
     Reader.weights = staticmethod(lambda rows: pl.repeat(-1.0, rows, eager=True))
     with pytest.raises(DataError, match="gives other values of 'weight' than 0 to 1e"):
         prepare(Reader(), tmp_path / "bad")
+
+
+def test_points_of_a_search_are_weighted(weighted: Path, run: Path) -> None:
+    (point,) = precision_points(run, weighted, ["float32"])
+    for name, value in RunDirectory(run).summary().valid.items():
+        assert point["scores"][name] == pytest.approx(value, abs=1e-6), name

@@ -228,6 +228,12 @@ def test_another_model_is_refused_before_there_is_a_run(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_goes_on_logs_where_it_is_told(folder: Path, tmp_path: Path) -> None:
+    train(config(folder / "old", log=[f"tensorboard={tmp_path / 'log'}"]), tmp_path / "run")
+    assert going_on(folder / "new", tmp_path / "run").log == []
+    train(going_on(folder / "new", tmp_path / "run"), tmp_path / "more")
+
+
 def test_shared_rare_rows_do_not_grow(folder: Path, tmp_path: Path) -> None:
     rare = config(folder / "old", model={**MODEL, "min_count": 3}, training={"epochs": 1})
     train(rare, tmp_path / "run")

@@ -11,8 +11,7 @@ from mlet.data.dataset import PreparedDataset
 from mlet.data.identity import fingerprint
 from mlet.data.schema import DenseSchema, EarlierRows, RawFormat
 from mlet.data.source import RawColumns, RawSource
-from mlet.data.texts import one_spelling
-from mlet.data.vocabulary import KnownCategories
+from mlet.data.vocabulary import KnownCategories, Vocabulary
 from mlet.errors import ConfigError
 
 #: Settings of a table that say how its files are written, not what their rows mean.
@@ -92,8 +91,7 @@ class Extension:
         """Refuse categories of a table that rows of today would be spelled otherwise than."""
         if self.schema.format is None or self.schema.format.name != "table":
             return
-        categories = known.table["category"].slice(1)
-        if not one_spelling(categories).equals(categories):
+        if Vocabulary(known.table, known.total_categories).is_as_written:
             raise ConfigError(
                 f"{self.root}: the categories of field {field!r} are spelled as an earlier version "
                 f"of mlet did, so that those of new rows would be others; prepare it again"

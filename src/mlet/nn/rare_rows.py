@@ -1,7 +1,8 @@
 """Rows that rare categories share: those seen least have none of their own.
 
-Ids are in the order of training counts (`mlet.data.vocabulary`), so that where the rare ones begin
-is a single number, and nothing is stored for them: training rows of each teach a row for all.
+Ids are in the order of training counts (`mlet.data.vocabulary`; in data that extends other data,
+those of each part), so that where the rare ones begin is a single number, and nothing is stored for
+them: training rows of each teach a row for all.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def precision_points(
                 "precision": precision,
                 "bytes": served.table_bytes(),
                 "model_bytes": sum(tensor.nbytes for tensor in served.state_dict().values()),
-                "scores": model.task.score(labels, predict(served, columns)),
+                "scores": model.task.scored(labels, predict(served, columns), columns.weights),
             }
         )
     return tuple(points)

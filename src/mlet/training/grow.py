@@ -26,6 +26,7 @@ from mlet.training.config import GrowConfig, RunConfig
 from mlet.training.optimizers import Optimizers
 from mlet.training.presets import RECIPE, with_preset
 from mlet.training.run import RunDirectory
+from mlet.training.weights import copy_besides
 
 #: Settings of a model that a collapsed one has none of: how its tables are kept in training.
 _OF_TRAINING = (
@@ -56,8 +57,8 @@ def with_grown(given: Mapping[str, Any], preset: str = RECIPE) -> dict[str, Any]
     """
     source = GrowConfig.parse(given["grow"], "grow").run
     if source.is_dir():
-        base = RunDirectory(source).config().model_dump(mode="json", exclude={"data", "start"})
-        base.pop("grow", None)
+        own = {"data", "start", "grow", "log"}  # where a run is, began and logs
+        base = RunDirectory(source).config().model_dump(mode="json", exclude=own)
     else:
         model = load_collapsed_model(source).config.model_dump(mode="json")
         base = {"model": {k: v for k, v in model.items() if k not in _OF_TRAINING}}
@@ -243,16 +244,5 @@ def _fill(model: nn.Module, source: nn.Module, grow: GrowConfig) -> None:
             table = given.table(field)
             rows = part.tables_of(field).sizes[field]
             part.start_from(field, torch.cat([table, NewRows(rows, 0, grow.noise).of(table)]))
-    prefixes = tuple(f"{name}." for name in tables)
-    own, rest = (
-        {n: v for n, v in each.state_dict(keep_vars=True).items() if not n.startswith(prefixes)}
-        for each in (model, source)
-    )
-    for name in dict.fromkeys([*own, *rest]):
-        shapes = [tuple(each[name].shape) if name in each else None for each in (rest, own)]
-        if shapes[0] != shapes[1]:
-            raise RunError(
-                f"{grow.run}: its {name!r} is {shapes[0]}, that of the model here {shapes[1]}; go "
-                f"on with the same model"
-            )
-        own[name].copy_(rest[name])
+    origin = f"the model of {grow.run}"
+    copy_besides(tables, model, source, origin=origin, remedy="go on with the same model")

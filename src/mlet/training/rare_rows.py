@@ -26,7 +26,8 @@ def with_own_rows(config: RunConfig) -> RunConfig:
 
 
 def own_rows(counts: npt.NDArray[np.int64], min_count: int) -> int:
-    """The last id that was seen so often: ids are in the order of their counts.
+    """The last id that was seen so often: ids are in the order of their counts. In data that
+    extends other data rare ones may come before it, and keep rows of their own.
 
     Args:
         counts: (n,) training rows of each id; of id 0 none.

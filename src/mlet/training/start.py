@@ -18,6 +18,7 @@ from mlet.training.config import RunConfig
 from mlet.training.grow import grow_model
 from mlet.training.optimizers import Optimizers
 from mlet.training.run import RunDirectory
+from mlet.training.weights import copy_besides
 
 #: Length of a row at the start, in the order of those that rows have after training.
 ROW_NORM = 0.3
@@ -83,24 +84,15 @@ def start_from_run(model: CTRModel, data: PreparedDataset, start: Path) -> None:
     file = RunDirectory(start).model_file if start.is_dir() else start
     source, _, schema = load_collapsed(file)
     check_data(schema, data, start)
-    given = _besides_embedding(source)
-    own = _besides_embedding(model)
-    for name in dict.fromkeys([*own, *given]):
-        shapes = [tuple(part[name].shape) if name in part else None for part in (given, own)]
-        if shapes[0] != shapes[1]:
-            raise RunError(
-                f"start: the model of {start} is another: {name!r} is {shapes[0]} there and "
-                f"{shapes[1]} here; only how tables are kept may differ"
-            )
-        own[name].copy_(given[name])
+    copy_besides(
+        ["embedding"],
+        model,
+        source,
+        origin=f"start: the model of {start}",
+        remedy="only how tables are kept may differ",
+    )
     try:
         for name in model.embedding.table_names:
             model.embedding.start_from(name, source.embedding.table(name))
     except ValueError as error:
         raise RunError(f"start: the weights of {start} do not fit: {error}") from None
-
-
-def _besides_embedding(model: CTRModel) -> dict[str, torch.Tensor]:
-    """A model's weights but for those of its fields' tables."""
-    state = model.state_dict(keep_vars=True)
-    return {name: part for name, part in state.items() if not name.startswith("embedding.")}

@@ -21,6 +21,7 @@ from mlet.reporting.text import human_bytes
 from mlet.studies.processes import usable_cores
 from mlet.studies.runner import Runner, check_data, keep_config
 from mlet.studies.runs import is_lost, read_test_scores, run_path, score_run
+from mlet.studies.scores import TestRows
 from mlet.studies.shrink.ledger import SearchLedger
 from mlet.studies.shrink.points import ALL, RESTRICTIONS, Kind, Point, Values, best_within, smallest
 from mlet.studies.shrink.result import Choice, ShrinkResult
@@ -238,15 +239,14 @@ class _Search:
 
     def _choice(self, name: str, point: Point) -> Choice:
         arm, task = self._arms[point.kind], self._study.task
-        labels = np.asarray(PreparedDataset(self._data).split("test").labels[task.label])
+        rows = TestRows(PreparedDataset(self._data).split("test"), task)
         paths = tuple(
             run_path(self._out, arm.name, point.setting, seed) for seed in self._study.fresh_seeds
         )
         test = []
         for path in paths:
             score_run(path, self._data, self._study.resamples, point.precision)
-            scores = read_test_scores(path, point.precision)
-            test.append(task.score(labels, scores.predictions))
+            test.append(rows.scored(read_test_scores(path, point.precision).predictions))
         allowed = _is_reference if name == REFERENCE else RESTRICTIONS[name]
         return Choice(
             name=name,
