@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # A test process for every core runs beside others: more threads of any command would only wait for
 # one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What compiles mlet for every command anew compiles it a thousand times.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Of what its users do, MLflow would tell its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -111,13 +114,42 @@ def mlet_command() -> Path:
     return command
 
 
+@pytest.fixture(scope="session")
+def warm(mlet_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of commands that run in a process which need not import anything any more.
+
+    ``mlet`` is the installed script; ``python FILE`` runs a file.
+    """
+    folder = tmp_path_factory.mktemp("warm")
+    client = f"-S -E {shlex.quote(str(ROOT / 'tests' / 'warm' / 'client.py'))} {folder}/socket"
+    cold = shlex.quote(sys.executable)
+    for name, script in (
+        ("mlet", f'exec {cold} {client} {shlex.quote(str(mlet_command))} "$@"'),
+        (
+            "python",
+            f'case "${{1:--}}" in -*) exec {cold} "$@";; *) exec {cold} {client} "$@";; esac',
+        ),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    server = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "warm" / "server.py", folder / "socket"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout is not None
+    assert server.stdout.readline(), "it could not start: see above"
+    yield folder
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture
-def mlet(mlet_command: Path, tmp_path: Path) -> Mlet:
+def mlet(warm: Path, tmp_path: Path) -> Mlet:
     """Run ``mlet ARGS`` in a scratch directory and return what it printed."""
 
     def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            [mlet_command, *map(str, arguments)],
+            [warm / "mlet", *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -136,15 +136,16 @@ def in_small(script: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_snippets_run(page: Path, desk: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def test_commands_and_snippets_run(page: Path, desk: Path, warm: Path) -> None:
+    path = f"{warm}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
     for place, (kind, text) in enumerate(blocks(page)):
         if kind == "bash":
             command = ["bash", "-euo", "pipefail", "-c", in_small(text)]
         elif kind == "python":
             script = desk / f"snippet_{place}.py"
             script.write_text(text)
-            command = [sys.executable, str(script)]
+            command = [str(warm / "python"), str(script)]
         else:
             continue
         result = subprocess.run(

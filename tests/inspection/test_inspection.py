@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +29,18 @@ from mlet.training.predict import predict
 from mlet.training.run import Progress
 from mlet.training.spectra import SpectraRecorder
 
-MLET = Path(sys.executable).parent / "mlet"
+Run = Callable[..., str]
 
 
-def run(*words: object, code: int = 0) -> str:
-    command = [str(MLET), *map(str, words)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout + result.stderr
+@pytest.fixture
+def run(mlet: Callable[..., subprocess.CompletedProcess[str]]) -> Run:
+    """All that ``mlet`` says."""
+
+    def both(*words: object, code: int = 0) -> str:
+        result = mlet(*words, code=code)
+        return result.stdout + result.stderr
+
+    return both
 
 
 def config(data: Path, inner_dim: int | None) -> RunConfig:
@@ -84,7 +88,9 @@ def test_the_history_holds_start_and_end(runs: tuple[Path, Path]) -> None:
     assert all(set(table) == {"product", "norms"} for table in plain["tables"].values())
 
 
-def test_inspect_writes_a_self_contained_page(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_inspect_writes_a_self_contained_page(
+    runs: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
     page = tmp_path / "page.html"
     text = run("inspect", runs[0], "--baseline", runs[1], "--out", page)
     assert re.search(r"directions in use: \d+ of 16", text)
@@ -103,7 +109,7 @@ def test_inspect_writes_a_self_contained_page(runs: tuple[Path, Path], tmp_path:
     assert "Who gains" not in alone.read_text()
 
 
-def test_inspect_takes_any_checkpoint(tmp_path: Path) -> None:
+def test_inspect_takes_any_checkpoint(tmp_path: Path, run: Run) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(mlet.Embedding(30, 2, inner_dim=8), torch.nn.Linear(2, 1))
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
@@ -154,7 +160,7 @@ def test_gains_are_the_differences_of_logloss(small_data: Path) -> None:
 
 
 def test_suggest_k_within_a_budget_gives_settings_that_train(
-    runs: tuple[Path, Path], small_data: Path, tmp_path: Path
+    runs: tuple[Path, Path], small_data: Path, tmp_path: Path, run: Run
 ) -> None:
     answer = tmp_path / "k.json"
     text = run("suggest-k", runs[0], "--json", answer)
@@ -190,7 +196,7 @@ def test_suggest_k_within_a_budget_gives_settings_that_train(
     ],
 )
 def test_what_cannot_be_inspected_is_one_line(
-    runs: tuple[Path, Path], tmp_path: Path, words: list[str], message: str
+    runs: tuple[Path, Path], tmp_path: Path, words: list[str], message: str, run: Run
 ) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "plain.pt")
     places = {
@@ -202,7 +208,9 @@ def test_what_cannot_be_inspected_is_one_line(
     assert "Traceback" not in text
 
 
-def test_an_unknown_field_in_inner_dims_is_named(small_data: Path, tmp_path: Path) -> None:
+def test_an_unknown_field_in_inner_dims_is_named(
+    small_data: Path, tmp_path: Path, run: Run
+) -> None:
     text = run(
         "train", small_data, "--out", tmp_path / "run", "--set", "model.inner_dims={nobody: 8}",
         code=2,

@@ -150,11 +150,11 @@ def test_json_lines_and_typed_columns(of_logs: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
 def test_json_lines_from_standard_input(
-    of_logs: Trained, tmp_path: Path, mlet_command: Path, pack: Callable[[bytes], bytes]
+    of_logs: Trained, tmp_path: Path, warm: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     """Many times the same rows, so that there is more than is looked at first."""
     result = subprocess.run(
-        [mlet_command, "predict", of_logs.run, "-", "-o", "scores.parquet"],
+        [warm / "mlet", "predict", of_logs.run, "-", "-o", "scores.parquet"],
         input=pack(objects(of_logs.rows) * 9),
         cwd=tmp_path,
         capture_output=True,

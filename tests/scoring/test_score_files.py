@@ -64,13 +64,13 @@ def test_every_format(trained: Trained, tmp_path: Path, name: str, labelled: boo
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet"])
-def test_standard_input(trained: Trained, tmp_path: Path, mlet_command: Path, name: str) -> None:
+def test_standard_input(trained: Trained, tmp_path: Path, warm: Path, name: str) -> None:
     rows = trained.rows.drop("click")
     if name in WRITERS:
         (tmp_path / name).write_bytes(WRITERS[name](rows))
     else:
         rows.write_parquet(tmp_path / name)
-    command = [mlet_command, "predict", trained.run, "-", "-o", "scores.csv", "--keep", "request"]
+    command = [warm / "mlet", "predict", trained.run, "-", "-o", "scores.csv", "--keep", "request"]
     result = subprocess.run(
         command,
         input=(tmp_path / name).read_bytes(),

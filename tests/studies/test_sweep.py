@@ -45,12 +45,10 @@ def values(data: Path, **changes: object) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    small_data: Path, mlet_command: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def finished(small_data: Path, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "study.yaml").write_text(yaml.safe_dump(values(small_data)))
-    command = [mlet_command, "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
+    command = [warm / "mlet", "sweep", "study.yaml", "--out", "out", "--jobs", "2"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Against SLT of the same dimension" in done.stdout
