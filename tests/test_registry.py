@@ -121,7 +121,10 @@ def test_names_are_given_once_and_unknown_ones_list_what_there_is() -> None:
     assert "sow" not in tools
     assert tools.get("sow") is None
     assert tools["collections:OrderedDict"].__name__ == "OrderedDict"
-    for name in ("collections:Nothing", "no_such_module:Thing", ":Thing", ".x:Thing"):
+    for name in (":Thing", "collections:", "collections:Ordered Dict"):
+        with pytest.raises(UnknownName, match=f"no tool '{name}'; .*any class as package.module:C"):
+            tools[name]
+    for name in ("collections:Nothing", "no_such_module:Thing", ".x:Thing"):
         with pytest.raises(ConfigError, match=f"tool '{name}' cannot be imported"):
             tools[name]
 

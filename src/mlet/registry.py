@@ -7,11 +7,15 @@ entry points, and anything importable has the name ``package.module:Class``.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from mlet.errors import ConfigError
+
+#: ``package.module:Class``.
+_IMPORTABLE = re.compile(r"[\w.]+:[\w.]+")
 
 T = TypeVar("T")
 Registered = TypeVar("Registered")
@@ -61,7 +65,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name in self._own:
             return self._own[name]
         offered = [*entry_points(group=self._group, name=name)]
-        if ":" in name:
+        if _IMPORTABLE.fullmatch(name):
             offered.append(EntryPoint(name, name, self._group))
         for point in offered:
             source = "" if point.value == name else f" ({point.value})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,10 @@ def test_other_formats_counts_and_places(folder: Path, tmp_path: Path, criteo_sa
         prepare(source(folder / "1.csv"), extend, extend=extend, overwrite=True)
     with pytest.raises(DataError, match="not a prepared data set"):
         prepare(source(folder / "1.csv"), new, extend=tmp_path)
+    (tmp_path / "run").mkdir()
+    shutil.copy(extend / "schema.json", tmp_path / "run")  # as a run has one
+    with pytest.raises(DataError, match="run: not a prepared data set .no vocabularies"):
+        prepare(source(folder / "1.csv"), new, extend=tmp_path / "run")
     # The same counts may be said again, and files be written in another way.
     text = (folder / "1.csv").read_text().replace(",", ";")
     (tmp_path / "other.csv").write_text(text)

@@ -53,6 +53,19 @@ def test_what_stands_for_a_missing_value(tmp_path: Path) -> None:
         read([path], {**SCHEMA, "null_values": ["NA"]})
 
 
+def test_an_empty_cell_is_missing_in_quotes_too(tmp_path: Path) -> None:
+    """Some programs quote every cell."""
+    path = text(tmp_path / "t.csv", "click,user,age,tags", '"1","","",""', '"0","u","4","a"')
+    found = read(
+        [path], {**SCHEMA, "dense": {"age": "none"}, "multi_valued": {"tags": "|"}}
+    ).with_columns(pl.col(field_column("user")).fill_null(""))
+    assert found[field_column("user")].to_list() == ["", "u"]
+    assert found[dense_column("age")].to_list() == [None, 4.0]
+    path = text(tmp_path / "label.csv", "click,user", '"","u"')
+    with pytest.raises(DataError, match="line 2: column 'click' holds '', expected a label"):
+        read([path], SCHEMA)
+
+
 @pytest.mark.parametrize("header", ['"click","user"', 'click,"user"', '\ufeff"click","user"'])
 def test_quoted_headers(tmp_path: Path, header: str) -> None:
     path = text(tmp_path / "t.csv", header, "1,u")

@@ -51,6 +51,9 @@ def test_more_kinds_of_pandas_columns(trained: Trained, predictor: mlet.Predicto
     frame = as_pandas(trained.rows)
     frame = frame.astype({"age": "Int64", "item": "category", "user": "string"})
     assert np.array_equal(predictor.predict(frame), trained.scores)
+    # Lists are arrays of NumPy where pandas has read them from Parquet, the first of them empty.
+    frame["tags"] = [np.array([t for t in one.split("|") if t], object) for one in frame["tags"]]
+    assert np.array_equal(predictor.predict(frame), trained.scores)
     frame["age"] = frame["age"].astype("float32")
     frame["user"] = frame["user"].astype(object).where(frame["user"].notna(), float("nan"))
     assert np.array_equal(predictor.predict(frame), trained.scores)
@@ -126,6 +129,9 @@ def test_what_is_no_row_and_no_table(trained: Trained, predictor: mlet.Predictor
     mixed["user"] = [True, 7, 7.0, 7.5, *["u1"] * 996]
     texts = trained.rows.with_columns(user=pl.Series(["1", "7", "7", "7.5", *["u1"] * 996]))
     assert np.array_equal(predictor.predict(mixed), predictor.predict(texts))
+    twice = as_pandas(trained.rows).iloc[:, [*range(trained.rows.width), 4]]
+    with pytest.raises(DataError, match="the table cannot be read .*more than one"):
+        predictor.predict(twice)
     assert len(predictor.predict(trained.rows.clear())) == 0
     assert len(predictor.predict(pa.table(trained.rows.to_arrow().slice(0, 3)))) == 3
 

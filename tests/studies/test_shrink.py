@@ -28,11 +28,15 @@ TRIALS, SEEDS, TOLERANCE = 4, 2, 0.02
 AUC = Binary().headline
 
 
-def words(data: Path, *more: object) -> list[str]:
+DEEPFM = ("--model", "deepfm", "--set", "model.mlp=[8]")
+#: The model that is searched where none is named: the only one with table biases, too.
+DEFAULT = ("--set", "model.bottom_mlp=[8]", "--set", "model.top_mlp=[8]")
+
+
+def words(data: Path, *more: object, model: tuple[str, ...] = DEEPFM) -> list[str]:
     return [
-        "shrink", str(data), "--model", "deepfm", "--reference-dim", "8", "--trials", str(TRIALS),
-        "--seeds", str(SEEDS), "--epochs", "1", "--batch-size", "256", "--set", "model.mlp=[8]",
-        *map(str, more),
+        "shrink", str(data), *model, "--reference-dim", "8", "--trials", str(TRIALS),
+        "--seeds", str(SEEDS), "--epochs", "1", "--batch-size", "256", *map(str, more),
     ]  # fmt: skip
 
 
@@ -157,8 +161,11 @@ def test_bytes_are_given_in_the_place_of_a_tolerance(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     more = ("--max-bytes", "6KiB", "--out", "out", "--jobs", 2, "--onnx")
-    app([*words(small_data, *more), "--trials", "2", "--seeds", "1"], standalone_mode=False)
+    few = ("--trials", "2", "--seeds", "1")
+    app(words(small_data, *more, *few, model=DEFAULT), standalone_mode=False)
     found = numbers(tmp_path / "out")
+    biases = {p["setting"].get("table_bias") for p in found["points"] if p["kind"] != "slt"}
+    assert biases == {0, 1}
     assert found["bar"] is None
     fit = [p for p in found["points"] if p["bytes"] <= 6 * 1024]
     best = max(p["scores"]["auc"] for p in fit)
@@ -167,7 +174,7 @@ def test_bytes_are_given_in_the_place_of_a_tolerance(
     assert chosen["bytes"] <= 6 * 1024
     assert (tmp_path / "out" / "model.onnx").exists()
     assert "model: out/model.onnx" in capsys.readouterr().out
-    other = [*words(small_data, "--max-bytes", "7KiB", "--out", "out"), "--trials", "2"]
+    other = words(small_data, "--max-bytes", "7KiB", "--out", "out", *few, model=DEFAULT)
     with pytest.raises(RunError, match="the study in out has other 'max_bytes' settings; choose"):
         app(other, standalone_mode=False)
 
@@ -186,6 +193,10 @@ def test_bytes_are_given_in_the_place_of_a_tolerance(
             "model.compression: 'hashing' is another way to smaller tables; leave it out",
         ),
         (("--set", "model.mlp=[wide]"), ConfigError, "model.mlp"),
+        # What is searched is nothing that the reference may have, and a search writes no logs.
+        (("--set", "model.min_count=3"), ConfigError, "model.min_count: is searched, and the ref"),
+        (("--set", "log=[tensorboard]"), ConfigError, "log: is of single runs"),
+        (("--set", "grow.run=run"), ConfigError, "start, grow: trials begin on their own"),
     ],
 )
 def test_what_cannot_be_searched_is_said_before_anything_is_trained(

@@ -243,13 +243,20 @@ def test_shared_rare_rows_do_not_grow(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "more").exists()
 
 
-def test_other_data_and_other_sources_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_other_data_and_other_sources_are_refused(
+    folder: Path, tmp_path: Path, small_data: Path
+) -> None:
     other = tmp_path / "other"
     prepare(TableSource([folder / "new.csv"], SCHEMA), other)
     file = RunDirectory(folder / "run").model_file
     for source in (folder / "run", file):
         with pytest.raises(RunError, match=r"other does not extend the data set of .*'user'"):
             train(going_on(other, source), tmp_path / "out")
+    # Other fields than those that the run's settings name.
+    k = {"dim": 4, "inner_dims": {"user": 9}}
+    train(config(folder / "old", model=k, training={"epochs": 1}), tmp_path / "by-field")
+    with pytest.raises(RunError, match="does not extend the data set of .*by-field"):
+        train(going_on(small_data, tmp_path / "by-field"), tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         train(config(folder / "old"), tmp_path / "unfinished", Stop(2))
     for place, error in (("unfinished", "the run is unfinished"), ("none", "no such file")):

@@ -81,10 +81,11 @@ class PreparedDataset:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         file = self.root / layout.SCHEMA
-        if not file.exists():
-            raise DataError(
-                f"{root}: not a prepared data set (no {layout.SCHEMA}); make one with mlet prepare"
-            )
+        for name in (layout.SCHEMA, layout.VOCABULARIES):  # a run has a schema, too
+            if not (self.root / name).exists():
+                raise DataError(
+                    f"{root}: not a prepared data set (no {name}); make one with mlet prepare"
+                )
         values = read_sealed(file, DataError, _REMEDY)
         if values.get("format_version") != FORMAT_VERSION:
             raise DataError(

@@ -74,14 +74,15 @@ def numbers(
     required: bool = False,
     sieve: Sieve | None = None,
 ) -> pl.Series:
-    """The column as Float64; missing values stay missing unless ``required``.
+    """The column as Float64; missing values, nothing between quotes too, stay missing unless
+    ``required``.
 
     Raises:
         DataError: a value is no number, NaN or infinite, or is missing where required.
     """
     text = frame[column].str.strip_chars()
     values: pl.Series = text.cast(pl.Float64, strict=False)
-    bad = values.is_null() if required else values.is_null() & text.is_not_null()
+    bad = values.is_null() if required else values.is_null() & (text != "").fill_null(False)
     bad = bad | (~values.is_finite()).fill_null(False)
     refuse_first(frame, bad, column, path, "a finite number", sieve)
     return values

@@ -33,7 +33,8 @@ def scaled_dense(frame: pl.DataFrame, entries: Sequence[DenseSchema]) -> npt.NDA
     if infinite.any():
         name = entries[int(np.argwhere(infinite)[0, 1])].name
         raise DataError(
-            f"dense feature {name!r} has values too large for float32; scale it with 'log'"
+            f"dense feature {name!r} has values too large for float32; correct them, or prepare "
+            f"and train with the scale 'log'"
         )
     return values
 

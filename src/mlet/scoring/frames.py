@@ -22,7 +22,8 @@ def frame_of(table: Any, columns: Sequence[str]) -> pl.DataFrame:
         return table
     try:
         if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
-            return pl.DataFrame([_column(table[name]) for name in table.columns if name in columns])
+            found = [place for place, name in enumerate(table.columns) if name in columns]
+            return pl.DataFrame([_column(table.iloc[:, place]) for place in found])
         if hasattr(table, "__arrow_c_stream__"):
             return pl.DataFrame(table)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
@@ -55,7 +56,9 @@ def series(name: str, values: Sequence[Any]) -> pl.Series:
     Raises:
         TypeError, polars.exceptions.PolarsError: they are of kinds that do not go together.
     """
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    plain = [
+        value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value for value in values
+    ]
     kinds = {type(value) for value in plain if value is not None}
     if kinds == {int, float}:
         return pl.Series(name, plain, dtype=pl.Float64)

@@ -39,6 +39,7 @@ _SHORT = {
     "co_occurrence": "c",
     "min_count": "m",
     "rare_rows": "r",
+    "table_bias": "b",
 }
 
 

@@ -45,8 +45,9 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
         TrainingError: training diverged: the loss is NaN or infinite.
     """
     config = with_log_places(with_inner_dims(config))
+    # First: a model of other data's fields cannot even be made.
+    check_growth(config, PreparedDataset(config.data))
     trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
-    check_growth(config, trainer.data)
     trainer.run.create(config)
     return trainer.fit()
 

@@ -74,8 +74,17 @@ class ShrinkStudy(StudyConfig):
         Raises:
             ConfigError: a setting cannot be.
         """
-        if base.start is not None:
-            raise ConfigError("start: trials begin on their own, not with the weights of a run")
+        if base.start is not None or base.grow is not None:
+            raise ConfigError(
+                "start, grow: trials begin on their own, not with the weights of a run"
+            )
+        if base.log:
+            raise ConfigError("log: is of single runs; a search is kept in its own files")
+        if base.model.min_count > 1:
+            raise ConfigError(
+                "model.min_count: is searched, and the reference has a row for each category; "
+                "leave it out"
+            )
         if base.model.compression is not None:
             raise ConfigError(
                 f"model.compression: {base.model.compression.name!r} is another way to smaller "
