@@ -21,6 +21,7 @@ from mlet.nn.factored import (
     qualified,
 )
 from mlet.nn.two_layer import TwoLayerTable
+from mlet.nn.two_layer_collection import TwoLayerCollection
 from mlet.surgery.modules import check_plain, check_replaceable, replace
 from mlet.surgery.ties import share_weights
 
@@ -70,6 +71,8 @@ def collapse(model: nn.Module) -> nn.Module:
     for name, table in tables.items():
         check_replaceable(model, name, table, collapsed[name])
     for name, table in tables.items():
+        if isinstance(table, TwoLayerCollection):
+            continue  # some of it may be frozen
         trained = any(inner.requires_grad for inner, _ in table.factor_parameters())
         collapsed[name].requires_grad_(trained)
     layers = {name: each for name, each in tables.items() if isinstance(each, TwoLayerTable)}

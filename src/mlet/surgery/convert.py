@@ -17,6 +17,7 @@ from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
+from mlet.surgery.collections import collections_of
 from mlet.surgery.modules import check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
 from mlet.surgery.ties import check_ties, share_factors
@@ -111,9 +112,19 @@ def convert(
     for name, table in converted.items():
         check_plain(name, table, ("weight",), whole=type(table) in _EXACT)
         check_ties(model, name, table, converted, tied == "together")
+        _check_held(name, table, sizes[name], init)
     # All new layers are made before the first is put in place: an error leaves the model alone.
-    layers = {name: _two_layer(name, chosen[name], k, init) for name, k in sizes.items()}
-    replaced: list[tuple[nn.Module, nn.Module]] = list(share_factors(model, converted, layers))
+    replaced: list[tuple[nn.Module, nn.Module]] = []
+    together: set[str] = set()
+    for each in collections_of(model, converted):
+        made = each.converted(sizes, _DRAWN[init], preserve=init == "preserve")
+        check_replaceable(model, each.name, each.module, made)
+        replaced.append((each.module, made))
+        together |= set(each.tables)
+    layers = {
+        name: _two_layer(chosen[name], k, init) for name, k in sizes.items() if name not in together
+    }
+    replaced += share_factors(model, converted, layers)
     for name, layer in layers.items():
         check_replaceable(model, name, chosen[name], layer)
         replaced.append((chosen[name], layer))
@@ -257,16 +268,15 @@ def _first_match(sizes: Mapping[str, int]) -> Callable[[str, int, int], int | No
     return rule
 
 
-def _two_layer(
+def _check_held(
     name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
-) -> TwoLayerTable:
-    """The layer that takes the table's place, with its options, dtype, device and mode.
+) -> None:
+    """Refuse a table that a product of this inner dimension cannot hold.
 
     Raises:
-        ConversionError: the table cannot be held by a product of this inner dimension.
+        ConversionError: it cannot, or there is no such ``init``.
     """
-    drawn = _DRAWN.get(init)
-    if drawn is None:
+    if init not in _DRAWN:
         raise ConversionError(f"init={init!r} is not one of {', '.join(map(repr, _DRAWN))}")
     if k < 1:
         raise ConversionError(f"table {name!r}: inner_dim must be at least 1, got {k}")
@@ -281,6 +291,15 @@ def _two_layer(
             f"table {name!r} holds NaN or infinite values, which factors cannot preserve; mend it, "
             f"or use init='paper'"
         )
+    if init != "preserve" and not weight.requires_grad:
+        warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
+
+
+def _two_layer(
+    table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
+) -> TwoLayerTable:
+    """The layer that takes the table's place, with its options, dtype, device and mode."""
+    weight = table.weight
     options = {
         "padding_idx": table.padding_idx,
         "max_norm": table.max_norm,
@@ -288,7 +307,7 @@ def _two_layer(
         "scale_grad_by_freq": table.scale_grad_by_freq,
         "sparse": table.sparse,
         "inner_dim": k,
-        "init": drawn,
+        "init": _DRAWN[init],
         "device": weight.device,
         "dtype": weight.dtype,
     }
@@ -305,8 +324,6 @@ def _two_layer(
         layer = Embedding(table.num_embeddings, table.embedding_dim, **options)  # type: ignore[arg-type]
     if init == "preserve":
         layer.set_table(weight)
-    elif not weight.requires_grad:
-        warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
     layer.requires_grad_(weight.requires_grad)
     for factor in (layer.inner, layer.projection):
         vars(factor).update(vars(weight))  # what users attach to parameters, as for an optimizer

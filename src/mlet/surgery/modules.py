@@ -45,6 +45,11 @@ def find(
     }
 
 
+def hooks_of(module: nn.Module) -> bool:
+    """Whether somebody registered any on a module."""
+    return any(getattr(module, kind) for kind in _HOOKS)
+
+
 def check_replaceable(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
     """Refuse what `replace` could not do without a loss.
 
