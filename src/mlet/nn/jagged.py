@@ -79,12 +79,12 @@ class FeaturesOfTables:
         if mine.weights is not None:
             weighted = self._each(mine) * mine.weights.unsqueeze(1)
             sums = pool(weighted, mine.ends(1)[0], mean=False)
-            return sums.view(features, rows, -1).transpose(0, 1)
+            return sums.view(features, rows, sums.shape[1]).transpose(0, 1)
         tables, traced = len(self.features), not engine_serves(mine.values)
         vectors = self._by_torch(mine) if traced else self.tables(self._lookups(mine))
         # (m · B, T, d)
         each = vectors.view(features // tables, rows, tables, vectors.shape[2])
-        return each.permute(1, 2, 0, 3).reshape(rows, features, -1)
+        return each.permute(1, 2, 0, 3).reshape(rows, features, vectors.shape[2])
 
     def each(self, batch: JaggedBatch) -> Tensor:
         """The vector of every value (V × d), feature after feature, table after table.

@@ -21,8 +21,11 @@ from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
 from mlet.nn.two_layer_collection import TwoLayerCollection
 
+# TorchRec's class comes first: an instance of it becomes one of ours, and back, which Python allows
+# where both have the same first ancestors.
 
-class TwoLayerEmbeddingBagCollection(TwoLayerCollection, EmbeddingBagCollection):  # type: ignore[misc]
+
+class TwoLayerEmbeddingBagCollection(EmbeddingBagCollection, TwoLayerCollection):  # type: ignore[misc]
     """TorchRec's ``EmbeddingBagCollection`` with two-layer tables: a KeyedJaggedTensor in, the same
     KeyedTensor out. Made by `mlet.convert`.
     """
@@ -87,6 +90,10 @@ class TwoLayerEmbeddingBagCollection(TwoLayerCollection, EmbeddingBagCollection)
     def _configs(self) -> list[Any]:
         return self._grown(EmbeddingBagCollection.embedding_bag_configs(self))
 
+    def reset_parameters(self) -> None:
+        """Draw the factors of all stacks afresh; and what goes alone."""
+        TwoLayerCollection.reset_parameters(self)
+
     def _names_by_table(self) -> dict[str, list[tuple[str, str]]]:
         return _names_by_table(self._configs())
 
@@ -94,7 +101,7 @@ class TwoLayerEmbeddingBagCollection(TwoLayerCollection, EmbeddingBagCollection)
         plain._embedding_bag_configs = self._configs()
 
 
-class TwoLayerEmbeddingCollection(TwoLayerCollection, EmbeddingCollection):  # type: ignore[misc]
+class TwoLayerEmbeddingCollection(EmbeddingCollection, TwoLayerCollection):  # type: ignore[misc]
     """TorchRec's ``EmbeddingCollection`` with two-layer tables: a KeyedJaggedTensor in, the same
     JaggedTensors out. Made by `mlet.convert`.
     """
@@ -137,6 +144,10 @@ class TwoLayerEmbeddingCollection(TwoLayerCollection, EmbeddingCollection):  # t
 
     def _configs(self) -> list[Any]:
         return self._grown(EmbeddingCollection.embedding_configs(self))
+
+    def reset_parameters(self) -> None:
+        """Draw the factors of all stacks afresh; and what goes alone."""
+        TwoLayerCollection.reset_parameters(self)
 
     def _names_by_table(self) -> dict[str, list[tuple[str, str]]]:
         return _names_by_table(self._configs())

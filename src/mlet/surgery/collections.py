@@ -27,12 +27,11 @@ class Collection:
     """One whose tables, or some of them, are looked up together.
 
     Attributes:
-        name, module: in the model.
+        module: in the model.
         kind: what takes its place.
         tables: its own names of the tables, by qualified name.
     """
 
-    name: str
     module: nn.Module
     kind: type[TwoLayerCollection]
     tables: Mapping[str, str]
@@ -50,7 +49,7 @@ class Collection:
         held: Any = self.module._modules[self.kind.holder]
         groups: dict[Any, dict[str, Any]] = defaultdict(dict)
         features = {config.name: len(config.feature_names) for config in _configs(self.module)}
-        weighted = self.kind.pools and self.module.is_weighted()  # type: ignore[operator]
+        weighted = self.kind.pools and _is_weighted(self.module)
         for name, own in self.tables.items():
             table, weight = held[own], held[own].weight
             # Unweighted bags are pooled by the engine: of as many features in every table.
@@ -90,7 +89,7 @@ def collections_of(model: nn.Module, tables: Mapping[str, nn.Module]) -> list[Co
 
     names = {id(table): name for name, table in tables.items()}
     found = []
-    for name, module in model.named_modules():
+    for module in model.modules():
         kind = KINDS.get(type(module))
         if kind is None or not _is_ordinary(module, kind.holder):
             continue
@@ -101,16 +100,20 @@ def collections_of(model: nn.Module, tables: Mapping[str, nn.Module]) -> list[Co
             if id(table) in names and _may_be_stacked(model, table)
         }
         modes = {held[own].mode for own in mine.values()} if kind.pools else set()
-        if modes - {"sum"} and module.is_weighted():
+        if modes - {"sum"} and _is_weighted(module):
             continue  # torch has no weighted means: as before, the lookup says so
         if mine and "tables" not in held:
-            found.append(Collection(name, module, kind, mine))
+            found.append(Collection(module, kind, mine))
     return found
 
 
 def _configs(collection: Any) -> Any:
     pooled = hasattr(collection, "embedding_bag_configs")
     return collection.embedding_bag_configs() if pooled else collection.embedding_configs()
+
+
+def _is_weighted(collection: Any) -> bool:
+    return bool(collection.is_weighted())
 
 
 def _is_ordinary(collection: nn.Module, holder: str) -> bool:
@@ -126,7 +129,10 @@ def _is_ordinary(collection: nn.Module, holder: str) -> bool:
 def _may_be_stacked(model: nn.Module, table: nn.Module) -> bool:
     """Whether a table is a matrix in one place, and nothing else."""
     weight: Any = table._parameters[WEIGHT]
-    if type(table) not in (nn.Embedding, nn.EmbeddingBag) or hooks_of(table) or vars(weight):
+    if type(table) not in (nn.Embedding, nn.EmbeddingBag) or hooks_of(table):
+        return False
+    attached = [*vars(weight), *(set(vars(table)) - set(vars(type(table)(1, 1))))]
+    if any(not name.startswith("_") for name in attached):
         return False
     options: Any = table
     bag = isinstance(table, nn.EmbeddingBag)
@@ -134,7 +140,7 @@ def _may_be_stacked(model: nn.Module, table: nn.Module) -> bool:
         return False
     if options.padding_idx is not None or options.max_norm is not None:
         return False
-    if options.scale_grad_by_freq or set(vars(table)) - set(vars(type(table)(1, 1))):
+    if options.scale_grad_by_freq:
         return False
     dense = type(weight) is nn.Parameter and weight.layout == torch.strided and not weight.is_meta
     if not dense or weight.dtype not in (torch.float32, torch.float64):

@@ -18,7 +18,7 @@ from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.surgery.collections import collections_of
-from mlet.surgery.modules import check_plain, check_replaceable, find, replace
+from mlet.surgery.modules import become, check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
 from mlet.surgery.ties import check_ties, share_factors
 
@@ -114,20 +114,21 @@ def convert(
         check_ties(model, name, table, converted, tied == "together")
         _check_held(name, table, sizes[name], init)
     # All new layers are made before the first is put in place: an error leaves the model alone.
-    replaced: list[tuple[nn.Module, nn.Module]] = []
-    together: set[str] = set()
-    for each in collections_of(model, converted):
-        made = each.converted(sizes, _DRAWN[init], preserve=init == "preserve")
-        check_replaceable(model, each.name, each.module, made)
-        replaced.append((each.module, made))
-        together |= set(each.tables)
+    collections = collections_of(model, converted)
+    together = {name for each in collections for name in each.tables}
+    made = [
+        (each.module, each.converted(sizes, _DRAWN[init], preserve=init == "preserve"))
+        for each in collections
+    ]
     layers = {
         name: _two_layer(chosen[name], k, init) for name, k in sizes.items() if name not in together
     }
-    replaced += share_factors(model, converted, layers)
+    replaced: list[tuple[nn.Module, nn.Module]] = list(share_factors(model, converted, layers))
     for name, layer in layers.items():
         check_replaceable(model, name, chosen[name], layer)
         replaced.append((chosen[name], layer))
+    for collection, joined in made:
+        become(collection, joined)
     for old, new in replaced:
         model = replace(model, old, new)
     return model

@@ -129,3 +129,12 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
             if child is old:
                 parent._modules[name] = new
     return model
+
+
+def become(old: nn.Module, new: nn.Module) -> None:
+    """Let ``old`` be what ``new`` is, a copy of it with other parts: whoever holds it, or has
+    registered hooks on it, goes on with it."""
+    old.__class__ = type(new)
+    parts = dict(vars(new))
+    vars(old).clear()
+    vars(old).update(parts)
