@@ -54,7 +54,8 @@ class Clicks(nn.Module):
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         tables = torch.cat([self.pooled(features).values(), self.weighted(features).values()], 1)
-        return self.top(tables).squeeze(1) + self.words(features)["c"].values().square().sum()
+        words = self.words(features)["c"].values().square().sum()
+        return self.top(tables).squeeze(1) + words / len(tables)
 
 
 def batch_of(step: int, low: int = 0, high: int = 12) -> KeyedJaggedTensor:

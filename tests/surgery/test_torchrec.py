@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import mlet
-from mlet.engine import look_up, use_backend
+from mlet.engine import FactoredGradient, look_up, use_backend
 from mlet.nn import jagged, stacked_tables, two_layer
 
 pytest.importorskip("torchrec", reason="make test installs the extra 'clients'")
@@ -361,6 +361,11 @@ def test_in_place_inside_what_is_compiled() -> None:
         torch.testing.assert_close(values_of(compiled(batch)), expected, **NEAR)
         values_of(compiled(batch)).sum().backward()
         assert all(parameter.grad is not None for parameter in made.parameters())
+        # The engine's work for a fused optimizer is outside the graph.
+        optimizer = mlet.optim.fused(torch.optim.SGD, made, lr=0.1)
+        optimizer.zero_grad()
+        values_of(compiled(batch)).sum().backward()
+        assert all(isinstance(s.inner.grad, FactoredGradient) for s in made.tables.stacks())
         assert mlet.collapse(compiled) is made
         assert type(made) is before
         torch.testing.assert_close(values_of(made(batch)), expected, **NEAR)

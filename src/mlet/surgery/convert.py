@@ -55,9 +55,10 @@ def convert(
     """Make the model's embedding tables two-layer, in place.
 
     Every ``nn.Embedding`` and ``nn.EmbeddingBag`` of the module tree is replaced, wherever it is
-    held: those inside TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` too. A
-    module that is used in several places is converted once and stays shared. Subclasses are left
-    alone, unless they are vouched for: what their ``forward`` does is not known.
+    held. TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` become collections that
+    look their tables up together (`mlet.nn.torchrec_collections`). A module that is used in several
+    places is converted once and stays shared. Subclasses are left alone, unless they are vouched
+    for: what their ``forward`` does is not known.
 
     Args:
         model: any module.
