@@ -57,7 +57,7 @@ class Processes:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
         for table in self._tables:
             table.register_forward_pre_hook(_BeforeLookup(self))
-            table.stacked.register_post_accumulate_grad_hook(self._after_gradient)
+            table.stacked.register_post_accumulate_grad_hook(_AfterGradient(self))
 
     def before_lookup(self) -> None:
         """Notice who wraps the model; once, let all tables be those of the first process."""
@@ -77,7 +77,8 @@ class Processes:
         for table in self._tables:
             distributed.broadcast(table.stacked.detach(), first, group=self._group)
 
-    def _after_gradient(self, parameter: Tensor) -> None:
+    def after_gradient(self) -> None:
+        """Average at the end of this backward pass."""
         if self._averages and not self._queued:
             self._queued = True
             Variable._execution_engine.queue_callback(self._average)
@@ -138,6 +139,21 @@ class _BeforeLookup:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _BeforeLookup, ()
+
+
+class _AfterGradient:
+    """A hook on a table's gradient."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def __call__(self, parameter: Tensor) -> None:
+        self._processes.after_gradient()
+
+
+def is_exchange(hook: object) -> bool:
+    """Whether a hook on a table, or on its gradient, is one of `Processes`."""
+    return isinstance(hook, (_BeforeLookup, _AfterGradient))
 
 
 def _is_watched(table: Tables) -> bool:
