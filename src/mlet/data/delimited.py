@@ -141,8 +141,21 @@ def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str
         names = [name[1:-1] for name in names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: repeated column names: {', '.join(repeated)}")
+        no_names = [name for name in repeated if name == "" or is_number(name)]
+        hint = "; put a line with the names of the columns before the rows" if no_names else ""
+        raise DataError(
+            f"{path}, line 1: repeated column names: {', '.join(map(repr, repeated))}{hint}"
+        )
     return names
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, as no name of a column is."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_columns(

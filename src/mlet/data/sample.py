@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from mlet.data.bad_rows import BadRows
-from mlet.data.delimited import SEPARATORS, read_delimited
+from mlet.data.delimited import SEPARATORS, is_number, read_delimited
 from mlet.data.files import FileKind, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
 from mlet.data.source import LINE
@@ -117,8 +117,8 @@ def _delimited(path: Path) -> Sample:
     best = max(found, key=lambda s: (s.rows.width, -s.bad_rows.total if s.bad_rows else 0))
     names = [name for name in best.rows.columns if name != LINE]
     if len(names) < 2:
-        raise _no_separator(path)
-    numbers = [name for name in names if name == "" or _is_number(name)]
+        raise problems[0] if problems else _no_separator(path)
+    numbers = [name for name in names if name == "" or is_number(name)]
     if numbers:
         raise DataError(
             f"{path}, line 1: {numbers[0]!r} is no name of a column; put a line with the names "
@@ -132,11 +132,3 @@ def _no_separator(path: Path) -> DataError:
         f"{path}: no separator (of comma, tab, semicolon, bar) gives the same number of columns in "
         f"all lines; mend the file, or write the schema by hand (docs/data.md)"
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
