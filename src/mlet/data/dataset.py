@@ -142,6 +142,18 @@ class PreparedDataset:
             groups=self._groups(name, rows),
         )
 
+    def kept(self, split: SplitName, column: str) -> npt.NDArray[np.int32]:
+        """The rows of `kept_values` of a column that no model sees (N,); -1 where nothing is."""
+        path = layout.kept(self.root, split, column)
+        return self._column(path, (self.schema.splits[split].rows,), np.int32)
+
+    def kept_values(self, column: str) -> pl.Series:
+        """The values that its numbers stand for."""
+        path = layout.kept_values(self.root, column)
+        checksums.verify(self.root, path, self.schema.checksums)
+        with reading(path, DataError, _REMEDY):
+            return read_parquet(path)["value"]
+
     def _groups(self, split: SplitName, rows: int) -> npt.NDArray[np.int32] | None:
         if self.schema.group is None:
             return None

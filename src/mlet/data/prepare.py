@@ -24,7 +24,7 @@ from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
 from mlet.data.extension import Extension
-from mlet.data.groups import write_groups
+from mlet.data.groups import write_groups, write_kept
 from mlet.data.schema import (
     SPLITS,
     DatasetSchema,
@@ -170,6 +170,7 @@ def prepare(
         )
         if columns.group is not None:
             write_groups(staged, assignment, building)
+        write_kept(staged, assignment, building, columns.kept)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -181,6 +182,7 @@ def prepare(
             splits=_write_labels(staged, assignment, building, columns),
             extends=base.earlier if base else None,
             group=columns.group,
+            kept=list(columns.kept),
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)

@@ -20,7 +20,18 @@ from mlet.data.kinds import SameKinds
 from mlet.data.readers.columns import TableColumns
 from mlet.data.readers.table_schema import SplitColumn, TableSchema
 from mlet.data.schema import SPLITS, RawFormat, SplitName
-from mlet.data.source import GROUP, LABEL, LINE, SPLIT, TIME, WEIGHT, RawColumns, RawRows, kept
+from mlet.data.source import (
+    GROUP,
+    LABEL,
+    LINE,
+    SPLIT,
+    TIME,
+    WEIGHT,
+    RawColumns,
+    RawRows,
+    kept,
+    kept_column,
+)
 from mlet.data.texts import one_spelling, texts_of
 from mlet.data.times import OneKind, read_times
 from mlet.errors import ConfigError, DataError
@@ -86,6 +97,7 @@ class TableSource:
             weight=schema.weight is not None,
             shares=schema.shares,
             group=schema.group,
+            kept=tuple(schema.keep),
         )
         otherwise: Literal["time", "random"] = "time" if schema.time else "random"
         self.default_split: Literal["time", "random", "given"] = (
@@ -192,6 +204,7 @@ class TableSource:
             columns[WEIGHT] = parse.weights(text, schema.weight, path, sieve=sieve)
         if schema.group is not None:
             columns[GROUP] = one_spelling(text[schema.group])
+        columns |= {kept_column(name): one_spelling(text[name]) for name in schema.keep}
         columns |= self._table.features(raw, text, path, sieve)
         frame = pl.DataFrame(columns)
         return (frame if sieve is None else frame.filter(sieve.kept)), kind
