@@ -115,8 +115,8 @@ def prepare(
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or a minimum count cannot be used with this source; or its columns
-            or minimum counts are not those of the data set that it is to extend.
+        ConfigError: the split, its shares or a minimum count cannot be used with this source; or
+            its columns or minimum counts are not those of the data set that it is to extend.
         UserWarning: (warning) that data set did not keep the counts of its rare categories.
     """
     try:
@@ -140,6 +140,11 @@ def prepare(
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
+        )
+    if by == "given" and (rule.valid, rule.test) != (SplitRule.valid, SplitRule.test):
+        raise ConfigError(
+            f"shares valid={rule.valid} and test={rule.test}: the rows are split already; leave "
+            f"the shares out, or say how to split (by time, order or random)"
         )
     with atomic_directory(out, overwrite=overwrite) as building:
         staged = stage(source, building / ".staging", report)

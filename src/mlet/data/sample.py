@@ -88,6 +88,8 @@ def _json_rows(path: Path, bad_rows: BadRows) -> pl.DataFrame:
         except ValueError:
             continue  # what is wrong with it is said below
         for key, value in row.items() if isinstance(row, dict) else ():
+            if isinstance(value, dict):
+                continue  # what no column of a table can hold
             columns[key] = columns.get(key, False) or isinstance(value, list)
     bags = [key for key, listed in columns.items() if listed]
     return next(read_jsonl(path, list(columns), bags, block_bytes=_BYTES, bad_rows=bad_rows))

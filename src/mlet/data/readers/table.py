@@ -112,7 +112,7 @@ class TableSource:
         schema = self.schema
         self.bad_rows = BadRows(self.skip_bad_rows) if self.skip_bad_rows else None
         times, clicks = OneKind(schema.time or ""), set[str]()
-        fields = (*schema.categorical, *schema.multi_valued)
+        some, fields = False, (*schema.categorical, *schema.multi_valued)
         kinds = SameKinds(fields if len(self._files) > 1 else ())
         for file, split in self._files:
             for raw in self._read(file, schema.names()):
@@ -125,7 +125,11 @@ class TableSource:
                     typed = typed.with_columns(given.alias(SPLIT))
                 if kind is not None and len(typed):
                     times.add(kind, file.path, int(raw[LINE][0]))
+                some = some or len(typed) > 0
                 yield typed
+        if not some and self.bad_rows is not None and self.bad_rows.total:
+            first = next(iter(self.bad_rows.first.values()))
+            raise DataError(f"{self.description}: no row can be read; {first}")
         self.time_kind = times.finish()
         kinds.warn()
         words = [value for value in schema.positive or [] if not isinstance(value, bool)]
