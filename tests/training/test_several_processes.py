@@ -19,7 +19,8 @@ from torch import distributed, multiprocessing
 from mlet import metrics
 from mlet.data import Batch
 from mlet.metrics import Floats
-from mlet.nn import Bags
+from mlet.nn import Bags, Field, FieldEmbedding
+from mlet.optim import FusedSGD
 from mlet.task import Binary
 from mlet.training import RunDirectory, resume, train
 from mlet.training.joined_scores import scored
@@ -143,6 +144,46 @@ def test_scores_of_parts_are_those_of_all_rows(tmp_path: Path) -> None:
         expected.append(_Counts().score(labels, p))
     for one, all_rows in zip(found[0], expected, strict=True):
         assert one == pytest.approx(all_rows, rel=1e-9, nan_ok=True)
+
+
+def _exchange(rank: int, folder: str) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    gather, sent = distributed.all_gather, []
+
+    def counted(out, mine, group=None):  # type: ignore[no-untyped-def]
+        sent.append(mine.numel() * mine.element_size())
+        return gather(out, mine, group=group)
+
+    distributed.all_gather = counted
+    found = {}
+    for k in (8, 64):
+        layer = FieldEmbedding([Field("a", 500, 4, k)])
+        optimizer = FusedSGD(layer, lr=1.0)
+        ids = torch.arange(80).repeat(3)[:, None] + 50 * rank
+        layer(ids).sum().backward()
+        sent.clear()
+        Processes().add_gradients(layer)
+        (table,) = layer.stacks()
+        (gradient,) = table.row_gradients
+        optimizer.step()
+        found[k] = (sum(sent), gradient.rows.tolist(), gradient.sums[:, 0].tolist())
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:an optimizer of tables alone")
+def test_what_is_sent_is_d_wide_whatever_k_is(tmp_path: Path) -> None:
+    multiprocessing.start_processes(
+        _exchange, (str(tmp_path),), nprocs=2, start_method="forkserver"
+    )
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for sent, rows, sums in found.values():
+            assert sent == 80 * 8 + 80 * 4 * 4, "80 distinct rows: their numbers, 4 floats of each"
+            assert rows == list(range(130))
+            assert sums == [3.0] * 50 + [6.0] * 30 + [3.0] * 50
 
 
 @pytest.fixture
