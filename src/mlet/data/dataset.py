@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -69,6 +69,19 @@ class SplitColumns:
 
     def __len__(self) -> int:
         return len(self.dense)
+
+    def rows(self, part: slice) -> SplitColumns:
+        """Some of its rows, one after the other; nothing is copied."""
+        offsets = slice(part.start, part.stop + 1)
+        return replace(
+            self,
+            labels={name: column[part] for name, column in self.labels.items()},
+            dense=self.dense[part],
+            ids=tuple(column[part] for column in self.ids),
+            bags={name: (values, at[offsets]) for name, (values, at) in self.bags.items()},
+            weights=None if self.weights is None else self.weights[part],
+            groups=None if self.groups is None else self.groups[part],
+        )
 
 
 class PreparedDataset:
