@@ -105,7 +105,10 @@ def cases(device: str) -> list[Case]:
     ]
     for name, step, inputs, targets, states in rest:
         numbers = functools.partial(_fields, states=states)
-        found.append(Case(name, step, inputs, everything, numbers, targets))
+        ways = everything
+        if step is models.torchrec:
+            ways = (*everything, "fused, table by table")
+        found.append(Case(name, step, inputs, ways, numbers, targets))
     for name, step, d, k in (
         ("small BERT", models.bert, 64, 256),
         ("SASRec-like", models.next_item, 32, 64),

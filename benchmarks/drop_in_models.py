@@ -2,7 +2,8 @@
 
 Each function gives the step of one contender. A *way* is ``plain``; ``before``, converted, with a
 projection for every lookup in torch's operations; ``converted``, with torch's optimizer; ``fused``,
-converted, with `mlet.optim.fused`.
+converted, with `mlet.optim.fused`; TorchRec's tables that way ``table by table``, too, as layers by
+themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -65,11 +67,17 @@ def skewed(generator: Any, rows: int, count: int, exponent: float) -> Tensor:
 
 
 def converted(model: nn.Module, way: str, inner_dim: int, **options: Any) -> nn.Module:
-    return model if way == "plain" else mlet.convert(model, inner_dim, **options)
+    if way == "plain":
+        return model
+    if way not in ("before", "fused, table by table"):
+        return mlet.convert(model, inner_dim, **options)
+    # Layers by themselves, of TorchRec's collections too.
+    with patch.object(import_module("mlet.surgery.convert"), "collections_of", lambda *_: []):
+        return mlet.convert(model, inner_dim, **options)
 
 
 def optimizer_of(kind: Any, model: nn.Module, way: str, **options: Any) -> torch.optim.Optimizer:
-    if way == "fused":
+    if way.startswith("fused"):
         return mlet.optim.fused(kind, model, **options)
     made: torch.optim.Optimizer = kind(model.parameters(), **options)
     return made

@@ -123,10 +123,14 @@ def warm(mlet_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("warm")
     client = f"-S -E {shlex.quote(str(ROOT / 'tests' / 'warm' / 'client.py'))} {folder}/socket"
     cold = shlex.quote(sys.executable)
+    # What else is to be found when importing is found by a process that begins anew.
+    same = f'[ "${{PYTHONPATH-}}" = {shlex.quote(os.environ.get("PYTHONPATH", ""))} ]'
+    installed = shlex.quote(str(mlet_command))
     for name, script in (
-        ("mlet", f'exec {cold} {client} {shlex.quote(str(mlet_command))} "$@"'),
+        ("mlet", f'{same} || exec {installed} "$@"\nexec {cold} {client} {installed} "$@"'),
         (
             "python",
+            f'{same} || exec {cold} "$@"\n'
             f'case "${{1:--}}" in -*) exec {cold} "$@";; *) exec {cold} {client} "$@";; esac',
         ),
     ):

@@ -49,6 +49,11 @@ class DeferredInterrupt:
     def _ask(self, *_: object) -> None:
         self._asked = True
 
+    @property
+    def asked(self) -> bool:
+        """Whether Ctrl-C was pressed since the work began."""
+        return self._asked
+
     def raise_if_asked(self) -> None:
         """Raise KeyboardInterrupt if Ctrl-C was pressed since the work began."""
         if self._asked:

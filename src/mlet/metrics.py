@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 _Number = TypeVar("_Number", bound=np.floating[Any])
 
 #: Probabilities are kept this far from 0 and 1 when their logarithm is taken.
-_CLIP = 1e-12
+CLIP = 1e-12
 
 
 def taken(
@@ -47,7 +47,7 @@ def score(
     from sklearn.metrics import log_loss, roc_auc_score
 
     y = np.asarray(labels, np.float64)
-    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    p = np.clip(np.asarray(probabilities, np.float64), CLIP, 1 - CLIP)
     w = None if weights is None else np.asarray(weights, np.float64)
     total = len(y) if w is None else w.sum()
     if not total:
@@ -63,7 +63,7 @@ def score(
 def row_losses(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
     """The negative log-likelihood of each row (N,), in nats."""
     y = np.asarray(labels, np.float64)
-    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    p = np.clip(np.asarray(probabilities, np.float64), CLIP, 1 - CLIP)
     losses: Floats = -np.where(y > 0, np.log(p), np.log1p(-p))
     return losses
 
@@ -174,7 +174,7 @@ def resampled_scores(
     cumulative sum: the Mann–Whitney statistic with ties counted half.
     """
     y = np.asarray(labels, np.float64)
-    p = np.clip(np.asarray(probabilities, np.float64), _CLIP, 1 - _CLIP)
+    p = np.clip(np.asarray(probabilities, np.float64), CLIP, 1 - CLIP)
     w = None if weights is None else np.asarray(weights, np.float64)
     draws = np.full((samples, len(Scores._fields)), np.nan)
     if not len(y):

@@ -90,7 +90,8 @@ def test_crlf_and_final_blank_lines(tmp_path: Path) -> None:
         (b"a,b\n1,\x002\n", "t.csv, line 2: byte 0x00 is not UTF-8 text"),
         (b"a,b\n1,2\n\xff\xfe,2\n", "t.csv, line 3: byte 0xff is not UTF-8 text"),
         (b'a,b\n"1,2\n', "a quote opened here or later is never closed"),
-        (b"a,a\n1,2\n", "line 1: repeated column names: a"),
+        (b"a,a\n1,2\n", "line 1: repeated column names: 'a'$"),
+        (b"1,1\n1,2\n", "line 1: repeated column names: '1'; put a line with the names"),
     ],
 )
 @pytest.mark.parametrize("size", [5, 1 << 20])

@@ -193,7 +193,7 @@ def test_other_formats_counts_and_places(folder: Path, tmp_path: Path, criteo_sa
         prepare(source(folder / "1.csv"), new, extend=tmp_path)
     (tmp_path / "run").mkdir()
     shutil.copy(extend / "schema.json", tmp_path / "run")  # as a run has one
-    with pytest.raises(DataError, match="run: not a prepared data set .no vocabularies"):
+    with pytest.raises(DataError, match=r"run: not a prepared data set \(no vocabularies\)"):
         prepare(source(folder / "1.csv"), new, extend=tmp_path / "run")
     # The same counts may be said again, and files be written in another way.
     text = (folder / "1.csv").read_text().replace(",", ";")

@@ -102,9 +102,10 @@ def desk(
     (tmp_path / "avazu.csv.gz").write_bytes(gzip.compress("\n".join([header, *lines]).encode()))
     parts = ["train", "valid", "test"]
     clicks = [
-        f"{i % 2},1.5,{i % 60},u{i % 9},i{i % 5},a|b,{i},{parts[i // 10 % 3]}" for i in range(200)
+        f"{i % 2},1.5,{i % 60},u{i % 9},i{i % 5},a|b,{i},{parts[i // 10 % 3]},d{i % 2}"
+        for i in range(200)
     ]
-    text = "\n".join(["click,price,age,user,item,tags,timestamp,part", *clicks]) + "\n"
+    text = "\n".join(["click,price,age,user,item,tags,timestamp,part,device", *clicks]) + "\n"
     (tmp_path / "clicks.csv").write_text(text)
     schema = next(text for kind, text in blocks(ROOT / "docs" / "data.md") if kind == "yaml")
     (tmp_path / "clicks.yaml").write_text(schema)

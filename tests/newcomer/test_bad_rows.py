@@ -192,6 +192,7 @@ def test_bad_rows_of_other_files_and_columns(tmp_path: Path) -> None:
     json = text(
         tmp_path / "t.jsonl", '{"click": 1, "user": "a", "when": "2024-01-01"}', "{oops",
         '{"click": 1, "user": "b", "when": "soon"}', '{"click": 0, "user": "c"}', b'{"\xff": 1}',
+        '{"click": 1, "user": ["a"], "when": "2024-01-01"}', '{"click": 1, "user": NaN}',
     )  # fmt: skip
     typed = tmp_path / "t.parquet"
     pl.DataFrame(
@@ -202,9 +203,25 @@ def test_bad_rows_of_other_files_and_columns(tmp_path: Path) -> None:
     assert found[field_column("user")].to_list() == ["a", "d"]
     assert kept.bad_rows is not None
     assert kept.bad_rows.counts == {
-        "no JSON object": 1, "not UTF-8 text": 1, "column 'when' unreadable": 3,
-        "column 'click' unreadable": 1,
+        "no JSON object": 2, "not UTF-8 text": 1, "column 'when' unreadable": 3,
+        "column 'click' unreadable": 1, "column 'user' unreadable": 1,
     }  # fmt: skip
+    for path in (text(tmp_path / "u.jsonl", *['{"click": 1, "user": []}'] * 9),
+                 text(tmp_path / "u.csv", "click,user", *["1"] * 9)):  # fmt: skip
+        unread = source([path], SCHEMA, skip_bad_rows=10)
+        with pytest.raises(DataError, match=f"no row can be read; .*{path.name}, line"):
+            list(unread.frames())
+
+
+def test_a_quote_that_swallows_rows_is_told(tmp_path: Path) -> None:
+    lines = [f"1,u{row}" for row in range(300)]
+    lines[10], lines[200] = '1,"u', 'and"'
+    path = text(tmp_path / "t.csv", "click,user", *lines)
+    with pytest.warns(UserWarning, match=r"lines 12 to 202 are one row, .*quote: none"):
+        assert len(read([path], SCHEMA)) == 110
+    lines[20], lines[200] = 'and"', "1,u"
+    path = text(tmp_path / "u.csv", "click,user", *lines)
+    assert len(read([path], SCHEMA)) == 290, "a text of a few lines"
 
 
 def test_the_command_skips_and_tells(tmp_path: Path, mlet: Mlet) -> None:

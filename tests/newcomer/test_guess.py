@@ -125,6 +125,22 @@ def test_seconds_are_time_and_other_large_numbers_are_not(tmp_path: Path) -> Non
     assert "when" in found["categorical"]
 
 
+@pytest.mark.parametrize("per_second", [10**3, 10**6, 10**9])
+def test_finer_units_are_time_too(tmp_path: Path, per_second: int) -> None:
+    finer = rows(when=lambda i: (1_700_000_000 + 60 * i) * per_second)
+    assert guessed(write_csv(tmp_path / "log.csv", finer))["time"] == "when"
+
+
+def test_what_is_called_time(tmp_path: Path) -> None:
+    # As MovieLens has them, from 1995 on.
+    old = rows(when=lambda i: "x", timestamp=lambda i: 789_652_009 + 60 * (i % 90))
+    assert guessed(write_csv(tmp_path / "a.csv", old))["time"] == "timestamp"
+    places = rows(when=lambda i: "x", event_time=lambda i: i % 90)
+    text = guess_schema(write_csv(tmp_path / "b.csv", places))
+    assert "time" not in yaml.safe_load(text)
+    assert "# time: event_time  # as 0, if it says when" in text
+
+
 def test_parquet_json_lines_and_folders(tmp_path: Path) -> None:
     many = [
         {**row, "tags": str(row["tags"]).split("|"), "click": row["click"] == "yes"}
@@ -168,12 +184,23 @@ def test_a_split_and_names_that_yaml_would_misread(tmp_path: Path) -> None:
     assert found["split"] == {"column": "part"}
     assert {"yes", "two words"} <= set(found["categorical"])
     TableSchema.parse(found, "guess").check()
+    numbered = guessed(
+        write_csv(tmp_path / "n.csv", rows(part=lambda i: i % 3, fold=lambda i: i % 3))
+    )
+    assert numbered["split"] == {"column": "part"}
+    assert "fold" in numbered["categorical"], "that is no name of a column of splits alone"
+
+
+def test_one_value_and_nothing_are_two(tmp_path: Path) -> None:
+    seen = rows(coupon=lambda i: "yes" if i % 4 else None)
+    assert "coupon" in guessed(write_csv(tmp_path / "log.csv", seen))["categorical"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("1\t7\ta\n0\t8\tb\n", "line 1: '1' is no name of a column; put a line with the names"),
+        ("1,7,1\n0,8,0\n", "line 1: repeated column names: '1'; put a line with the names"),
         ("a,b\n", "no rows to guess from"),
         ("", "the file is empty"),
         ("words\nand words\n", "no separator"),

@@ -140,6 +140,7 @@ def test_bags_of_json_may_be_texts(tmp_path: Path) -> None:
         ('{"click": 1, "user": ', "line 3: no JSON object"),
         ("[1, 2]", "line 3: no JSON object"),
         ("click", "line 3: no JSON object"),
+        ('{"click": 1, "user": NaN}', "line 3: no JSON object; .* with null, not NaN or Infinity"),
         ('{"click": 1, "user": {"id": 3}}', "line 3: column 'user' holds an object"),
         ('{"click": 1, "user": ["a"]}', "line 3: column 'user' holds a list; name it under multi"),
         ('{"click": 7, "user": "a"}', "line 3: column 'click' holds '7', expected a label"),
@@ -150,6 +151,15 @@ def test_damage_in_json_lines_is_named(tmp_path: Path, line: str, message: str) 
     path.write_text(f'{{"click": 1, "user": "[a]"}}\n\n{line}\n{{"click": 0, "user": "b"}}\n')
     with pytest.raises(DataError, match=rf"t\.jsonl, {message}"):
         read([path], SCHEMA)
+
+
+def test_no_file_counts_twice(lake: Path, tmp_path: Path) -> None:
+    part = next(lake.rglob("part-0"))
+    for paths in ([lake, part], [part, tmp_path / "lake" / ".." / part.relative_to(tmp_path)]):
+        with pytest.raises(DataError, match=r"part-0: named twice, .* rows would count twice"):
+            source(paths, SCHEMA)
+    given = {"train": [part], "valid": [part], "test": [part]}
+    assert len(read([], SCHEMA, given=given)) == 30, "in splits of their own they may be"
 
 
 def test_a_json_array_and_a_missing_key_are_refused(tmp_path: Path) -> None:
@@ -180,6 +190,8 @@ def test_files_that_are_split_already(tmp_path: Path, mlet: Mlet, lake: Path) ->
         assert "or all of --train-file" in mlet("prepare", "table", *words, *again, code=2).stderr
     given = {"train": [lake], "valid": [tmp_path / "valid.csv"], "test": [test]}
     assert read([], SCHEMA, given=given)[SPLIT].to_list() == [0] * 30 + [1] * 6 + [2] * 4
+    words = (*own, "--schema", "s.yaml", "--out", "f", "--valid", "0.3")
+    assert "the rows are split already" in mlet("prepare", "table", *words, code=2).stderr
     with pytest.raises(ConfigError, match="the files are split already; leave it out"):
         source([], {**SCHEMA, "split": {"column": "part"}}, given=given)
 
@@ -195,3 +207,15 @@ def test_a_folder_in_a_study_is_watched(lake: Path, tmp_path: Path) -> None:
     pl.DataFrame(rows(0, 9)).write_parquet(part)
     with pytest.raises(ConfigError, match=r"part-0\.snappy\.parquet: has changed since"):
         make_ready(config, tmp_path / "d", lambda *_: None)
+
+
+def test_a_column_of_splits_is_spelled_as_categories_are(tmp_path: Path) -> None:
+    frame = pl.DataFrame(rows(0, 6)).with_columns(part=pl.Series([0.0, 1.0, 2.0] * 2))
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.with_columns(part=pl.col("part") == 0).write_csv(tmp_path / "two.csv")
+    numbers = {**SCHEMA, "split": {"column": "part"}}
+    for name in ("t.csv", "t.parquet"):
+        assert read([tmp_path / name], numbers)[SPLIT].to_list() == [0, 1, 2] * 2
+    named = {**SCHEMA, "split": {"column": "part", "train": [True], "valid": [False]}}
+    assert read([tmp_path / "two.csv"], named)[SPLIT].to_list() == [0, 1, 1] * 2

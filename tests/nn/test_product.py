@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,16 @@ def test_writing_is_refused(layer: TwoLayerTable, how: str) -> None:
         pytest.raises(RuntimeError, match=r"weight .*set_table.*reset_param"),
     ):
         WRITES[how](layer)
+
+
+def test_arrays_of_its_memory_are_read_only(layer: TwoLayerTable) -> None:
+    for table in (layer.weight.detach(), layer.weight.data[1:], layer.weight.data.cpu()):
+        for array in (table.numpy(), np.asarray(table)):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0.0
+        table.numpy().copy()[0] = 0.0
+    with torch.no_grad():
+        (layer.weight * 1).numpy()[0] = 0.0
 
 
 def test_a_converted_model_says_that_its_initialisation_would_be_lost() -> None:

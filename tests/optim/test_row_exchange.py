@@ -123,3 +123,27 @@ def test_processes_equal_one_with_the_joined_batch(world: int, tmp_path: Path) -
                 assert torch.equal(states[0][name], other[name]), name
             torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
         Plain().load_state_dict(mlet.collapse_state_dict(states[0]), strict=True)
+
+
+def test_a_model_trained_by_processes_collapses(tmp_path: Path) -> None:
+    meet = f"file://{tmp_path}/meet"
+    distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
+    try:
+        model = converted(seed=0)
+        optimizer = fused(Adam, model, lr=0.05)
+        wrapped = DistributedDataParallel(model)
+        users, items, target = batch(0)
+        (wrapped(users, items) - target).square().sum().backward()
+        optimizer.step()
+        scores, plain = model(users, items), mlet.collapse_state_dict(model.state_dict())
+        table = model.user.inner
+        watch = table.register_post_accumulate_grad_hook(lambda parameter: None)
+        with pytest.raises(mlet.errors.ConversionError, match="its inner has hooks"):
+            mlet.collapse(wrapped)  # somebody's own
+        watch.remove()
+        assert mlet.collapse(wrapped) is model
+        torch.testing.assert_close(model.state_dict(), plain)
+        torch.testing.assert_close(model(users, items), scores)
+        assert not model.user._forward_pre_hooks, "nothing is exchanged any more"
+    finally:
+        distributed.destroy_process_group()

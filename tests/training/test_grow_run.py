@@ -255,7 +255,7 @@ def test_other_data_and_other_sources_are_refused(
     # Other fields than those that the run's settings name.
     k = {"dim": 4, "inner_dims": {"user": 9}}
     train(config(folder / "old", model=k, training={"epochs": 1}), tmp_path / "by-field")
-    with pytest.raises(RunError, match="does not extend the data set of .*by-field"):
+    with pytest.raises(RunError, match=r"does not extend the data set of .*by-field"):
         train(going_on(small_data, tmp_path / "by-field"), tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         train(config(folder / "old"), tmp_path / "unfinished", Stop(2))

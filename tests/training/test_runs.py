@@ -27,6 +27,7 @@ from mlet.training.evaluate import evaluate
 from mlet.training.load import load_for_evaluation, load_trained
 from mlet.training.observer import SilentObserver
 from mlet.training.predict import predict
+from mlet.training.processes import Processes
 
 
 def config(data: Path, optimizer: str = "adagrad", **training: object) -> RunConfig:
@@ -308,7 +309,8 @@ def test_a_loss_that_is_not_finite_names_step_and_place(
 ) -> None:
     observer = Poison(where)
     settings = config(small_data)
-    observer.trainer = loop._Trainer(settings, RunDirectory(tmp_path / "run"), observer)
+    run = RunDirectory(tmp_path / "run")
+    observer.trainer = loop._Trainer(settings, run, observer, Processes())
     observer.trainer.run.create(settings)
     with pytest.raises(TrainingError, match=message):
         observer.trainer.fit()

@@ -31,13 +31,13 @@ def evaluate(
     gauc: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also AUC within the rows of each category of this field, or of the data set's "
-            "group (the default), averaged by rows. Repeatable."
+            help="Also AUC within the rows of each value of this field or kept column, or of the "
+            "data set's group (the default), averaged by rows. Repeatable."
         ),
     ] = None,
     slices: Annotated[
         list[str] | None,
-        typer.Option(help="Also slice by the categories of this field. Repeatable."),
+        typer.Option(help="Also slice by the values of this field or kept column. Repeatable."),
     ] = None,
     bootstrap: Annotated[int, typer.Option(help="Samples for the intervals.", min=1)] = 200,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

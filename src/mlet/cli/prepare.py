@@ -291,9 +291,9 @@ def _table(
     The schema names columns: label (with positive or threshold), dense (list, or name: scale),
     categorical (list), multi_valued (name: separator), shares (name: the field whose table it has),
     time (with time_format), split ({column: name}, of rows that are split already), weight (what
-    rows count for), group (within whose rows models are scored), and says how a CSV file is
-    written: separator, quote, null_values. A first one: mlet prepare table --guess FILE >
-    schema.yaml
+    rows count for), group (within whose rows models are scored), keep (columns that no model sees,
+    to score by), and says how a CSV file is written: separator, quote, null_values. A first one:
+    mlet prepare table --guess FILE > schema.yaml
     """
     given: dict[SplitName, list[Path] | None] = {
         "train": train_file, "valid": valid_file, "test": test_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,9 @@ from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
 from mlet.training.grow import with_grown
 from mlet.training.inner_dims import inner_dims_of, with_inner_dims
+from mlet.training.launch import launch, without_option
 from mlet.training.presets import RECIPE, with_preset
+from mlet.training.processes import Processes, ProcessLostError, joined
 
 
 def train(
@@ -74,6 +77,14 @@ def train(
             help="Metrics to tensorboard[=FOLDER] or mlflow[=TRACKING-URI], too. Repeatable.",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Train with so many processes on this machine, each with a part of every batch.",
+            min=1,
+            show_default="1",
+        ),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Train a click model on a prepared data set.
@@ -89,10 +100,15 @@ def train(
     which begin as that of the unknown one, with noise (--set grow.noise=0.5 halves it). What
     its optimizers kept goes on if RUN was trained with --set training.keep_state=true.
 
+    With --processes N, or started by torchrun on several machines, every process has a part of
+    every batch: --batch-size stays that of all together, and so do the numbers, to rounding.
+
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
 
     Example: mlet train NEW --from RUN --out RUN2 --epochs 1
     """
+    if processes is not None and processes > 1:
+        raise typer.Exit(launch(processes, without_option(sys.argv[1:], "--processes")))
     if resume is not None:
         given = (
             out,
@@ -163,17 +179,34 @@ def _watch(
     data: Path | None = None,
     epochs: int | None = None,
 ) -> None:
-    try:
-        with TrainingBar() as bar:
-            if config is not None:
-                config = _telling_inner_dims(config)
-                summary = train_run(config, path, bar)
-            else:
-                summary = resume_run(path, bar, data=data, epochs=epochs)
-    except KeyboardInterrupt:
-        complain(f"stopped; continue with: mlet train --resume {path}")
-        raise typer.Exit(130) from None
+    with joined():
+        if not Processes().lead:
+            try:
+                _train(path, config, None, data, epochs)
+            except (KeyboardInterrupt, ProcessLostError):
+                raise typer.Exit(1) from None  # the first process says what there is to say
+            return
+        try:
+            with TrainingBar() as bar:
+                if config is not None:
+                    config = _telling_inner_dims(config)
+                summary = _train(path, config, bar, data, epochs)
+        except KeyboardInterrupt:
+            complain(f"stopped; continue with: mlet train --resume {path}")
+            raise typer.Exit(130) from None
     _print_summary(summary, path)
+
+
+def _train(
+    path: Path,
+    config: RunConfig | None,
+    bar: TrainingBar | None,
+    data: Path | None,
+    epochs: int | None,
+) -> Summary:
+    if config is not None:
+        return train_run(config, path, bar)
+    return resume_run(path, bar, data=data, epochs=epochs)
 
 
 def _telling_inner_dims(config: RunConfig) -> RunConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -69,6 +69,19 @@ class SplitColumns:
 
     def __len__(self) -> int:
         return len(self.dense)
+
+    def rows(self, part: slice) -> SplitColumns:
+        """Some of its rows, one after the other; nothing is copied."""
+        offsets = slice(part.start, part.stop + 1)
+        return replace(
+            self,
+            labels={name: column[part] for name, column in self.labels.items()},
+            dense=self.dense[part],
+            ids=tuple(column[part] for column in self.ids),
+            bags={name: (values, at[offsets]) for name, (values, at) in self.bags.items()},
+            weights=None if self.weights is None else self.weights[part],
+            groups=None if self.groups is None else self.groups[part],
+        )
 
 
 class PreparedDataset:
@@ -142,6 +155,18 @@ class PreparedDataset:
             mean_weight=self.schema.splits["train"].mean_weight or 1.0,
             groups=self._groups(name, rows),
         )
+
+    def kept(self, split: SplitName, column: str) -> npt.NDArray[np.int32]:
+        """The rows of `kept_values` of a column that no model sees (N,); -1 where nothing is."""
+        path = layout.kept(self.root, split, column)
+        return self._column(path, (self.schema.splits[split].rows,), np.int32)
+
+    def kept_values(self, column: str) -> pl.Series:
+        """The values that its numbers stand for."""
+        path = layout.kept_values(self.root, column)
+        checksums.verify(self.root, path, self.schema.checksums)
+        with reading(path, DataError, _REMEDY):
+            return read_parquet(path)["value"]
 
     def _groups(self, split: SplitName, rows: int) -> npt.NDArray[np.int32] | None:
         if self.schema.group is None:

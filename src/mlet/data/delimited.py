@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from mlet.errors import DataError
 
 #: Those that are in use.
 SEPARATORS = (",", "\t", ";", "|")
+#: More lines than texts have that are meant to stand in one cell.
+_MANY_LINES = 100
 _BLOCK_BYTES = 32 * 1024 * 1024
 
 
@@ -141,8 +144,21 @@ def _header(path: Path, header: bytes, separator: str, quoted: bool) -> list[str
         names = [name[1:-1] for name in names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: repeated column names: {', '.join(repeated)}")
+        no_names = [name for name in repeated if name == "" or is_number(name)]
+        hint = "; put a line with the names of the columns before the rows" if no_names else ""
+        raise DataError(
+            f"{path}, line 1: repeated column names: {', '.join(map(repr, repeated))}{hint}"
+        )
     return names
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, as no name of a column is."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_columns(
@@ -166,6 +182,14 @@ def _check_columns(
     lines = (line + np.searchsorted(positions(block, NEWLINE, quoted=False), starts)).astype(
         np.uint64
     )
+    if quoted and len(rows := np.flatnonzero(np.diff(lines) > _MANY_LINES)):
+        first, last = lines[rows[0]], lines[rows[0] + 1] - 1
+        warnings.warn(
+            f"{path}: lines {first} to {last} are one row, since a quote opens in the first and "
+            f"closes in the last; if it is a character like others, read without quoting (schema: "
+            f"quote: none)",
+            stacklevel=2,
+        )
     data = np.frombuffer(block, np.uint8)
     blank = data[starts] == BLANK[0]
     wrong = np.flatnonzero((found != len(columns)) & ~blank)

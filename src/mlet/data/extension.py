@@ -15,7 +15,7 @@ from mlet.data.vocabulary import KnownCategories, Vocabulary
 from mlet.errors import ConfigError
 
 #: Settings of a table that say how its files are written, not what their rows mean.
-_OF_FILES = ("time", "time_format", "split", "separator", "quote", "group")
+_OF_FILES = ("time", "time_format", "split", "separator", "quote", "group", "keep")
 _ANEW = "make it as it was, or prepare a data set of its own, without --extend"
 
 

@@ -41,7 +41,7 @@ def find_files(paths: Sequence[Path]) -> list[RawFile]:
     whatever stars and brackets are in it.
 
     Raises:
-        DataError: a folder holds no file, or a pattern matches none.
+        DataError: a folder holds no file, a pattern matches none, or a file comes twice.
     """
     files: list[RawFile] = []
     for given in paths:
@@ -69,6 +69,14 @@ def find_files(paths: Sequence[Path]) -> list[RawFile]:
             ]
         else:
             files.append(RawFile(path, _partitions(path)))
+    seen: set[Path] = set()
+    for file in files:
+        if (whole := file.path.resolve()) in seen:
+            raise DataError(
+                f"{file.path}: named twice, alone, by a folder or by a pattern, so that its rows "
+                f"would count twice; name it once"
+            )
+        seen.add(whole)
     return files
 
 

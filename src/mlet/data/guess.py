@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from mlet.data import kinds
-from mlet.data.profile import Profile, profile
+from mlet.data.profile import Profile, is_time_name, profile
 from mlet.data.sample import Sample, read_sample
 
 #: What labels are called.
@@ -51,7 +51,7 @@ def guess_schema(path: Path) -> str:
         *_dense_lines([column for column in inputs if column.kind == kinds.DECIMAL]),
         *_category_lines([c for c in inputs if c.kind != kinds.DECIMAL and not _is_bag(c)]),
         *_bag_lines([column for column in inputs if _is_bag(column)]),
-        *_time_lines(timed),
+        *(_time_lines(timed) if timed else _no_time_lines(columns)),
         *_split_lines(split),
         *_left_lines(left),
         *_null_lines(columns),
@@ -97,7 +97,8 @@ def _label_lines(label: str | None, columns: Sequence[Profile]) -> list[str]:
 
 
 def _useless(column: Profile) -> bool:
-    if column.kind is None or (column.distinct == 1 and not _is_bag(column)):
+    told_apart = column.distinct > 1 or column.missing or column.markers
+    if column.kind is None or not (told_apart or _is_bag(column)):
         return True
     if column.kind.startswith("values of type"):
         return True
@@ -152,9 +153,19 @@ def _bag_lines(columns: Sequence[Profile]) -> list[str]:
     return lines
 
 
+def _no_time_lines(columns: Sequence[Profile]) -> list[str]:
+    called = [one for one in columns if one.kind == kinds.WHOLE and is_time_name(one.name)]
+    return [
+        *(f"# time: {_name(one.name)}  # as {one.example}, if it says when" for one in called),
+        *(
+            []
+            if called
+            else ["# time: ?  # no column looks like time: rows will be split at random"]
+        ),
+    ]
+
+
 def _time_lines(columns: Sequence[Profile]) -> list[str]:
-    if not columns:
-        return ["# time: ?  # no column looks like time: rows will be split at random"]
     if len(columns) > 1:
         return [
             "# Which time is that of the click cannot be known. Keep one, to split by time:",
@@ -178,8 +189,8 @@ def _time_lines(columns: Sequence[Profile]) -> list[str]:
 def _split_lines(columns: Sequence[Profile]) -> list[str]:
     mark = "" if len(columns) == 1 else "# "
     return [
-        f"{mark}split: {{column: {_name(column.name)}}}  # rows are split already"
-        for column in columns
+        f"{mark}split: {{column: {_name(one.name)}}}  # as {one.example}: rows are split already"
+        for one in columns
     ]
 
 

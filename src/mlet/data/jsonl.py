@@ -53,16 +53,18 @@ def read_jsonl(
             found = ", ".join(_object(texts[0]) or {}) if texts else "nothing"
             raise DataError(f"{path}: no column {min(unseen)!r}; the first line has {found}")
         frame = _parse(texts, columns, bags)
-        if frame is None:
-            good = _check(path, texts, lines, bad_rows)
+        suspects = list(range(len(texts))) if frame is None else _may_be_nested(frame)
+        if suspects and (bad := _check(path, texts, lines, suspects, columns, bags, bad_rows)):
+            good = [place for place in range(len(texts)) if place not in bad]
             texts, lines = [texts[place] for place in good], lines[good]
             frame = _parse(texts, columns, bags)
+        if not texts:
+            continue
         if frame is None:
             raise DataError(
                 f"{path}, lines {lines[0]} to {lines[-1]}: not to be parsed; does a column hold "
                 f"both lists and texts?"
             )
-        _refuse_nested(path, frame, texts, lines)
         yield frame.with_columns(pl.Series(LINE, lines))
 
 
@@ -90,45 +92,64 @@ def _parse(
 def _object(text: bytes) -> dict[str, object] | None:
     """The object of a line; None if it is none."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and infinities, which Python writes, and JSON has not."""
+    raise ValueError(name)
+
+
+def _may_be_nested(frame: pl.DataFrame) -> list[int]:
+    """The places of rows in which a text may have been read of a list or an object."""
+    nested = pl.selectors.string().str.contains(r"^[\[{]").fill_null(False)
+    return frame.select(pl.any_horizontal(nested).arg_true()).to_series().to_list()
+
+
 def _check(
-    path: Path, texts: Sequence[bytes], lines: np.ndarray, bad_rows: BadRows | None
-) -> list[int]:
-    """The places of the lines that are objects.
+    path: Path,
+    texts: Sequence[bytes],
+    lines: np.ndarray,
+    places: Sequence[int],
+    columns: Sequence[str],
+    bags: Sequence[str],
+    bad_rows: BadRows | None,
+) -> set[int]:
+    """Those of some lines that are no objects, or hold a list or an object where none may be.
 
     Raises:
-        DataError: one is none, and may not be left out.
+        DataError: there is one, and it may not be left out.
     """
-    good = []
-    for place, text in enumerate(texts):
-        if _object(text) is not None:
-            good.append(place)
+    bad = set()
+    for place in places:
+        found = _problem(texts[place], columns, bags)
+        if found is None:
             continue
-        message = f"{path}, line {lines[place]}: no JSON object; one stands on every line"
+        reason, problem = found
+        message = f"{path}, line {lines[place]}: {problem}"
         if bad_rows is None:
             raise DataError(message)
-        bad_rows.leave_out("no JSON object", message)
-    return good
+        bad_rows.leave_out(reason, message)
+        bad.add(place)
+    return bad
 
 
-def _refuse_nested(
-    path: Path, frame: pl.DataFrame, texts: Sequence[bytes], lines: np.ndarray
-) -> None:
-    """Refuse lists and objects where a text was read of them, as of a column not meant for them."""
-    for column in frame.iter_columns():
-        if column.dtype != pl.String:
-            continue
-        suspects = column.str.contains(r"^[\[{]").fill_null(False).arg_true()
-        for place in suspects.to_list():
-            value = (_object(texts[place]) or {}).get(column.name)
-            if isinstance(value, (dict, list)):
-                kind = "an object" if isinstance(value, dict) else "a list"
-                hint = "" if isinstance(value, dict) else "; name it under multi_valued"
-                raise DataError(
-                    f"{path}, line {lines[place]}: column {column.name!r} holds {kind}{hint}"
-                )
+def _problem(text: bytes, columns: Sequence[str], bags: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with a line: in short, and in full; None if nothing is."""
+    values = _object(text)
+    if values is None:
+        problem = "no JSON object; one stands on every line"
+        if any(word in text for word in (b"NaN", b"Infinity")):
+            problem += ", with null, not NaN or Infinity, for what is missing"
+        return "no JSON object", problem
+    for name in columns:
+        value = values.get(name)
+        if isinstance(value, dict):
+            return f"column {name!r} unreadable", f"column {name!r} holds an object"
+        if isinstance(value, list) and name not in bags:
+            problem = f"column {name!r} holds a list; name it under multi_valued"
+            return f"column {name!r} unreadable", problem
+    return None

@@ -9,7 +9,7 @@ from mlet.data.schema import SPLITS, SplitName
 
 SCHEMA, VOCABULARIES, RARE = "schema.json", "vocabularies", "rare"
 LABELS, DENSE, PROBABILITIES = "label.npy", "dense.npy", "probability.npy"
-WEIGHTS, GROUPS = "weight.npy", "group.npy"
+WEIGHTS, GROUPS, KEPT = "weight.npy", "group.npy", "kept"
 
 
 def file_name(field: str) -> str:
@@ -58,6 +58,16 @@ def weights(root: Path, split: SplitName) -> Path:
 def groups(root: Path, split: SplitName) -> Path:
     """(N,) int32, equal for rows of one group, -1 for rows of none; of data with groups only."""
     return root / split / GROUPS
+
+
+def kept(root: Path, split: SplitName, column: str) -> Path:
+    """(N,) int32: rows of `kept_values`, -1 where nothing is; of columns that are kept."""
+    return root / split / KEPT / f"{file_name(column)}.npy"
+
+
+def kept_values(root: Path, column: str) -> Path:
+    """Parquet: the ``value`` that every number of `kept` stands for."""
+    return root / KEPT / f"{file_name(column)}.parquet"
 
 
 def probabilities(root: Path, split: SplitName) -> Path:

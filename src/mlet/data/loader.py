@@ -44,6 +44,20 @@ class Batch(NamedTuple):
     bags: dict[str, Bags]
     weights: Tensor | None = None
 
+    def rows(self, part: slice) -> Batch:
+        """Some of its rows, one after the other."""
+        bags = {}
+        for name, (values, offsets) in self.bags.items():
+            window = offsets[part.start : part.stop + 1]
+            bags[name] = Bags(values[int(window[0]) : int(window[-1])], window - window[0])
+        return Batch(
+            Labels({name: column[part] for name, column in self.labels.items()}),
+            self.dense[part],
+            self.ids[part],
+            bags,
+            None if self.weights is None else self.weights[part],
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(

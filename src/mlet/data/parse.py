@@ -12,6 +12,7 @@ import polars as pl
 
 from mlet.data.bad_rows import Sieve
 from mlet.data.source import LINE, MAX_WEIGHT
+from mlet.data.texts import one_spelling
 from mlet.errors import DataError
 
 #: Words for 0 and 1, in lower case.
@@ -137,13 +138,13 @@ def splits(
 
     Args:
         frame, column, path: where the values are.
-        places: the place of a split among the three, by value in lower case.
+        places: the place of a split among the three, by value in lower case; 0.0 is 0, true is 1.
         sieve: what may be left out.
 
     Raises:
         DataError: a value stands for no split, or is missing.
     """
-    text = frame[column].str.strip_chars().str.to_lowercase()
+    text = one_spelling(frame[column].str.strip_chars()).str.to_lowercase()
     found: pl.Series = text.replace_strict(places, default=None, return_dtype=pl.UInt8)
     refuse_first(frame, found.is_null(), column, path, f"one of {', '.join(places)}", sieve)
     return found

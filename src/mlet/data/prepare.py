@@ -24,7 +24,7 @@ from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
 from mlet.data.encoding import explode
 from mlet.data.extension import Extension
-from mlet.data.groups import write_groups
+from mlet.data.groups import write_groups, write_kept
 from mlet.data.schema import (
     SPLITS,
     DatasetSchema,
@@ -115,8 +115,8 @@ def prepare(
     Raises:
         DataError: the input is damaged or too small; names file and line.
         RunError: ``out`` exists and ``overwrite`` is false.
-        ConfigError: the split or a minimum count cannot be used with this source; or its columns
-            or minimum counts are not those of the data set that it is to extend.
+        ConfigError: the split, its shares or a minimum count cannot be used with this source; or
+            its columns or minimum counts are not those of the data set that it is to extend.
         UserWarning: (warning) that data set did not keep the counts of its rare categories.
     """
     try:
@@ -140,6 +140,11 @@ def prepare(
     if (by == "time" and not columns.time) or (by == "given" and not columns.split):
         raise ConfigError(
             f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
+        )
+    if by == "given" and (rule.valid, rule.test) != (SplitRule.valid, SplitRule.test):
+        raise ConfigError(
+            f"shares valid={rule.valid} and test={rule.test}: the rows are split already; leave "
+            f"the shares out, or say how to split (by time, order or random)"
         )
     with atomic_directory(out, overwrite=overwrite) as building:
         staged = stage(source, building / ".staging", report)
@@ -170,6 +175,7 @@ def prepare(
         )
         if columns.group is not None:
             write_groups(staged, assignment, building)
+        write_kept(staged, assignment, building, columns.kept)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -181,6 +187,7 @@ def prepare(
             splits=_write_labels(staged, assignment, building, columns),
             extends=base.earlier if base else None,
             group=columns.group,
+            kept=list(columns.kept),
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)

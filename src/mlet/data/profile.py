@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import polars as pl
 
 from mlet.data import kinds, parse
 from mlet.data.texts import as_text
-from mlet.data.times import COUNTS, UNITS, kind_of
+from mlet.data.times import UNITS, kind_of, unit_of
 from mlet.errors import DataError
 
 #: What often stands for a missing value.
@@ -17,14 +18,18 @@ MARKERS = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N", "-")
 #: Separators within a cell that no category is likely to hold.
 _BAG_SEPARATORS = ("|", ";")
 _SPLITS = {"train", "valid", "validation", "test"}
+#: What columns of splits are called that have numbers for them.
+_SPLIT_NAMES, _NUMBERED = {"part", "split"}, {"0", "1", "2"}
 #: Days and months in numbers, in both orders, with and without the time of the day.
 _AMBIGUOUS = [
     tuple(f"{order[0]}{mark}{order[1]}{mark}%Y{time}" for order in (("%d", "%m"), ("%m", "%d")))
     for mark in "/.-"
     for time in ("", " %H:%M", " %H:%M:%S")
 ]
-#: Seconds of the years 2000 to 2040: other large integers are rather identifiers.
+#: Seconds of the years 2000 to 2040: other large integers are rather identifiers, but for columns
+#: that are called as times are.
 _RECENT = (946_684_800, 2_208_988_800)
+_TIME_NAME = re.compile(r"time|date|(?:^|_)ts(?:$|_)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Profile:
         binary: whether the values are 0 and 1, or words for them, and both occur.
         negative: whether some are below 0.
         bag: the separator between the categories of a cell.
-        split: whether the values are the names of splits.
+        split: whether the values are the names of splits, or their numbers in a column of theirs.
         times: forms of the time that all values have: ``iso``, patterns, or "" for integers that
             look like times; several where it cannot be known.
         example: a value.
@@ -89,8 +94,12 @@ def profile(column: pl.Series) -> Profile:
         binary=_is_binary(words),
         negative=kind in (kinds.WHOLE, kinds.DECIMAL) and bool((numbers < 0).any()),
         bag=_bag(values) if kind == kinds.TEXT and not dated else None,
-        split=len(words) > 1 and words <= _SPLITS,
-        times=("",) if dated else _times(values, kind),
+        split=(len(words) > 1 and words <= _SPLITS)
+        or (
+            column.name.lower() in _SPLIT_NAMES
+            and {w.removesuffix(".0") for w in words} == _NUMBERED
+        ),
+        times=("",) if dated else _times(values, kind, column.name),
         example=values[0][:40],
     )
 
@@ -113,18 +122,24 @@ def _bag(values: pl.Series) -> str | None:
     return None
 
 
-def _times(values: pl.Series, kind: str | None) -> tuple[str, ...]:
+def is_time_name(name: str) -> bool:
+    """Whether a column is called as times are."""
+    return bool(_TIME_NAME.search(name))
+
+
+def _times(values: pl.Series, kind: str | None, name: str) -> tuple[str, ...]:
     """The forms of time that all values have."""
     if kind == kinds.WHOLE:
         whole = values.cast(pl.Int64, strict=False)
         found = kind_of(whole)
         if "digits" in found:
             return ("",) if values.n_unique() > 1 else ()
-        if found == COUNTS:
+        unit = unit_of(found)
+        if unit is None:
             return ()
-        first, last = (int(value) for value in (whole.min(), whole.max()))
-        second = next(n for unit, n in UNITS.items() if unit in found)
-        return ("",) if _RECENT[0] <= first // second <= last // second <= _RECENT[1] else ()
+        first, last = (int(value) // UNITS[unit] for value in (whole.min(), whole.max()))
+        recent = _RECENT[0] <= first <= last <= _RECENT[1]
+        return ("",) if recent or is_time_name(name) else ()
     if kind != kinds.TEXT:
         return ()
     if values.str.contains(r"^\d{4}-\d{2}-\d{2}(?:$|[T ])").all():

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from mlet.data.bad_rows import BadRows
-from mlet.data.delimited import SEPARATORS, read_delimited
+from mlet.data.delimited import SEPARATORS, is_number, read_delimited
 from mlet.data.files import FileKind, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
 from mlet.data.source import LINE
@@ -88,6 +88,8 @@ def _json_rows(path: Path, bad_rows: BadRows) -> pl.DataFrame:
         except ValueError:
             continue  # what is wrong with it is said below
         for key, value in row.items() if isinstance(row, dict) else ():
+            if isinstance(value, dict):
+                continue  # what no column of a table can hold
             columns[key] = columns.get(key, False) or isinstance(value, list)
     bags = [key for key, listed in columns.items() if listed]
     return next(read_jsonl(path, list(columns), bags, block_bytes=_BYTES, bad_rows=bad_rows))
@@ -117,8 +119,8 @@ def _delimited(path: Path) -> Sample:
     best = max(found, key=lambda s: (s.rows.width, -s.bad_rows.total if s.bad_rows else 0))
     names = [name for name in best.rows.columns if name != LINE]
     if len(names) < 2:
-        raise _no_separator(path)
-    numbers = [name for name in names if name == "" or _is_number(name)]
+        raise problems[0] if problems else _no_separator(path)
+    numbers = [name for name in names if name == "" or is_number(name)]
     if numbers:
         raise DataError(
             f"{path}, line 1: {numbers[0]!r} is no name of a column; put a line with the names "
@@ -132,11 +134,3 @@ def _no_separator(path: Path) -> DataError:
         f"{path}: no separator (of comma, tab, semicolon, bar) gives the same number of columns in "
         f"all lines; mend the file, or write the schema by hand (docs/data.md)"
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

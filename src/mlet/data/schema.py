@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mlet.data.source import DenseScale
 from mlet.settings import Settings
@@ -140,6 +140,7 @@ class DatasetSchema(Settings):
         checksums: CRC-32 of every file of columns and vocabularies, by its path in the data set.
         extends: the data set whose ids and counts go on here; None of one that begins anew.
         group: what rows are grouped by, to be scored within; None where nothing is named.
+        kept: columns that no model sees, by whose values a model may be scored.
     """
 
     format_version: int = FORMAT_VERSION
@@ -153,12 +154,18 @@ class DatasetSchema(Settings):
     checksums: dict[str, int] | None = None
     extends: EarlierRows | None = None
     group: str | None = None
+    kept: list[str] = Field(default_factory=list)
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what there is none of: as mlet wrote it before there was this."""
         values: dict[str, Any] = dump(self)
-        later = (("format", None), ("extends", None), ("group", None))
+        later: tuple[tuple[str, object], ...] = (
+            ("format", None),
+            ("extends", None),
+            ("group", None),
+            ("kept", []),
+        )
         return {name: v for name, v in values.items() if (name, v) not in later}
 
     @property

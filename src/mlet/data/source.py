@@ -36,6 +36,11 @@ def field_column(name: str) -> str:
     return f"field:{name}"
 
 
+def kept_column(name: str) -> str:
+    """Frame column of one that no model sees."""
+    return f"kept:{name}"
+
+
 @dataclass(frozen=True)
 class RawColumns:
     """The columns a source's frames have, beside ``label`` (UInt8, 0 or 1).
@@ -52,6 +57,7 @@ class RawColumns:
         shares: fields that have the categories of others, by name: those others'.
         group: the name of what rows are grouped by, in a ``group`` column (String; null is no
             group); None where there is none.
+        kept: columns that no model sees, to score slices of rows by; String columns.
     """
 
     dense: dict[str, DenseScale]
@@ -64,6 +70,7 @@ class RawColumns:
     weight: bool = False
     shares: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
+    kept: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -170,6 +177,7 @@ def check_frame(frame: pl.DataFrame, source: RawSource) -> None:
         **({WEIGHT: pl.Float64} if columns.weight else {}),
         **({GROUP: pl.String} if columns.group is not None else {}),
         **dict.fromkeys(map(dense_column, columns.dense), pl.Float64),
+        **dict.fromkeys(map(kept_column, columns.kept), pl.String),
         **dict.fromkeys(map(field_column, columns.categorical), pl.String),
         **dict.fromkeys(map(field_column, columns.multi_valued), pl.List(pl.String)),
     }

@@ -216,6 +216,11 @@ def _is_calendar(values: pl.Series, digits: int) -> bool:
     return bool(good.all())
 
 
+def unit_of(kind: str) -> str | None:
+    """The unit that integers of a kind are of, by their size; None of other kinds."""
+    return next((unit for unit in UNITS if f" {unit} " in f" {kind} "), None)
+
+
 class OneKind:
     """Whether the times of all files are of one kind."""
 
@@ -265,10 +270,8 @@ def _may_be_one(one: str, other: str) -> bool:
 
 def show_time(value: int, kind: str) -> str:
     """A time as `read_times` gives it, for a person; integers of no known unit as they are."""
-    per_second = 10**6 if kind in (DATES, ZONED) else None
-    for unit, second in UNITS.items():
-        if f" {unit} " in f" {kind} ":
-            per_second = second
+    unit = "microseconds" if kind in (DATES, ZONED) else unit_of(kind)
+    per_second = None if unit is None else UNITS[unit]
     if per_second is None or not _EARLIEST <= value // per_second <= _LATEST:
         return str(value)
     moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=value // per_second)

@@ -75,6 +75,8 @@ class Lookups:
         offsets: for each table None, where every row has one id, or (B + 1,) int64: row b's bag
             is ``offsets[b]`` to ``offsets[b + 1]`` of the table's ids.
         mean: for each table, whether a bag is averaged rather than summed.
+        each: the vector of each lookup by itself is asked for (V × d), of two-layer tables; what
+            the others say of rows and bags is not.
     """
 
     ids: Tensor
@@ -82,6 +84,7 @@ class Lookups:
     batch: int
     offsets: tuple[Tensor | None, ...]
     mean: tuple[bool, ...]
+    each: bool = False
 
     @classmethod
     def gather(
@@ -100,6 +103,14 @@ class Lookups:
             batch=batch,
             offsets=(None,) * singles + tuple(offsets.long() for _, offsets in bags),
             mean=(False,) * singles + tuple(mean),
+        )
+
+    @classmethod
+    def of_each(cls, ids: Tensor, starts: Sequence[int]) -> Lookups:
+        """Of ids (V,) that are not pooled; where those of each of T tables begin: T + 1."""
+        tables = len(starts) - 1
+        return cls(
+            ids.long(), tuple(starts), len(ids), (None,) * tables, (False,) * tables, each=True
         )
 
     def with_own_offsets(self) -> Lookups:

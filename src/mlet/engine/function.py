@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import choose_backend
 from mlet.engine.factored_gradient import FactoredGradient
+from mlet.engine.vectors import vectors_of_each
 
 
 class _Lookup(torch.autograd.Function):
@@ -107,7 +108,7 @@ def look_up(
         factored: give ``table`` a `FactoredGradient`.
 
     Returns:
-        (B, T, d), in ``table``'s dtype, float32 for 16-bit tables.
+        (B, T, d), in ``table``'s dtype, float32 for 16-bit tables; or of each lookup (V, d).
 
     Raises:
         IndexError: an id outside its table.
@@ -125,6 +126,12 @@ def look_up(
         raise ValueError(
             f"tables {', '.join(stack.names)} have {rows} rows in all, but their matrices have "
             f"the shapes {', '.join(map(str, shapes))}"
+        )
+    if lookups.each:
+        if projection is None:
+            raise ValueError("lookups of each id by itself are of two-layer tables")
+        return vectors_of_each(
+            table, projection, lookups, stack, sparse=sparse, sink=sink, factored=factored
         )
     out: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
         table, projection, lookups, stack, sparse, sink, factored

@@ -1,4 +1,5 @@
-"""The vectors of the distinct categories that ids ask for, as one differentiable function.
+"""The vectors of the distinct categories that ids ask for, as one differentiable function: of one
+table, or of a stack.
 
 What is done with them, lookups of every shape, pooling, weights, is torch's own work on a small
 matrix, with torch's own meaning.
@@ -7,6 +8,7 @@ matrix, with torch's own meaning.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,7 +73,7 @@ class _Vectors(torch.autograd.Function):
         ctx.table = table if ctx.needs_input_grad[0] else None
         ctx.distinct, ctx.each, ctx.sparse = distinct, each, sparse
         ctx.sink, ctx.stack = sink, stack
-        vectors = _product(rows, projection.to(rows.dtype))
+        vectors = _projected(rows, projection.to(rows.dtype), distinct.starts)
         return vectors.index_select(0, distinct.slots) if each else vectors
 
     @staticmethod
@@ -91,13 +93,15 @@ class _Vectors(torch.autograd.Function):
             if ctx.sink is not None:
                 ctx.sink.append(gradient)
                 return _NOTHING
-            factored = FactoredGradient(ctx.table, projection.unsqueeze(0), gradient, ctx.stack)
+            of_stack = projection if projection.dim() == 3 else projection.unsqueeze(0)
+            factored = FactoredGradient(ctx.table, of_stack, gradient, ctx.stack)
             return factored, _projection_grad(ctx, rows, sums, projection), *_NOTHING[2:]
         if again and ctx.table is not None:
             rows = ctx.table.index_select(0, distinct.rows).to(rows.dtype)
         table_grad = None
         if ctx.needs_input_grad[0]:
-            rows_grad = _product(grad, projection.to(grad.dtype).t())
+            wide = projection.to(grad.dtype).transpose(-1, -2)
+            rows_grad = _projected(grad, wide, distinct.starts)
             table_grad = _scattered(rows_grad.to(ctx.table.dtype), ctx.table, distinct, ctx.sparse)
         return table_grad, _projection_grad(ctx, rows, grad, projection), *_NOTHING[2:]
 
@@ -106,7 +110,21 @@ _NOTHING = (None,) * 7
 
 
 def _projection_grad(ctx: Any, rows: Tensor, grad: Tensor, projection: Tensor) -> Tensor | None:
-    return _product(rows.t(), grad).to(projection.dtype) if ctx.needs_input_grad[1] else None
+    if not ctx.needs_input_grad[1]:
+        return None
+    if projection.dim() == 2:
+        return _product(rows.t(), grad).to(projection.dtype)
+    segments = pairwise(ctx.distinct.starts)
+    parts = [_product(rows[low:high].t(), grad[low:high]) for low, high in segments]
+    return torch.stack(parts).to(projection.dtype)
+
+
+def _projected(rows: Tensor, projection: Tensor, starts: tuple[int, ...]) -> Tensor:
+    """Rows (R × k) times the one projection, or times that of the table each is of (T × k × d)."""
+    if projection.dim() == 2:
+        return _product(rows, projection)
+    segments = enumerate(pairwise(starts))
+    return torch.cat([_product(rows[low:high], projection[t]) for t, (low, high) in segments])
 
 
 def _product(one: Tensor, other: Tensor) -> Tensor:
@@ -190,3 +208,34 @@ def distinct_vectors(
     if each:
         return vectors.view(*ids.shape, vectors.shape[1]).to(projection.dtype), found.slots
     return vectors.to(projection.dtype), found.slots.long().view(ids.shape)
+
+
+def vectors_of_each(
+    table: Tensor,
+    projection: Tensor,
+    lookups: Lookups,
+    stack: TableStack,
+    *,
+    sparse: bool = False,
+    sink: list[RowGradient] | None = None,
+    factored: bool = False,
+) -> Tensor:
+    """Vectors (V × d) of the lookups of a stack of two-layer tables, each projected once.
+
+    Args:
+        table: W2 (Σn × k) of T tables.
+        projection: W1 (T × k × d).
+        lookups: the ids; what they say of bags is not asked.
+        stack, sparse, sink, factored: as of `mlet.engine.look_up`.
+
+    Returns:
+        The vectors in the projection's dtype.
+
+    Raises:
+        IndexError: an id is outside its table.
+    """
+    found = choose_backend(table).find_distinct(table, projection, lookups, stack)
+    vectors: Tensor = _Vectors.apply(  # type: ignore[no-untyped-call]
+        table, projection, found, True, sparse, sink, stack if factored else None
+    )
+    return vectors.to(projection.dtype)

@@ -41,11 +41,15 @@ class FieldEntries(nn.Module):
     def parts(self, name: str) -> dict[str, Tensor]:
         """All that is one field's own, by name: views of the parameters and buffers it lies in."""
 
+    def entry_of(self, name: str) -> str:
+        """What a field goes by in the ``state_dict``."""
+        return _encoded(name)
+
     def _entries(self) -> Iterator[tuple[str, Tensor]]:
         """Every entry's name and a view of where its values are."""
         for name in self.table_names:
             for part, tensor in self.parts(name).items():
-                yield f"{_encoded(name)}.{part}", tensor
+                yield f"{self.entry_of(name)}.{part}", tensor
 
     @torch.no_grad()
     def _load_from_state_dict(

@@ -155,6 +155,11 @@ def resize_field(embedding: FieldEmbedding, name: str, rows: int) -> None:
     embedding.rows = RareMap(embedding.fields)
     tables = embedding.tables_of(name)
     assert isinstance(tables, StackedTables)
+    resize_tables(tables, name, rows)
+
+
+def resize_tables(tables: StackedTables, name: str, rows: int) -> None:
+    """Let a stack know how many categories one of its tables has, once its matrix has them."""
     sizes = {**tables.sizes, name: rows}
     tables.sizes = sizes
     tables.stack = TableStack(tuple(sizes), tuple(sizes.values()))

@@ -27,3 +27,10 @@ def look_up_outside(
     """Vectors (B, T, d), for a fused optimizer; the compiled graph is in two parts around them."""
     vectors: Tensor = tables(Lookups.gather(ids, bags, mean))
     return vectors
+
+
+@torch.compiler.disable(**_WHY)  # type: ignore[untyped-decorator]
+def each_outside(tables: FieldTables, values: Tensor, starts: Sequence[int]) -> Tensor:
+    """The same of vectors that are not pooled, (V × d)."""
+    vectors: Tensor = tables(Lookups.of_each(values, starts))
+    return vectors

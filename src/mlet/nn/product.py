@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +35,9 @@ class TableProduct(Tensor, metaclass=_OrdinaryToIsinstance):
     What is written to an ordinary table's ``weight`` stays there (``nn.init.normal_(weight)``,
     ``weight.data.zero_()``, ``weight[0] = …``, ``weight.data = …``). A product is made afresh at
     each access, so that it would be lost without a word. ``data``, ``detach()`` and views are
-    refused as the whole is; all that is computed from it is an ordinary tensor, and so is a
-    parameter made of it (``nn.Parameter(layer.weight)``), which is another table.
+    refused as the whole is, and NumPy's arrays of its memory are read-only; all that is computed
+    from it is an ordinary tensor, and so is a parameter made of it
+    (``nn.Parameter(layer.weight)``), which is another table.
     """
 
     @classmethod
@@ -109,10 +111,12 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _shown_again(out: Any, func: Callable[..., Any]) -> Any:
-    """A view of a product, or the same memory, as one; anything else as it is."""
+    """A view of a product, or the same memory, as what is not to be written to; else as it is."""
     if type(out) is not TableProduct and isinstance(out, Tensor):
         shared = out._is_view() or func in _ALIASES
         return out.as_subclass(TableProduct) if shared else out
+    if isinstance(out, np.ndarray):
+        out.flags.writeable = False  # NumPy says so to who writes to it
     return out
 
 

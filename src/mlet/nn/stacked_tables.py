@@ -216,8 +216,11 @@ class StackedTables(FieldTables):
         return vectors if self.table_bias is None else vectors + self.table_bias[tables]
 
     def forward(self, lookups: Lookups) -> Tensor:
-        """Embed a batch's ids: (B, T, d), in the dtype of the projections, of ordinary tables
-        their own; float32 for ordinary tables with ``table_dtype``."""
+        """Embed a batch's ids: (B, T, d), or each by itself (V, d), in the dtype of the
+        projections, of ordinary tables their own; float32 for ordinary tables with ``table_dtype``.
+        """
+        if lookups.each and self.table_bias is not None:
+            raise ValueError("lookups of each id by itself go with no table_bias")
         vectors = look_up(
             self.stacked,
             None if self.inner_dim is None else self.projection,

@@ -57,7 +57,7 @@ class Processes:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
         for table in self._tables:
             table.register_forward_pre_hook(_BeforeLookup(self))
-            table.stacked.register_post_accumulate_grad_hook(self._after_gradient)
+            table.stacked.register_post_accumulate_grad_hook(_AfterGradient(self))
 
     def before_lookup(self) -> None:
         """Notice who wraps the model; once, let all tables be those of the first process."""
@@ -77,7 +77,8 @@ class Processes:
         for table in self._tables:
             distributed.broadcast(table.stacked.detach(), first, group=self._group)
 
-    def _after_gradient(self, parameter: Tensor) -> None:
+    def after_gradient(self) -> None:
+        """Average at the end of this backward pass."""
         if self._averages and not self._queued:
             self._queued = True
             Variable._execution_engine.queue_callback(self._average)
@@ -89,37 +90,54 @@ class Processes:
         device = own[0].rows.device
         world = distributed.get_world_size(self._group)
         kinds = torch.tensor([[share.kind, len(share.rows)] for share in own], device=device)
-        heads = torch.stack(self._gather(kinds, [len(own)] * world))
+        heads = torch.stack(_gather(kinds, [len(own)] * world, self._group))
         for place, share in enumerate(own):
             if bool((heads[:, place, 0] == _WIDE).any()):
                 share.widen()
         counts = heads[:, :, 1].tolist()
-        rows = self._gather(torch.cat([s.rows for s in own]), [sum(each) for each in counts])
-        flat = torch.cat([share.values.reshape(-1) for share in own])
-        widths = [share.values.shape[1] for share in own]
-        lengths = [[c * w for c, w in zip(each, widths, strict=True)] for each in counts]
-        sums = self._gather(flat, [sum(each) for each in lengths])
+        parts = rows_of_all([s.rows for s in own], [s.values for s in own], counts, self._group)
         for place, share in enumerate(own):
-            if bool((heads[:, place, 0] == _NOTHING).all()):
-                continue
-            parts = [
-                (
-                    _cut(rows[rank], counts[rank], place),
-                    _cut(sums[rank], lengths[rank], place).view(-1, widths[place]),
-                )
-                for rank in range(world)
-            ]
-            share.take(parts, world)
+            if not bool((heads[:, place, 0] == _NOTHING).all()):
+                share.take(parts[place], world)
 
-    def _gather(self, mine: Tensor, lengths: list[int]) -> list[Tensor]:
-        """Those of all processes, of different lengths."""
-        longest = max(lengths)
-        padded = mine.new_zeros(longest, *mine.shape[1:])
-        padded[: len(mine)] = mine
-        all_of = [torch.empty_like(padded) for _ in lengths]
-        if longest:
-            distributed.all_gather(all_of, padded, group=self._group)
-        return [each[:length] for each, length in zip(all_of, lengths, strict=True)]
+
+def rows_of_all(
+    rows: Sequence[Tensor], values: Sequence[Tensor], counts: list[list[int]], group: Any = None
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """For each table, the rows and their values that every process has of it, in their order.
+
+    Args:
+        rows: of each table, (R,) int64: this process'.
+        values: of those, (R × width), as wide on all processes.
+        counts: R of each table, by process.
+        group: of processes; all by default.
+    """
+    flat = torch.cat([of_table.reshape(-1) for of_table in values])
+    widths = [of_table.shape[1] for of_table in values]
+    lengths = [[c * w for c, w in zip(each, widths, strict=True)] for each in counts]
+    all_rows = _gather(torch.cat(list(rows)), [sum(each) for each in counts], group)
+    all_values = _gather(flat, [sum(each) for each in lengths], group)
+    return [
+        [
+            (
+                _cut(all_rows[rank], counts[rank], place),
+                _cut(all_values[rank], lengths[rank], place).view(-1, width),
+            )
+            for rank in range(len(counts))
+        ]
+        for place, width in enumerate(widths)
+    ]
+
+
+def _gather(mine: Tensor, lengths: list[int], group: Any) -> list[Tensor]:
+    """Those of all processes, of different lengths."""
+    longest = max(lengths)
+    padded = mine.new_zeros(longest, *mine.shape[1:])
+    padded[: len(mine)] = mine
+    all_of = [torch.empty_like(padded) for _ in lengths]
+    if longest:
+        distributed.all_gather(all_of, padded, group=group)
+    return [each[:length] for each, length in zip(all_of, lengths, strict=True)]
 
 
 class _BeforeLookup:
@@ -138,6 +156,21 @@ class _BeforeLookup:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _BeforeLookup, ()
+
+
+class _AfterGradient:
+    """A hook on a table's gradient."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def __call__(self, parameter: Tensor) -> None:
+        self._processes.after_gradient()
+
+
+def is_exchange(hook: object) -> bool:
+    """Whether a hook on a table, or on its gradient, is one of `Processes`."""
+    return isinstance(hook, (_BeforeLookup, _AfterGradient))
 
 
 def _is_watched(table: Tables) -> bool:

@@ -22,7 +22,8 @@ class RowWiseAdagrad(Optimizer):
     ``EXACT_ROWWISE_ADAGRAD``.
 
     Args:
-        params: two-dimensional parameters, with sparse or dense gradients.
+        params: parameters of any shape, with dense gradients, or two-dimensional ones with sparse
+            gradients. An entry of a vector is a row of its own: that is Adagrad.
         lr: step size η.
         eps: ε, outside the root.
 
@@ -53,9 +54,7 @@ class RowWiseAdagrad(Optimizer):
         parameter: Tensor, grad: Tensor, group: dict[str, Any], state: dict[str, Tensor]
     ) -> None:
         if "sum" not in state:
-            state["sum"] = torch.zeros(
-                len(parameter), dtype=parameter.dtype, device=parameter.device
-            )
+            state["sum"] = parameter.new_zeros(parameter.shape[:1])
         sums = state["sum"]
         if grad.is_sparse:
             grad = grad.coalesce()
@@ -65,6 +64,8 @@ class RowWiseAdagrad(Optimizer):
             step = values / (squares.sqrt() + group["eps"]).unsqueeze(1)
             parameter.index_add_(0, rows, step, alpha=-group["lr"])
         else:
-            sums += grad.square().mean(dim=1)
+            within = tuple(range(1, grad.dim()))
+            sums += grad.square().mean(dim=within) if within else grad.square()
             # A row without a gradient has s = 0 at first: 0 / (0 + ε) leaves it as it is.
-            parameter.addcdiv_(grad, (sums.sqrt() + group["eps"]).unsqueeze(1), value=-group["lr"])
+            root = (sums.sqrt() + group["eps"]).view((*sums.shape, *(1 for _ in within)))
+            parameter.addcdiv_(grad, root, value=-group["lr"])

@@ -21,7 +21,8 @@ from mlet.nn.factored import (
     qualified,
 )
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.modules import check_plain, check_replaceable, replace
+from mlet.nn.two_layer_collection import TwoLayerCollection
+from mlet.surgery.modules import become, check_plain, check_replaceable, replace
 from mlet.surgery.ties import share_weights
 
 #: Prefixes that wrappers of whole models put before every name.
@@ -67,6 +68,8 @@ def collapse(model: nn.Module) -> nn.Module:
             known = type(table) in (Embedding, EmbeddingBag)
             check_plain(name, table, (INNER, PROJECTION), whole=known)
     collapsed = {name: table.collapse() for name, table in tables.items()}
+    collections = {n: each for n, each in tables.items() if isinstance(each, TwoLayerCollection)}
+    tables = {name: table for name, table in tables.items() if name not in collections}
     for name, table in tables.items():
         check_replaceable(model, name, table, collapsed[name])
     for name, table in tables.items():
@@ -75,6 +78,8 @@ def collapse(model: nn.Module) -> nn.Module:
     layers = {name: each for name, each in tables.items() if isinstance(each, TwoLayerTable)}
     replaced = share_weights(model, layers, collapsed)
     replaced += [(table, collapsed[name]) for name, table in tables.items()]
+    for name, collection in collections.items():
+        become(collection, collapsed[name])
     for old, new in replaced:
         model = replace(model, old, new)
     return model

@@ -17,7 +17,8 @@ from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inner_dims
 from mlet.nn.two_layer import TwoLayerTable
-from mlet.surgery.modules import check_plain, check_replaceable, find, replace
+from mlet.surgery.collections import collections_of
+from mlet.surgery.modules import become, check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
 from mlet.surgery.ties import check_ties, share_factors
 
@@ -54,9 +55,10 @@ def convert(
     """Make the model's embedding tables two-layer, in place.
 
     Every ``nn.Embedding`` and ``nn.EmbeddingBag`` of the module tree is replaced, wherever it is
-    held: those inside TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` too. A
-    module that is used in several places is converted once and stays shared. Subclasses are left
-    alone, unless they are vouched for: what their ``forward`` does is not known.
+    held. TorchRec's ``EmbeddingBagCollection`` and ``EmbeddingCollection`` become collections that
+    look their tables up together (`mlet.nn.torchrec_collections`). A module that is used in several
+    places is converted once and stays shared. Subclasses are left alone, unless they are vouched
+    for: what their ``forward`` does is not known.
 
     Args:
         model: any module.
@@ -111,12 +113,23 @@ def convert(
     for name, table in converted.items():
         check_plain(name, table, ("weight",), whole=type(table) in _EXACT)
         check_ties(model, name, table, converted, tied == "together")
+        _check_held(name, table, sizes[name], init)
     # All new layers are made before the first is put in place: an error leaves the model alone.
-    layers = {name: _two_layer(name, chosen[name], k, init) for name, k in sizes.items()}
+    collections = collections_of(model, converted)
+    together = {name for each in collections for name in each.tables}
+    made = [
+        (each.module, each.converted(sizes, _DRAWN[init], preserve=init == "preserve"))
+        for each in collections
+    ]
+    layers = {
+        name: _two_layer(chosen[name], k, init) for name, k in sizes.items() if name not in together
+    }
     replaced: list[tuple[nn.Module, nn.Module]] = list(share_factors(model, converted, layers))
     for name, layer in layers.items():
         check_replaceable(model, name, chosen[name], layer)
         replaced.append((chosen[name], layer))
+    for collection, joined in made:
+        become(collection, joined)
     for old, new in replaced:
         model = replace(model, old, new)
     return model
@@ -257,16 +270,15 @@ def _first_match(sizes: Mapping[str, int]) -> Callable[[str, int, int], int | No
     return rule
 
 
-def _two_layer(
+def _check_held(
     name: str, table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
-) -> TwoLayerTable:
-    """The layer that takes the table's place, with its options, dtype, device and mode.
+) -> None:
+    """Refuse a table that a product of this inner dimension cannot hold.
 
     Raises:
-        ConversionError: the table cannot be held by a product of this inner dimension.
+        ConversionError: it cannot, or there is no such ``init``.
     """
-    drawn = _DRAWN.get(init)
-    if drawn is None:
+    if init not in _DRAWN:
         raise ConversionError(f"init={init!r} is not one of {', '.join(map(repr, _DRAWN))}")
     if k < 1:
         raise ConversionError(f"table {name!r}: inner_dim must be at least 1, got {k}")
@@ -281,6 +293,15 @@ def _two_layer(
             f"table {name!r} holds NaN or infinite values, which factors cannot preserve; mend it, "
             f"or use init='paper'"
         )
+    if init != "preserve" and not weight.requires_grad:
+        warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
+
+
+def _two_layer(
+    table: nn.Embedding | nn.EmbeddingBag, k: int, init: ConversionInit
+) -> TwoLayerTable:
+    """The layer that takes the table's place, with its options, dtype, device and mode."""
+    weight = table.weight
     options = {
         "padding_idx": table.padding_idx,
         "max_norm": table.max_norm,
@@ -288,7 +309,7 @@ def _two_layer(
         "scale_grad_by_freq": table.scale_grad_by_freq,
         "sparse": table.sparse,
         "inner_dim": k,
-        "init": drawn,
+        "init": _DRAWN[init],
         "device": weight.device,
         "dtype": weight.dtype,
     }
@@ -305,8 +326,6 @@ def _two_layer(
         layer = Embedding(table.num_embeddings, table.embedding_dim, **options)  # type: ignore[arg-type]
     if init == "preserve":
         layer.set_table(weight)
-    elif not weight.requires_grad:
-        warnings.warn("a frozen table is drawn afresh and stays frozen", UserWarning, stacklevel=3)
     layer.requires_grad_(weight.requires_grad)
     for factor in (layer.inner, layer.projection):
         vars(factor).update(vars(weight))  # what users attach to parameters, as for an optimizer

@@ -14,9 +14,17 @@ from torch.optim import Optimizer
 from mlet.engine import TableStack
 from mlet.errors import ConversionError
 from mlet.nn import Embedding, EmbeddingBag, FieldEmbedding
+from mlet.nn.collection_tables import CollectionTables
 from mlet.nn.factored import INNER, WEIGHT, qualified
 from mlet.nn.field_tables import FieldTables
-from mlet.nn.growth import GrownParameter, NewRows, Start, grown_parameter, resize_field
+from mlet.nn.growth import (
+    GrownParameter,
+    NewRows,
+    Start,
+    grown_parameter,
+    resize_field,
+    resize_tables,
+)
 from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.optim.growth import OptimizerGrowth
@@ -35,7 +43,7 @@ class _Table:
     module: nn.Module
     rows: int
     field: str = ""
-    of: FieldEmbedding | None = None
+    of: FieldEmbedding | CollectionTables | None = None
 
 
 def grow(
@@ -121,7 +129,7 @@ def _tables(model: nn.Module) -> dict[str, _Table]:
     """All tables that there are, by name."""
     found: dict[str, _Table] = {}
     for name, module in model.named_modules():
-        if isinstance(module, FieldEmbedding):
+        if isinstance(module, FieldEmbedding | CollectionTables):
             for field in module.table_names:
                 inside = module.tables_of(field)
                 found[qualified(name, field)] = _Table(inside, inside.sizes[field], field, module)
@@ -305,4 +313,7 @@ def _resize(table: _Table, rows: int) -> None:
         if isinstance(module, TwoLayerTable):
             module.stack = TableStack(("",), (rows,))
         return
-    resize_field(table.of, table.field, rows)
+    if isinstance(table.of, FieldEmbedding):
+        resize_field(table.of, table.field, rows)
+    else:
+        resize_tables(module, table.field, rows)

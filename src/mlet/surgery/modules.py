@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mlet.errors import ConversionError
+from mlet.optim.processes import is_exchange
 
 #: Where torch keeps what users register on a module; a handle removes from the same mapping.
 _HOOKS = (
@@ -43,6 +44,11 @@ def find(
         for name, module in model.named_modules()
         if (type(module) in kinds if exact else isinstance(module, kinds))
     }
+
+
+def hooks_of(module: nn.Module) -> bool:
+    """Whether somebody registered any on a module."""
+    return any(getattr(module, kind) for kind in _HOOKS)
 
 
 def check_replaceable(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> None:
@@ -97,7 +103,10 @@ def check_plain(name: str, table: nn.Module, own: Sequence[str], *, whole: bool 
         )
     for parameter in own:
         weight = table._parameters[parameter]
-        if any(getattr(weight, kind, None) for kind in GRADIENT_HOOKS):
+        hooks = [
+            hook for kind in GRADIENT_HOOKS for hook in (getattr(weight, kind, None) or {}).values()
+        ]
+        if not all(map(is_exchange, hooks)):
             raise ConversionError(
                 f"table {name!r}: its {parameter} has hooks on its gradient, which the other "
                 f"parameters would not have; register them afterwards"
@@ -108,14 +117,18 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put ``new`` wherever the tree holds ``old``; returns the model, or ``new`` if it was it.
 
     Hooks that users registered on the old module act on the new one, and their handles too; what
-    else they attached to it goes along.
+    else they attached to it goes along. Those of an exchange between processes are taken off: the
+    parameters that it is of are no more.
     """
     for name, value in vars(old).items():
         if not name.startswith("_") and name not in (*vars(new), *OF_TWO_LAYERS):
             setattr(new, name, value)
     for kind in _HOOKS:
+        hooks = getattr(old, kind)
+        for key in [key for key, hook in hooks.items() if is_exchange(hook)]:
+            del hooks[key]
         if not getattr(new, kind):
-            setattr(new, kind, getattr(old, kind))
+            setattr(new, kind, hooks)
     new._is_full_backward_hook = old._is_full_backward_hook
     if model is old:
         return new
@@ -124,3 +137,12 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
             if child is old:
                 parent._modules[name] = new
     return model
+
+
+def become(old: nn.Module, new: nn.Module) -> None:
+    """Let ``old`` be what ``new`` is, a copy of it with other parts: whoever holds it, or has
+    registered hooks on it, goes on with it."""
+    old.__class__ = type(new)
+    parts = dict(vars(new))
+    vars(old).clear()
+    vars(old).update(parts)

@@ -1,4 +1,4 @@
-"""Quality of a scored split within groups of rows, and on slices by the category of a field."""
+"""Quality of a scored split within groups of rows, and on slices by what a column holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from mlet.data import PreparedDataset
 from mlet.data.schema import FieldSchema
@@ -29,7 +30,7 @@ class GroupScores:
         interval: of it, from a bootstrap over groups.
         groups, rows: with both labels, and the rows of those.
         no_group: rows that belong to no group: of a field those of unknown and rare categories,
-            which are of many.
+            which are of many; else those in which the column is missing.
     """
 
     value: float
@@ -40,7 +41,7 @@ class GroupScores:
 
 
 def group_scores(scored: ScoredSplit, column: str, *, samples: int = 200) -> GroupScores:
-    """GAUC by the group that the data set names, or by a one-valued field.
+    """GAUC by the group that the data set names, a one-valued field, or a column that is kept.
 
     Raises:
         DataError: there is neither of that name.
@@ -62,6 +63,8 @@ def _groups(scored: ScoredSplit, column: str) -> npt.NDArray[np.int32]:
     data, columns = scored.data, scored.columns
     if column == data.schema.group and columns.groups is not None:
         return columns.groups
+    if column in data.schema.kept:
+        return data.kept(scored.split, column)
     ids = columns.ids[data.schema.one_valued.index(_field(data, column))]
     return np.where(ids == 0, -1, ids).astype(np.int32)
 
@@ -70,17 +73,20 @@ def check_columns(data: PreparedDataset, groups: Collection[str], slices: Collec
     """Refuse what a data set cannot be grouped or sliced by, before anything is scored.
 
     Raises:
-        DataError: there is no group or field of a name, or it is multi-valued and to be a group.
+        DataError: there is no group, field or kept column of a name, or it is multi-valued and to
+            be a group.
     """
     fields = {entry.name: entry for entry in data.schema.fields}
+    known = [*fields, *data.schema.kept]
     for name in (*groups, *slices):
-        if name not in fields and not (name in groups and name == data.schema.group):
+        if name not in known and not (name in groups and name == data.schema.group):
             group = f"the group {data.schema.group}, " if data.schema.group else ""
             raise DataError(
-                f"{data.root}: no field {name!r} to score by; there are {group}{', '.join(fields)}"
+                f"{data.root}: no field {name!r} to score by; there are {group}{', '.join(known)}; "
+                f"other columns of a table are, once its schema says so (keep: [{name}])"
             )
     for name in groups:
-        if name != data.schema.group and fields[name].multi_valued:
+        if name in fields and name != data.schema.group and fields[name].multi_valued:
             raise DataError(
                 f"{data.root}: field {name!r} has several categories a row, and a row is in one "
                 f"group; name a one-valued field"
@@ -92,40 +98,43 @@ def _field(data: PreparedDataset, name: str) -> FieldSchema:
 
 
 def category_slices(
-    scored: ScoredSplit, field: str, *, samples: int = 200, most: int = MOST_SLICES
+    scored: ScoredSplit, column: str, *, samples: int = 200, most: int = MOST_SLICES
 ) -> list[SliceScores]:
-    """The scores on the rows of each category of a field, those with most rows first.
+    """The scores on the rows of each value of a field or a kept column, those with most rows first.
 
     A row of a multi-valued field is in the slices of all its categories. Rows that are in none of
     the ``most`` slices are one more, `OTHERS`.
 
     Raises:
-        DataError: no field of that name.
+        DataError: there is neither of that name.
     """
-    check_columns(scored.data, [], [field])
-    entry = _field(scored.data, field)
-    rows, ids = _values(scored, entry)
-    counts = np.bincount(ids, minlength=entry.num_categories)
+    check_columns(scored.data, [], [column])
+    rows, ids, names = _values(scored, column)
+    counts = np.bincount(ids, minlength=len(names))
     largest = np.argsort(-counts, kind="stable")[:most]
-    categories = scored.data.vocabulary(field)["category"]
     left, slices = np.ones(len(scored.labels), bool), []
-    for category in largest[counts[largest] > 0].tolist():
+    for value in largest[counts[largest] > 0].tolist():
         inside = np.zeros(len(scored.labels), bool)
-        inside[rows[ids == category]] = True
+        inside[rows[ids == value]] = True
         left &= ~inside
-        name = UNKNOWN if category == 0 else categories[category] or MISSING
-        slices.append(scored.scored(name, inside, samples))
+        slices.append(scored.scored(names[value] or MISSING, inside, samples))
     return [*slices, scored.scored(OTHERS, left, samples)] if left.any() else slices
 
 
 def _values(
-    scored: ScoredSplit, entry: FieldSchema
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """The rows and the ids of a field's values, each id once a row."""
-    schema, columns = scored.data.schema, scored.columns
+    scored: ScoredSplit, column: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], pl.Series]:
+    """The rows and the numbers of a column's values, each once a row, and the names of numbers."""
+    data, columns = scored.data, scored.columns
+    every = np.arange(len(columns))
+    if column in data.schema.kept:
+        # No value has the number 0.
+        return every, np.maximum(data.kept(scored.split, column), 0), data.kept_values(column)
+    entry = _field(data, column)
+    names = data.vocabulary(column)["category"].fill_null(UNKNOWN)
     if not entry.multi_valued:
-        return np.arange(len(columns)), columns.ids[schema.one_valued.index(entry)]
-    values, offsets = columns.bags[entry.name]
-    rows = np.repeat(np.arange(len(columns)), np.diff(offsets))
+        return every, columns.ids[data.schema.one_valued.index(entry)], names
+    values, offsets = columns.bags[column]
+    rows = np.repeat(every, np.diff(offsets))
     pairs = np.unique(np.stack([rows, values], axis=1), axis=0)
-    return pairs[:, 0], pairs[:, 1].astype(np.int32)
+    return pairs[:, 0], pairs[:, 1].astype(np.int32), names

@@ -11,22 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mlet.data import Batch, BatchLoader, PreparedDataset
-from mlet.errors import ConfigError, DataError, MletError, RunError, TrainingError
+from mlet.errors import ConfigError, DataError, RunError, TrainingError
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
 from mlet.models import CTRModel, build_model
 from mlet.reading import first_line
 from mlet.training.config import RunConfig
 from mlet.training.continuation import with_epochs
+from mlet.training.divergence import explained, lower_rates
+from mlet.training.followed_run import run_directory
 from mlet.training.grow import check_growth
 from mlet.training.inner_dims import with_inner_dims
+from mlet.training.joined_scores import scored
 from mlet.training.logs import RunLogs, check_logs, with_log_places
 from mlet.training.observer import Observer, SilentObserver
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
+from mlet.training.processes import Processes
 from mlet.training.run import Progress, RunDirectory, Summary
 from mlet.training.spectra import SpectraRecorder
 from mlet.training.start import begin
@@ -45,10 +48,14 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
         TrainingError: training diverged: the loss is NaN or infinite.
     """
     config = with_log_places(with_inner_dims(config))
+    processes = Processes()
     # First: a model of other data's fields cannot even be made.
     check_growth(config, PreparedDataset(config.data))
-    trainer = _Trainer(config, RunDirectory(out), observer or SilentObserver())
-    trainer.run.create(config)
+    trainer = _Trainer(
+        config, run_directory(out, processes), observer or SilentObserver(), processes
+    )
+    with processes.lead_first():
+        trainer.run.create(config)
     return trainer.fit()
 
 
@@ -70,7 +77,8 @@ def resume(
         epochs: train to this many; a finished run goes on if it kept its state
             (``training.keep_state``) and did not stop early.
     """
-    run = RunDirectory(out)
+    processes = Processes()
+    run = run_directory(out, processes)
     config = run.config()
     if data is not None:
         config = config.model_copy(update={"data": data})
@@ -85,11 +93,12 @@ def resume(
         if epochs is None:
             return run.summary()
     if epochs is not None:
-        config = with_epochs(run, config, epochs)
+        with processes.lead_first():
+            config = with_epochs(run, config, epochs)
     if run.failure is not None:
         raise TrainingError(run.failure)
     check_logs(config)
-    trainer = _Trainer(config, run, observer or SilentObserver())
+    trainer = _Trainer(config, run, observer or SilentObserver(), processes)
     trainer.restore()
     return trainer.fit()
 
@@ -97,8 +106,10 @@ def resume(
 class _Trainer:
     """One run in memory."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, observer: Observer) -> None:
-        self.config, self.run, self.observer = config, run, observer
+    def __init__(
+        self, config: RunConfig, run: RunDirectory, observer: Observer, processes: Processes
+    ) -> None:
+        self.config, self.run, self.observer, self.processes = config, run, observer, processes
         settings = config.training
         try:
             self.device = torch.device(settings.device)
@@ -106,6 +117,11 @@ class _Trainer:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"training.device={settings.device!r}: {reason}") from None
+        if processes.size > 1 and self.device.type != "cpu":
+            raise ConfigError(
+                f"training.device={settings.device!r}: several processes train on CPUs; train "
+                f"with one process, or leave it out"
+            )
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         # torch's own sparse optimizers build tensors from indices that are valid by construction.
@@ -113,7 +129,8 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         self.data = PreparedDataset(config.data)
         self.loader = BatchLoader(self.data.split("train"), settings.batch_size, settings.seed)
-        self.validation = self.data.split("valid")
+        valid = self.data.split("valid")
+        self.validation = valid.rows(processes.part(len(valid)))
         self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
         self.task = self.model.task
         self.unknown = UnknownRows(self.model, self.data)
@@ -165,7 +182,8 @@ class _Trainer:
 
     def fit(self) -> Summary:
         """Train to the end and write the collapsed model and the summary."""
-        with RunLogs(self.config, self.run.root, self.progress.step) as self.logs:
+        config = self.config if self.processes.lead else self.config.model_copy(update={"log": []})
+        with RunLogs(config, self.run.root, self.progress.step) as self.logs:
             return self._fit()
 
     def _fit(self) -> Summary:
@@ -177,7 +195,8 @@ class _Trainer:
             self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
         if progress.step == 0:
-            begin(self.config, self.model, self.optimizers, self.data, self.run)
+            with self.processes.lead_first():
+                begin(self.config, self.model, self.optimizers, self.data, self.run)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
         try:
@@ -229,17 +248,25 @@ class _Trainer:
                 progress.seconds += time.perf_counter() - began
                 self._save_checkpoint()
                 began = time.perf_counter()
-            interrupt.raise_if_asked()
+            if self.processes.any(interrupt.asked):
+                raise KeyboardInterrupt
         progress.seconds += time.perf_counter() - began
 
     def _step(self, batch: Batch) -> float:
-        labels = batch.labels[self.task.label]
-        loss = self.task.batch_loss(self.model(batch), labels, batch.weights)
-        value = loss.item()
+        own, loss = self.processes.own(batch), None
+        if rows := len(own.dense):
+            labels = own.labels[self.task.label]
+            loss = self.task.batch_loss(self.model(own), labels, own.weights)
+            if rows < len(batch.dense):
+                loss = loss * (rows / len(batch.dense))
+        value = self.processes.sum(0.0 if loss is None else loss.item())
         if not math.isfinite(value):
-            raise self._explain(batch, value)
+            place = f"{self.run.root}: the loss is {value} at step {self.progress.step + 1}"
+            raise explained(place, batch, self.data.schema, self.model, self.config.optimizer)
         self.optimizers.zero_grad()
-        loss.backward()
+        if loss is not None:
+            loss.backward()
+        self.processes.add_gradients(self.model)
         self.optimizers.step()
         return value
 
@@ -249,13 +276,13 @@ class _Trainer:
         self.logs.flush()
         self.unknown.fill()
         predictions = predict(self.model, self.validation, device=settings.device)
-        if not np.isfinite(predictions).all():
+        if self.processes.any(not np.isfinite(predictions).all()):
             raise TrainingError(
                 f"{self.run.root}: predictions for the validation split are NaN or infinite after "
-                f"step {progress.step}; {self._lower_rates()}"
+                f"step {progress.step}; {lower_rates(self.config.optimizer)}"
             )
         labels = self.validation.labels[self.task.label]
-        scores = self.task.scored(labels, predictions, self.validation.weights)
+        scores = scored(self.task, labels, predictions, self.validation.weights, self.processes)
         record = {
             "step": progress.step,
             "epoch": progress.step / len(self.loader),
@@ -309,6 +336,10 @@ class _Trainer:
         }
 
     def _finish(self) -> Summary:
+        with self.processes.lead_first():
+            return self._write_end() if self.processes.lead else self.run.summary()
+
+    def _write_end(self) -> Summary:
         progress = self.progress
         self.model.load_state_dict(self.run.load_best()["model"])
         model_bytes = save_collapsed(
@@ -341,37 +372,3 @@ class _Trainer:
         if not self.config.training.keep_state:
             self.run.drop_state()
         return summary
-
-    def _explain(self, batch: Batch, loss: float) -> MletError:
-        """Where a loss that is not finite comes from."""
-        what = (
-            f"{self.run.root}: the loss is {loss} at step {self.progress.step + 1}; it comes from"
-        )
-        bad = _first_bad_column(batch.dense)
-        if bad is not None:
-            name = self.data.schema.dense[bad].name
-            return DataError(f"{what} the data: dense feature {name!r}; prepare the data set again")
-        with torch.no_grad():
-            bad = _first_bad_column(self.model.embedding(batch.ids, batch.bags))
-        fields = self.model.embedding.fields
-        place = (
-            "the dense layers"
-            if bad is None
-            else f"the embedding vectors of field {fields[bad].name!r}"
-        )
-        return TrainingError(f"{what} {place}; {self._lower_rates()}")
-
-    def _lower_rates(self) -> str:
-        """What to do about a run that diverged."""
-        optimizer = self.config.optimizer
-        return (
-            f"lower optimizer.tables.learning_rate ({optimizer.tables.learning_rate}) or "
-            f"optimizer.dense.learning_rate ({optimizer.dense.learning_rate})"
-        )
-
-
-def _first_bad_column(values: Tensor) -> int | None:
-    """The first column of (B, C, …) with a value that is NaN or infinite."""
-    finite = torch.isfinite(values).movedim(1, 0).flatten(1).all(dim=1)
-    places = torch.nonzero(~finite).flatten()
-    return int(places[0]) if len(places) else None

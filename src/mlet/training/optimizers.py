@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,15 +64,18 @@ class Optimizers:
         # What some compression methods have beside stacked tables, or instead of them, is dense.
         stacks = nn.ModuleList(p for p in model.modules() if isinstance(p, StackedTables))
         if len(stacks):
-            embeddings = _TABLES[tables.name](
-                stacks,
-                lr=tables.learning_rate,
-                weight_decay=tables.weight_decay,
-                projection_lr=tables.projection_lr,
-                bias_lr=_bias_lr(config),
-                matched_steps=tables.matched_steps,
-                **({} if tables.name == "sgd" else {"eps": _EPS + tables.damping / batch_size}),
-            )
+            with warnings.catch_warnings():
+                # It warns that processes are left to whoever trains with it: here they are not.
+                warnings.filterwarnings("ignore", "an optimizer of tables alone")
+                embeddings = _TABLES[tables.name](
+                    stacks,
+                    lr=tables.learning_rate,
+                    weight_decay=tables.weight_decay,
+                    projection_lr=tables.projection_lr,
+                    bias_lr=_bias_lr(config),
+                    matched_steps=tables.matched_steps,
+                    **({} if tables.name == "sgd" else {"eps": _EPS + tables.damping / batch_size}),
+                )
             (group,) = embeddings.param_groups
             embedding = {id(parameter) for parameter in group["params"]}
             self._optimizers["embeddings"] = embeddings

@@ -20,7 +20,18 @@ from mlet.data.kinds import SameKinds
 from mlet.data.readers.columns import TableColumns
 from mlet.data.readers.table_schema import SplitColumn, TableSchema
 from mlet.data.schema import SPLITS, RawFormat, SplitName
-from mlet.data.source import GROUP, LABEL, LINE, SPLIT, TIME, WEIGHT, RawColumns, RawRows, kept
+from mlet.data.source import (
+    GROUP,
+    LABEL,
+    LINE,
+    SPLIT,
+    TIME,
+    WEIGHT,
+    RawColumns,
+    RawRows,
+    kept,
+    kept_column,
+)
 from mlet.data.texts import one_spelling, texts_of
 from mlet.data.times import OneKind, read_times
 from mlet.errors import ConfigError, DataError
@@ -86,6 +97,7 @@ class TableSource:
             weight=schema.weight is not None,
             shares=schema.shares,
             group=schema.group,
+            kept=tuple(schema.keep),
         )
         otherwise: Literal["time", "random"] = "time" if schema.time else "random"
         self.default_split: Literal["time", "random", "given"] = (
@@ -100,7 +112,7 @@ class TableSource:
         schema = self.schema
         self.bad_rows = BadRows(self.skip_bad_rows) if self.skip_bad_rows else None
         times, clicks = OneKind(schema.time or ""), set[str]()
-        fields = (*schema.categorical, *schema.multi_valued)
+        some, fields = False, (*schema.categorical, *schema.multi_valued)
         kinds = SameKinds(fields if len(self._files) > 1 else ())
         for file, split in self._files:
             for raw in self._read(file, schema.names()):
@@ -113,7 +125,11 @@ class TableSource:
                     typed = typed.with_columns(given.alias(SPLIT))
                 if kind is not None and len(typed):
                     times.add(kind, file.path, int(raw[LINE][0]))
+                some = some or len(typed) > 0
                 yield typed
+        if not some and self.bad_rows is not None and self.bad_rows.total:
+            first = next(iter(self.bad_rows.first.values()))
+            raise DataError(f"{self.description}: no row can be read; {first}")
         self.time_kind = times.finish()
         kinds.warn()
         words = [value for value in schema.positive or [] if not isinstance(value, bool)]
@@ -192,6 +208,7 @@ class TableSource:
             columns[WEIGHT] = parse.weights(text, schema.weight, path, sieve=sieve)
         if schema.group is not None:
             columns[GROUP] = one_spelling(text[schema.group])
+        columns |= {kept_column(name): one_spelling(text[name]) for name in schema.keep}
         columns |= self._table.features(raw, text, path, sieve)
         frame = pl.DataFrame(columns)
         return (frame if sieve is None else frame.filter(sieve.kept)), kind

@@ -22,7 +22,7 @@ from mlet.errors import ConfigError
 from mlet.settings import Settings
 
 #: Settings that a data set's schema names only where they are given.
-_LATER = ("weight", "shares", "group")
+_LATER = ("weight", "shares", "group", "keep")
 
 
 class SplitColumn(Settings):
@@ -88,6 +88,8 @@ class TableSchema(Settings):
         weight: the column of what rows count for, beside others: numbers from 0 on.
         group: the column of whose rows belong together, as of a user, a query or a session, to be
             scored within (GAUC); it may be a feature, too.
+        keep: columns that no model sees, by whose values a model may be scored, whatever else they
+            are.
         null_values: what stands for a missing value, in any column, beside an empty cell.
         separator: between the columns of a CSV file; by default a comma, and in one named .tsv a
             tab.
@@ -107,6 +109,7 @@ class TableSchema(Settings):
     split: SplitColumn | None = None
     weight: str | None = None
     group: str | None = None
+    keep: list[str] = Field(default_factory=list)
     null_values: list[int | float | str] = Field(default_factory=list)
     separator: str | None = None
     quote: Literal["double", "none"] = "double"
@@ -139,11 +142,15 @@ class TableSchema(Settings):
 
     def names(self) -> list[str]:
         """Every column the schema refers to."""
+        group = [self.group] if self.group else []
+        return [*self._roles(), *group, *self.keep]
+
+    def _roles(self) -> list[str]:
+        """The columns that have one part each."""
         time = [self.time] if self.time else []
         split = [self.split.column] if self.split else []
         weight = [self.weight] if self.weight else []
-        group = [self.group] if self.group else []
-        return [self.label, *self.features(), *time, *split, *weight, *group]
+        return [self.label, *self.features(), *time, *split, *weight]
 
     def features(self) -> list[str]:
         """Those that a model takes."""
@@ -161,9 +168,8 @@ class TableSchema(Settings):
             ConfigError: a column has two roles, none is categorical, a vocabulary cannot be shared,
                 or the separator or the form of the time is none.
         """
-        names = self.names()
-        # A time may be a feature, and so may a group, which is named last.
-        roles = [name for name in (names[:-1] if self.group else names) if name != self.time]
+        # A time may be a feature, too.
+        roles = [name for name in self._roles() if name != self.time]
         repeated = sorted({name for name in roles if roles.count(name) > 1})
         if repeated:
             raise ConfigError(f"schema: column {repeated[0]!r} is given two roles")
@@ -173,6 +179,12 @@ class TableSchema(Settings):
             raise ConfigError(
                 f"schema: 'group' must have one value a row, and {self.group!r} is multi_valued"
             )
+        for name in self.keep:
+            if name in (*self.categorical, *self.multi_valued) or self.keep.count(name) > 1:
+                raise ConfigError(
+                    f"schema: 'keep' names {name!r}, by which models are scored anyway; name "
+                    f"it once"
+                )
         check_shares(self.shares, (*self.categorical, *self.multi_valued))
         separator = self.separator_of(Path())
         if len(separator.encode()) != 1 or separator in '"\r\n':
@@ -180,7 +192,7 @@ class TableSchema(Settings):
                 f"schema: 'separator' must be one ASCII character, and neither a quote nor an end "
                 f"of line; got {separator!r}"
             )
-        if LINE in names:
+        if LINE in self.names():
             raise ConfigError(
                 f"schema: {LINE!r} is a name that mlet uses itself; rename the column"
             )
