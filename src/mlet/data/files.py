@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +70,9 @@ def find_files(paths: Sequence[Path]) -> list[RawFile]:
             ]
         else:
             files.append(RawFile(path, _partitions(path)))
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for file in files:
-        if (whole := file.path.resolve()) in seen:
+        if (whole := os.path.realpath(file.path)) in seen:  # takes links to themselves, too
             raise DataError(
                 f"{file.path}: named twice, alone, by a folder or by a pattern, so that its rows "
                 f"would count twice; name it once"
