@@ -23,6 +23,7 @@ from mlet.nn import Bags, Field, FieldEmbedding
 from mlet.optim import FusedSGD
 from mlet.task import Binary
 from mlet.training import RunDirectory, resume, train
+from mlet.training.followed_run import FollowedRun
 from mlet.training.joined_scores import scored
 from mlet.training.loop import _Trainer
 from mlet.training.processes import Processes
@@ -168,6 +169,8 @@ def _exchange(rank: int, folder: str) -> None:
         (table,) = layer.stacks()
         (gradient,) = table.row_gradients
         optimizer.step()
+        optimizer.detach()
+        assert table.row_gradients is None
         found[k] = (sum(sent), gradient.rows.tolist(), gradient.sums[:, 0].tolist())
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
@@ -184,6 +187,12 @@ def test_what_is_sent_is_d_wide_whatever_k_is(tmp_path: Path) -> None:
             assert sent == 80 * 8 + 80 * 4 * 4, "80 distinct rows: their numbers, 4 floats of each"
             assert rows == list(range(130))
             assert sums == [3.0] * 50 + [6.0] * 30 + [3.0] * 50
+
+
+def test_who_follows_writes_nothing() -> None:
+    at_the_end = {"write_summary"}  # which the first process alone comes to
+    writes = {n for n in vars(RunDirectory) if n.startswith(("write_", "save_", "create"))}
+    assert writes - at_the_end == {n for n in vars(FollowedRun) if not n.startswith("__")}
 
 
 @pytest.fixture

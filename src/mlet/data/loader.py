@@ -84,20 +84,14 @@ class _Rows(NamedTuple):
         labels = {name: column[order] for name, column in self.labels.items()}
         return _Rows(labels, self.dense[order], self.ids[order], bags, taken(self.weights, order))
 
-    def batch(self, rows: slice) -> Batch:
-        bags = {}
-        for name, (values, offsets) in self.bags.items():
-            window = offsets[rows.start : rows.stop + 1]
-            bags[name] = Bags(
-                torch.from_numpy(values[window[0] : window[-1]]),
-                torch.from_numpy(window - window[0]),
-            )
+    def batch(self) -> Batch:
+        """All of them, in the same memory."""
         return Batch(
-            Labels({name: torch.from_numpy(column[rows]) for name, column in self.labels.items()}),
-            torch.from_numpy(self.dense[rows]),
-            torch.from_numpy(self.ids[rows]),
-            bags,
-            None if self.weights is None else torch.from_numpy(self.weights[rows]),
+            Labels({name: torch.from_numpy(column) for name, column in self.labels.items()}),
+            torch.from_numpy(self.dense),
+            torch.from_numpy(self.ids),
+            {name: Bags(*map(torch.from_numpy, bag)) for name, bag in self.bags.items()},
+            None if self.weights is None else torch.from_numpy(self.weights),
         )
 
 
@@ -156,8 +150,9 @@ class BatchLoader:
             last = first + _BUFFER_BLOCKS >= len(blocks)
             total = len(buffer.dense)
             whole = total if last else total - total % self.batch_size
+            batch = buffer.batch()
             for at in range(0, whole, self.batch_size):
-                yield buffer.batch(slice(at, min(at + self.batch_size, whole)))
+                yield batch.rows(slice(at, min(at + self.batch_size, whole)))
             left = None if whole == total else buffer.take(np.arange(whole, total))
 
     def _span(self, block: int) -> slice:

@@ -11,7 +11,7 @@ from torch import distributed
 
 from mlet.metrics import CLIP, Floats, Scores, row_losses
 from mlet.task import Binary, Task
-from mlet.training.processes import Processes
+from mlet.training.processes import Processes, named_failures
 
 #: Predictions that each process tells of its own, at equal distances in their order.
 _SAMPLES = 256
@@ -40,9 +40,10 @@ def scored(
             np.ones(len(labels)) if weights is None else weights.astype(np.float64),
         ]
     )
-    if type(task).score is Binary.score:
-        return _of_clicks(own, processes)._asdict()
-    y, p, w = np.concatenate(_of_all(own, processes), axis=1)
+    with named_failures():
+        if type(task).score is Binary.score:
+            return _of_clicks(own, processes)._asdict()
+        y, p, w = np.concatenate(_of_all(own, processes), axis=1)
     return task.scored(y, p, None if weights is None else w)
 
 

@@ -49,8 +49,8 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
     """
     config = with_log_places(with_inner_dims(config))
     processes = Processes()
-    # First: a model of other data's fields cannot even be made.
-    check_growth(config, PreparedDataset(config.data))
+    if config.grow is not None:  # first: a model of other data's fields cannot even be made
+        check_growth(config, PreparedDataset(config.data))
     trainer = _Trainer(
         config, run_directory(out, processes), observer or SilentObserver(), processes
     )

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 from torch import distributed, nn
@@ -81,7 +80,7 @@ class Processes:
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        with _named_failures():
+        with named_failures():
             distributed.all_reduce(total)
         return total.item()
 
@@ -110,7 +109,7 @@ class Processes:
         tables = [part for part in model.modules() if isinstance(part, StackedTables)]
         stacked = {id(table.stacked) for table in tables}
         shared = [p for p in model.parameters() if p.requires_grad and id(p) not in stacked]
-        with _named_failures():
+        with named_failures():
             _add_shared(shared)
             _add_rows(tables, self.size)
 
@@ -147,21 +146,24 @@ def _add_rows(tables: Sequence[StackedTables], size: int) -> None:
     of_all = rows_of_all([g.rows for g in own], [g.sums for g in own], counts.tolist())
     for table, parts in zip(tables, of_all, strict=True):
         some = [RowGradient(r, table.stack.starts_in(r), sums) for r, sums in parts if len(r)]
-        table.row_gradients = [RowGradient.merge(some, table.stack)] if some else []
+        assert table.row_gradients is not None
+        # Its optimizer knows it by this very list.
+        table.row_gradients[:] = [RowGradient.merge(some, table.stack)] if some else []
 
 
 @contextmanager
-def _named_failures() -> Iterator[None]:
+def named_failures() -> Iterator[None]:
+    """Say of what is exchanged within that another process is gone, where it is.
+
+    Raises:
+        ProcessLostError: it is.
+    """
     try:
         yield
     except RuntimeError as error:
-        _lost(error)
-
-
-def _lost(error: RuntimeError) -> NoReturn:
-    if re.search("[Cc]onnection|peer|[Tt]imed out|[Tt]imeout", str(error)) is None:
-        raise error
-    raise ProcessLostError(
-        "another process of this training has ended, or does not answer; the run's last checkpoint "
-        "is whole: go on with mlet train --resume RUN"
-    ) from None
+        if re.search("[Cc]onnection|peer|[Tt]imed out|[Tt]imeout", str(error)) is None:
+            raise
+        raise ProcessLostError(
+            "another process of this training has ended, or does not answer; the run's last "
+            "checkpoint is whole: go on with mlet train --resume RUN"
+        ) from None
