@@ -87,6 +87,19 @@ SUBJECTS = (
         ("model.safetensors",),
         ("evaluate", "model.safetensors", "--data", "data", "--bootstrap", "3"),
     ),
+    Subject(
+        "model file, predict",
+        ("model.safetensors",),
+        ("predict", "model.safetensors", "raw.csv", "-o", "scores.csv"),
+        bytes_of("scores.csv"),
+    ),
+    Subject(
+        "raw.parquet, predict",
+        ("raw.parquet",),
+        ("predict", "model.safetensors", "raw.parquet", "-o", "scores.csv"),
+        bytes_of("scores.csv"),
+        free=True,
+    ),
     Subject("checkpoint, inspect", ("any.pt",), ("inspect", "any.pt", "--out", "page.html")),
     Subject(
         "comparison, compare again",

@@ -34,9 +34,12 @@ class Ending:
 def warm_up() -> None:
     """Load what the commands load, and compile what they run, without a thread."""
     import matplotlib.figure  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
     import optuna.storages  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import torch
+    import torch.onnx._internal.exporter._core
 
     import mlet.inspection
     import mlet.optim

@@ -100,6 +100,13 @@ SUBJECTS = (
         ("out.safetensors",),
     ),
     Subject(
+        "predict",
+        ("predict", "run", "raw.csv", "raw.csv.gz", "--keep", "user", "-o", "new.parquet"),
+        bytes_of("new.parquet"),
+        ("new.parquet",),
+    ),
+    Subject("export", ("export", "run", "-o", "new.onnx"), bytes_of("new.onnx"), ("new.onnx",)),
+    Subject(
         "inspect",
         ("inspect", "run", "--out", "page.html", "--figures", "figures"),
         bytes_of("page.html", "figures"),

@@ -13,8 +13,8 @@ import pytest
 @pytest.mark.parametrize(
     ("program", "options", "rows"),
     [
-        ("campaign.py", ("--cases", "63", "--seed", "7"), 21),
-        ("kill.py", ("--kills", "14", "--seed", "7"), 14),
+        ("campaign.py", ("--cases", "63", "--seed", "7"), 23),
+        ("kill.py", ("--kills", "16", "--seed", "7"), 16),
     ],
 )
 def test_no_fault(tmp_path: Path, program: str, options: tuple[str, ...], rows: int) -> None:
