@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlet.nn import Field, FieldEmbedding
+from mlet.engine import FactoredGradient
+from mlet.nn import Field, FieldEmbedding, in_the_graph
 from mlet.optim import FusedAdagrad, fused
 
 IDS = torch.tensor([[0, 3, 1, 3], [5, 3, 0, 1], [5, 2, 1, 2], [0, 0, 2, 5]])
@@ -34,38 +39,99 @@ class Model(nn.Module):
 
 
 def trained(model: Model, called: Any, make: Make) -> dict[str, Tensor]:
+    """Of three steps, of two batches each, clipped; a batch between them is not learned from."""
     optimizer = make(model)
-    for _ in range(3):
+    for step in range(3):
         optimizer.zero_grad()
-        (called(IDS) - CLICKS).square().mean().backward()
+        for ids in (IDS, IDS.roll(1 + step, 0)):
+            (called(ids) - CLICKS).square().mean().backward()
+        called(IDS.flip(0))
+        if any(parameter.grad is not None for parameter in model.fields.parameters()):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
     return model.state_dict()
 
 
-@pytest.mark.parametrize("kind", ["whole model", "tables alone"])
-def test_a_compiled_model_is_trained_as_any_other(kind: str) -> None:
-    make: Make = {
-        "whole model": lambda model: fused(torch.optim.SGD, model, lr=0.1),
-        "tables alone": lambda model: FusedAdagrad(model, lr=0.1),
-    }[kind]
+MAKES: dict[str, Make] = {
+    "whole model": lambda model: fused(torch.optim.SGD, model, lr=0.1),
+    "tables alone": lambda model: FusedAdagrad(model, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", MAKES)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_a_graph_in_one_part_is_trained_as_any_model(kind: str, backend: str) -> None:
+    if backend == "inductor" and (kind == "tables alone" or shutil.which("g++") is None):
+        pytest.skip("once is enough, and it takes a C++ compiler")
     torch.compiler.reset()
     model, other = Model(), Model()
-    found = trained(model, torch.compile(model, backend="aot_eager"), make)
-    for name, value in trained(other, other, make).items():
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    found = trained(model, compiled, MAKES[kind])
+    for name, value in trained(other, other, MAKES[kind]).items():
         torch.testing.assert_close(found[name], value, msg=name)
         if name.startswith("fields"):
             assert not torch.equal(value, Model().state_dict()[name]), name
+    optimizer = MAKES[kind](model)
+    with pytest.raises(IndexError, match="field 'user': id 9 is outside its table of 9"):
+        compiled(IDS + 4)
+    del optimizer
+    # Nothing is kept of batches that are over.
+    gc.collect()
+    assert not in_the_graph._kept
 
 
-def test_a_graph_in_one_part_is_refused_with_the_reason() -> None:
+class Bags(nn.Module):
+    """One table of bags, one of single categories, and their bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        bag = Field("words", 9, 4, inner_dim=8, multi_valued=True, pooling="mean")
+        self.fields = FieldEmbedding([Field("user", 6, 4, inner_dim=8), bag], table_bias=True)
+
+    def forward(self, ids: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+        return self.fields(ids, {"words": (values, offsets)})
+
+
+def test_bags_and_biases_are_in_the_graph() -> None:
+    torch.compiler.reset()
+    model, other = Bags(), Bags()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    seen: list[Tensor] = []
+    for called, of in ((compiled, model), (other, other)):
+        optimizer = fused(torch.optim.Adagrad, of, lr=0.1)
+        of.fields.tables[0].inner.register_hook(lambda grad: seen.append(grad) or grad * 2)
+        for rows in (3, 4, 5):
+            optimizer.zero_grad()
+            offsets = torch.arange(rows + 1) * 2
+            offsets[1] = 0  # an empty bag
+            vectors = called(IDS[:1, :1].repeat(rows, 1), torch.arange(2 * rows) % 9, offsets)
+            (vectors * torch.arange(4.0)).square().sum().backward()
+            optimizer.step()
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, msg=name)
+    assert [type(grad) for grad in seen] == [FactoredGradient] * 6
+
+
+def test_a_copy_has_its_own_gradients() -> None:
     torch.compiler.reset()
     model = Model()
+    made = [fused(torch.optim.SGD, model, lr=0.1)]
+    twin = copy.deepcopy(model)
+    made.append(fused(torch.optim.SGD, twin, lr=0.1))
+    torch.compile(twin, backend="eager", fullgraph=True)(IDS).sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in twin.parameters())
+
+
+def test_a_program_that_is_exported_knows_nothing_of_the_optimizer() -> None:
+    model = Model()
+    expected = model(IDS)
     optimizer = fused(torch.optim.SGD, model, lr=0.1)
+    program = torch.export.export(model, (IDS,))
+    assert not [n for n in program.graph.nodes if "mlet" in str(n.target)]
+    torch.testing.assert_close(program.module()(IDS), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of shapes, which are the same
+        torch.testing.assert_close(torch.jit.trace(model, (IDS,))(IDS), expected)
     assert optimizer.param_groups
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="leave fullgraph=True out"):
-        compiled(IDS)
-    torch.compiler.reset()
-    plain = Model()
-    whole = torch.compile(plain, backend="eager", fullgraph=True)
-    torch.testing.assert_close(whole(IDS), plain(IDS))

@@ -361,7 +361,6 @@ def test_in_place_inside_what_is_compiled() -> None:
         torch.testing.assert_close(values_of(compiled(batch)), expected, **NEAR)
         values_of(compiled(batch)).sum().backward()
         assert all(parameter.grad is not None for parameter in made.parameters())
-        # The engine's work for a fused optimizer is outside the graph.
         optimizer = mlet.optim.fused(torch.optim.SGD, made, lr=0.1)
         optimizer.zero_grad()
         values_of(compiled(batch)).sum().backward()

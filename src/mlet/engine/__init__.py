@@ -3,12 +3,13 @@
 from mlet.engine.batch import Lookups, RowGradient, TableStack
 from mlet.engine.choice import BackendName, choose_backend, use_backend
 from mlet.engine.factored_gradient import FactoredGradient, rows_of
-from mlet.engine.function import look_up
+from mlet.engine.function import Asked, look_up, projection_gradient
 from mlet.engine.reference import update_rows
 from mlet.engine.rules import Rule, RuleName, new_state
 from mlet.engine.vectors import distinct_vectors, engine_serves
 
 __all__ = [
+    "Asked",
     "BackendName",
     "FactoredGradient",
     "Lookups",
@@ -21,6 +22,7 @@ __all__ = [
     "engine_serves",
     "look_up",
     "new_state",
+    "projection_gradient",
     "rows_of",
     "update_rows",
     "use_backend",

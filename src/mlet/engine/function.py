@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +10,53 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlet.engine.batch import Lookups, RowGradient, TableStack
+from mlet.engine.backend import Backend
+from mlet.engine.batch import Distinct, Lookups, RowGradient, TableStack
 from mlet.engine.choice import choose_backend
 from mlet.engine.factored_gradient import FactoredGradient
-from mlet.engine.vectors import vectors_of_each
+from mlet.engine.vectors import each_projected, sums_of_each, vectors_of_each
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a batch asks of a stack of tables, found in the forward pass for both."""
+
+    backend: Backend
+    lookups: Lookups
+    distinct: Distinct
+
+    @classmethod
+    def find(
+        cls, table: Tensor, projection: Tensor | None, lookups: Lookups, stack: TableStack
+    ) -> Asked:
+        """Of (Σn × k) and (T × k × d), or (Σn × d) alone.
+
+        Raises:
+            IndexError: an id outside its table.
+        """
+        backend = choose_backend(table)
+        return cls(backend, lookups, backend.find_distinct(table, projection, lookups, stack))
+
+    def vectors(self, table: Tensor, projection: Tensor | None) -> Tensor:
+        """(B, T, d), or of each lookup (V, d), in the dtype of computation."""
+        if self.lookups.each:
+            assert projection is not None
+            return each_projected(table, projection, self.distinct)
+        return self.backend.embed(table, projection, self.lookups, self.distinct)
+
+    def to_keep(self) -> Asked:
+        """For the backward pass: bags are read again there, as positions in memory, so from a copy,
+        which nobody else writes to."""
+        return Asked(self.backend, self.lookups.with_own_offsets(), self.distinct)
+
+    def gradient(self, grad: Tensor) -> RowGradient:
+        """Of the product, from that of `vectors`."""
+        distinct = self.distinct
+        if self.lookups.each:
+            sums = sums_of_each(grad, distinct)
+        else:
+            sums = self.backend.sum_gradients(grad, self.lookups, distinct)
+        return RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
 
 
 class _Lookup(torch.autograd.Function):
@@ -30,33 +74,31 @@ class _Lookup(torch.autograd.Function):
         sink: list[RowGradient] | None,
         factored: bool,
     ) -> Tensor:
-        backend = choose_backend(table)
-        distinct = backend.find_distinct(table, projection, lookups, stack)
-        # Saving them lets autograd notice if they are changed before the backward pass. Bags are
-        # read again there, as positions in memory: from a copy, which nobody else writes to.
+        asked = Asked.find(table, projection, lookups, stack)
+        # Saving them lets autograd notice if they are changed before the backward pass.
         ctx.save_for_backward(table, projection, *lookups.offsets)
-        ctx.backend, ctx.lookups, ctx.distinct = backend, lookups.with_own_offsets(), distinct
+        ctx.asked = asked.to_keep()
         ctx.sparse, ctx.sink, ctx.stack = sparse, sink, stack if factored else None
-        return backend.embed(table, projection, lookups, distinct)
+        return asked.vectors(table, projection)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, projection, *_ = ctx.saved_tensors
-        distinct, backend = ctx.distinct, ctx.backend
-        sums = backend.sum_gradients(grad, ctx.lookups, distinct)
-        gradient = RowGradient(distinct.rows, distinct.starts, sums, distinct.touched)
+        gradient = ctx.asked.gradient(grad)
         if ctx.sink is not None:
             ctx.sink.append(gradient)
             return None, None, None, None, None, None, None
         if ctx.stack is not None:
             factored = FactoredGradient(table, projection, gradient, ctx.stack)
-            return factored, _projection_grad(table, projection, gradient), *(None,) * 5
+            return factored, projection_gradient(table, projection, gradient), *(None,) * 5
         # Rows not asked for are no part of a sparse gradient: some optimizers move every row in it.
         gradient = gradient.compact().sorted()
         rows_grad, projection_grad = gradient.sums, None
         if projection is not None:
-            rows_grad, projection_grad = backend.factor_gradients(table, projection, gradient)
+            rows_grad, projection_grad = ctx.asked.backend.factor_gradients(
+                table, projection, gradient
+            )
             projection_grad = projection_grad.to(projection.dtype)
         rows_grad = rows_grad.to(table.dtype)
         if ctx.sparse:
@@ -72,10 +114,10 @@ class _Lookup(torch.autograd.Function):
         return table_grad, projection_grad, None, None, None, None, None
 
 
-def _projection_grad(
+def projection_gradient(
     table: Tensor, projection: Tensor | None, gradient: RowGradient
 ) -> Tensor | None:
-    """``∂W1 = W2ᵀ G``, table by table."""
+    """``∂W1 = W2ᵀ G`` (T × k × d), table by table; None of ordinary tables."""
     if projection is None:
         return None
     rows = table.index_select(0, gradient.rows).to(gradient.sums.dtype)

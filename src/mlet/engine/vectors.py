@@ -159,6 +159,19 @@ def _scattered(rows_grad: Tensor, table: Tensor, distinct: Distinct, sparse: boo
     )
 
 
+def each_projected(table: Tensor, projection: Tensor, distinct: Distinct) -> Tensor:
+    """The vector of each lookup (V × d), in the dtype of computation: each distinct row (of
+    Σn × k) times its table's projection (T × k × d), once."""
+    rows = table.index_select(0, distinct.rows).to(compute_dtype(table))
+    vectors = _projected(rows, projection.to(rows.dtype), distinct.starts)
+    return vectors.index_select(0, distinct.slots)
+
+
+def sums_of_each(grad: Tensor, distinct: Distinct) -> Tensor:
+    """Gradients of lookups (V × d) summed over each distinct row's (R × d)."""
+    return _sums(grad, distinct, again=False).contiguous()
+
+
 def _one_table(ids: Tensor) -> Lookups:
     return Lookups(ids, (0, len(ids)), len(ids), (None,), (False,))
 

@@ -124,15 +124,9 @@ class FeaturesOfTables:
 
     def _each(self, mine: JaggedBatch) -> Tensor:
         starts = self._table_starts(mine)
-        if engine_serves(mine.values):
+        if engine_serves(mine.values) or not self.tables.is_plain(traced=True):
             vectors: Tensor = self.tables(Lookups.of_each(mine.values, starts))
             return vectors
-        if not self.tables.is_plain(traced=True):
-            # Here, as it loads what compiles models, which takes long.
-            from mlet.nn.outside_the_graph import each_outside
-
-            outside: Tensor = each_outside(self.tables, mine.values, starts)
-            return outside
         parts = []
         for table in range(len(self.features)):
             ids = mine.values[starts[table] : starts[table + 1]].unsqueeze(1)

@@ -22,13 +22,7 @@ def look_up_gathered(
     tables: FieldTables, columns: Tensor, bags: Sequence[_Bags], mean: Sequence[bool]
 ) -> Tensor:
     """Vectors (B, T, d) of T tables, by the engine."""
-    if torch.compiler.is_compiling():
-        # Here, as it loads what compiles models, which takes long.
-        from mlet.nn.outside_the_graph import look_up_outside
-
-        vectors: Tensor = look_up_outside(tables, columns, bags, mean)
-    else:
-        vectors = tables(Lookups.gather(columns, bags, mean))
+    vectors: Tensor = tables(Lookups.gather(columns, bags, mean))
     return vectors
 
 

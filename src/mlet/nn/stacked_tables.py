@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mlet.engine import Lookups, RowGradient, look_up
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
+from mlet.nn.in_the_graph import look_up_in_graph, number
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors, single_layer_
 from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import check_dimensions
@@ -84,6 +85,7 @@ class StackedTables(FieldTables):
                 torch.empty(len(sizes), inner_dim, dim), requires_grad=train_projection
             )
         self.table_bias = nn.Parameter(torch.empty(len(sizes), dim)) if table_bias else None
+        self.number = number(self)
         self.reset_parameters()
 
     def _check_inner_dim(self, inner_dim: int, dim: int) -> None:
@@ -93,6 +95,10 @@ class StackedTables(FieldTables):
     def __getstate__(self) -> dict[str, Any]:
         """A copy is no longer trained by the original's fused optimizer."""
         return {**self.__dict__, "row_gradients": None, "factored_gradient": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has a number of its own."""
+        super().__setstate__({**state, "number": number(self)})  # type: ignore[no-untyped-call]
 
     @property
     def stacked(self) -> nn.Parameter:
@@ -198,9 +204,12 @@ class StackedTables(FieldTables):
     def is_plain(self, traced: bool) -> bool:
         """Of ordinary tables where no gradient is asked for: reading rows is all there is to do.
 
-        A fused optimizer counts on what the engine leaves for it.
+        A fused optimizer counts on what the engine leaves for it, but not of programs that are
+        exported, which it does not train.
         """
         asked = torch.is_grad_enabled() and self.stacked.requires_grad
+        if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+            return True
         if traced:
             return not (asked and (self.row_gradients is not None or self.factored_gradient))
         return self.inner_dim is None and not asked
@@ -221,15 +230,19 @@ class StackedTables(FieldTables):
         """
         if lookups.each and self.table_bias is not None:
             raise ValueError("lookups of each id by itself go with no table_bias")
-        vectors = look_up(
-            self.stacked,
-            None if self.inner_dim is None else self.projection,
-            lookups,
-            self.stack,
-            sparse=stays_sparse(self),
-            sink=self.row_gradients,
-            factored=self.factored_gradient,
-        )
+        projection = None if self.inner_dim is None else self.projection
+        if torch.compiler.is_compiling():
+            vectors = look_up_in_graph(self.number, projection, lookups)
+        else:
+            vectors = look_up(
+                self.stacked,
+                projection,
+                lookups,
+                self.stack,
+                sparse=stays_sparse(self),
+                sink=self.row_gradients,
+                factored=self.factored_gradient,
+            )
         if self.inner_dim is not None:
             vectors = vectors.to(self.projection.dtype)
         elif not self.table_dtype:

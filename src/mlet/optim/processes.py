@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlet.engine import FactoredGradient, RowGradient, rows_of
 from mlet.engine.rounding import compute_dtype
+from mlet.nn.in_the_graph import HookOfRuns
 from mlet.optim.fused_optimizer import Tables, projections_of
 
 #: What a table of a process has: no gradient, one as two factors, or rows as wide as the table.
@@ -140,14 +141,15 @@ def _gather(mine: Tensor, lengths: list[int], group: Any) -> list[Tensor]:
     return [each[:length] for each, length in zip(all_of, lengths, strict=True)]
 
 
-class _BeforeLookup:
+class _BeforeLookup(HookOfRuns):
     """A module's hook. Copies of the module have one that does nothing: they are trained by another
     optimizer, or by none."""
 
     def __init__(self, processes: Processes | None = None) -> None:
         self.processes = processes
 
-    def __call__(self, module: nn.Module, inputs: Any) -> None:
+    def run(self) -> None:
+        """Tell the processes."""
         if self.processes is not None:
             self.processes.before_lookup()
 
