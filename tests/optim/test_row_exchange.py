@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer, SparseAdam
 
 import mlet
 from mlet.engine import FactoredGradient
@@ -26,19 +29,19 @@ SHARES = {2: [[7, 12], [12, 12], [3, 12], [6, 12]], 4: [[1, 5, 5, 12], [3, 6, 9,
 class Plain(nn.Module):
     """Two tables and a layer above."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sparse: bool = False) -> None:
         super().__init__()
-        self.user = nn.Embedding(200, 4)
-        self.items = nn.EmbeddingBag(90, 4, mode="mean")
+        self.user = nn.Embedding(200, 4, sparse=sparse)
+        self.items = nn.EmbeddingBag(90, 4, mode="mean", sparse=sparse)
         self.top = nn.Linear(8, 1)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         return self.top(torch.cat([self.user(users), self.items(items)], dim=1)).squeeze(1)
 
 
-def converted(seed: int) -> nn.Module:
+def converted(seed: int, *, sparse: bool = False) -> nn.Module:
     torch.manual_seed(seed)
-    return mlet.convert(Plain(), inner_dim=12)
+    return mlet.convert(Plain(sparse=sparse), inner_dim=12)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,6 +94,31 @@ def train(kind: Any, model: nn.Module, rank: int, world: int) -> nn.Module:
     return model
 
 
+def train_sparse(model: nn.Module, rank: int, world: int) -> nn.Module:
+    """By torch's own optimizers, of sparse gradients."""
+    rows = [model.user.inner, model.items.inner]
+    others = [p for p in model.parameters() if not any(p is each for each in rows)]
+    optimizers = [SparseAdam(rows, lr=0.05), SGD(others, lr=0.01)]
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    for step in range(3):
+        model.zero_grad()
+        if step == 2:  # accumulated
+            with wrapped.no_sync() if world > 1 else nullcontext():
+                backward(wrapped, 3, rank, world)
+        backward(wrapped, step, rank, world)
+        assert all(row.grad is not None and row.grad.is_sparse for row in rows)
+        for optimizer in optimizers:
+            optimizer.step()
+    return model
+
+
+def check_copies(model: nn.Module) -> None:
+    """A copy is not trained apart in silence."""
+    wrapped = DistributedDataParallel(copy.deepcopy(model))
+    with pytest.raises(RuntimeError, match=r"a copy of one whose rows are exchanged"):
+        wrapped(*batch(0)[:2])
+
+
 def worker(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = distributed.TCPStore("127.0.0.1", port, timeout=PATIENCE)
@@ -103,6 +131,11 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
         model = converted(seed=rank)  # the first process' numbers are to be everybody's
         model = train(kind, model, rank, world)
         torch.save(model.state_dict(), f"{folder}/{name}-{rank}.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is dense
+        model = train_sparse(converted(seed=rank, sparse=True), rank, world)
+    torch.save(model.state_dict(), f"{folder}/sparse-{rank}.pt")
+    check_copies(model)
     store.set(f"rank {rank} is done", "")
     store.wait([f"rank {other} is done" for other in range(world)])
     os._exit(0)  # as in tests/nn/test_torch_citizens.py
@@ -114,9 +147,12 @@ def test_processes_equal_one_with_the_joined_batch(world: int, tmp_path: Path) -
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     arguments = (world, store.port, str(tmp_path))
     torch.multiprocessing.spawn(worker, args=arguments, nprocs=world)
-    for kind in KINDS:
-        single = converted(seed=0)
-        single = train(KINDS[kind], single, 0, 1)
+    for kind in [*KINDS, "sparse"]:
+        single = converted(seed=0, sparse=kind == "sparse")
+        if kind == "sparse":
+            train_sparse(single, 0, 1)
+        else:
+            single = train(KINDS[kind], single, 0, 1)
         states = [torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(world)]
         for name, value in single.state_dict().items():
             for other in states[1:]:  # the same bits everywhere

@@ -55,9 +55,9 @@ class HookOfRuns:
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Before a forward pass that is not compiled."""
         if not torch.compiler.is_compiling():
-            self.run()
+            self.run(module)
 
-    def run(self) -> None:
+    def run(self, module: Any) -> None:
         """Before any forward pass."""
         raise NotImplementedError
 
@@ -109,7 +109,7 @@ def _look_up(
     with torch.enable_grad():
         for hook in tables._forward_pre_hooks.values():
             if isinstance(hook, HookOfRuns):
-                hook.run()
+                hook.run(tables)
     # A copy of the ids, as the graph may put something else in their memory.
     given = iter(offsets)
     bags = tuple(next(given) if pools else None for pools in pooled)

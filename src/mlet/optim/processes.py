@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mlet.engine import FactoredGradient, RowGradient, rows_of
 from mlet.engine.rounding import compute_dtype
 from mlet.nn.in_the_graph import HookOfRuns
+from mlet.nn.sparse_gradients import is_left_out
 from mlet.optim.fused_optimizer import Tables, projections_of
 
 #: What a table of a process has: no gradient, one as two factors, or rows as wide as the table.
@@ -27,11 +28,12 @@ class Processes:
     It is told to ignore the tables. At the first forward pass under it, the tables of its first
     process are handed to the others; at the end of every backward pass that it would average
     gradients in (not under ``no_sync``), each process sends the rows that it looked up and their
-    sums, d wide, and takes the mean of all. Every process adds up in the same order.
+    sums, d wide, and takes the mean of all. Every process adds up in the same order. Of a table
+    that no fused optimizer trains these are the rows of its sparse gradient, as wide as it.
 
     Args:
         model: what will be wrapped.
-        tables: whose gradients are held as two factors.
+        tables: whose gradients are held as two factors, or sparse.
 
     Raises:
         ValueError: the model is wrapped already, and its tables were not left out.
@@ -69,6 +71,9 @@ class Processes:
         if wrapper is None or (self._wrapper is not None and self._wrapper() is wrapper):
             return
         if not _ignores(wrapper, {id(table.stacked) for table in self._tables}):
+            if not any(table.factored_gradient for table in self._tables):
+                self._averages = False  # the wrapper does, of gradients that are dense
+                return
             raise RuntimeError(
                 "DistributedDataParallel exchanges whole tables here: wrap the very module that "
                 "mlet.optim.fused was given, after it was given"
@@ -148,10 +153,26 @@ class _BeforeLookup(HookOfRuns):
     def __init__(self, processes: Processes | None = None) -> None:
         self.processes = processes
 
-    def run(self) -> None:
-        """Tell the processes."""
+    def run(self, module: Any) -> None:
+        """Tell the processes.
+
+        Raises:
+            RuntimeError: nobody would average this copy's gradients.
+        """
+        wrapper = DistributedDataParallel._active_ddp_module
         if self.processes is not None:
             self.processes.before_lookup()
+        elif (
+            wrapper is not None
+            and torch.is_grad_enabled()
+            and not _is_watched(module)
+            and is_left_out(module.stacked, wrapper)
+        ):
+            raise RuntimeError(
+                "DistributedDataParallel leaves out the tables of this model, a copy of one whose "
+                "rows are exchanged: make an optimizer of the copy with mlet.optim.fused before it "
+                "is wrapped"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _BeforeLookup:
         return _BeforeLookup()
@@ -222,6 +243,15 @@ class _Share:
         projection: Tensor | None = None
         if self.table.inner_dim is not None and means.shape[1] != parameter.shape[1]:
             projection = projections_of(self.table)
+        if not self.table.factored_gradient:
+            parameter.grad = torch.sparse_coo_tensor(
+                rows.unsqueeze(0),
+                means.to(parameter.dtype),
+                parameter.shape,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+            return
         gradient = RowGradient(rows, starts, means)
         parameter.grad = FactoredGradient(parameter, projection, gradient, stack)
 

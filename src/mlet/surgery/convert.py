@@ -16,7 +16,9 @@ from mlet.nn import Embedding, EmbeddingBag
 from mlet.nn.factored import factored_modules
 from mlet.nn.init import INITIALISATIONS, InitName
 from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inner_dims
+from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
+from mlet.optim.processes import Processes
 from mlet.surgery.collections import collections_of
 from mlet.surgery.modules import become, check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
@@ -83,7 +85,8 @@ def convert(
             refused, or all are converted ``"together"`` and train the same two factors.
 
     Returns:
-        The model; or, if it was itself a table, the layer that replaces it.
+        The model; or, if it was itself a table, the layer that replaces it. Under
+        `DistributedDataParallel`, ``sparse`` tables exchange the rows of their gradients.
 
     Raises:
         ConversionError: there is nothing to convert, a pattern matches no table, a weight is
@@ -132,6 +135,11 @@ def convert(
         become(collection, joined)
     for old, new in replaced:
         model = replace(model, old, new)
+    sparse = [part for part in model.modules() if isinstance(part, TwoLayerTable | StackedTables)]
+    sparse = [table for table in sparse if table.sparse and table.stacked.requires_grad]
+    if sparse:
+        # `DistributedDataParallel` exchanges rows of torch's own classes alone.
+        Processes(model, sparse)
     return model
 
 
