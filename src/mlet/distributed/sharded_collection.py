@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch import distributed as dist
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.fused import EmptyFusedOptimizer
 from torchrec.optim.keyed import CombinedOptimizer
@@ -56,6 +57,7 @@ class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # t
         self._narrow_configs = list(module.embedding_bag_configs())
         super().__init__(_wide(module), params, env, **others)
         self._take_projections()
+        self._take_means(device)
         self._take_values(module)
 
     def create_embedding_bag_sharding(self, sharding_infos: Any, *others: Any, **more: Any) -> Any:
@@ -83,6 +85,22 @@ class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # t
     def local_shards(self, table: str) -> list[Any]:
         """TorchRec's shards of a table's rows on this process: tensors and where they belong."""
         return list(self._model_parallel_name_to_local_shards[table])
+
+    def input_dist(self, ctx: Any, features: Any) -> Any:
+        """TorchRec's, dividing by a bag's length where means are summed in parts, and only there:
+        its own would divide by it all features of a collection that has such a table."""
+        found = super().input_dist(ctx, features)
+        if self._has_mean_pooling_callback:
+            ctx.divisor = torch.where(self._averaged, ctx.divisor, 1.0)
+        return found
+
+    def _take_means(self, device: torch.device) -> None:
+        self._pooling_type_to_rs_features[PoolingType.SUM.value] = []
+        averaged = [one for sharding in self._embedding_shardings for one in sharding.averaged()]
+        columns = zip(averaged, self._embedding_dims, strict=True)
+        self._averaged = torch.tensor(
+            [one for one, width in columns for _ in range(width)], device=device
+        )
 
     def _take_projections(self) -> None:
         """Name rows and projections as the unsharded collection does."""

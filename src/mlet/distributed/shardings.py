@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,6 +11,7 @@ from torchrec.distributed.sharding.rw_sharding import RwPooledEmbeddingSharding
 from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
 from torchrec.distributed.sharding.twrw_sharding import TwRwPooledEmbeddingSharding
 from torchrec.distributed.types import ShardingType
+from torchrec.modules.embedding_configs import PoolingType
 
 from mlet.distributed.projected_lookup import ProjectedLookup
 from mlet.distributed.projections import Projections
@@ -35,7 +36,7 @@ class _Narrow:
         self._all_tables = [info.embedding_config.name for info in sharding_infos]
         super().__init__(sharding_infos, *others, **more)
 
-    def _narrow(self, configs: Sequence[Any]) -> list[int]:
+    def _narrow(self, configs: Iterable[Any]) -> list[int]:
         """What the vectors of each feature are wide outside."""
         return [
             self._projections.widths[table.name]
@@ -45,8 +46,26 @@ class _Narrow:
         ]
 
     def _own_configs(self) -> Sequence[Any]:
+        """Of the tables of which this process has something."""
         own: Sequence[Any] = vars(self)["_grouped_embedding_configs"]
         return own
+
+    def _all_configs(self) -> Iterable[Any]:
+        """Of all tables, in the order of the output."""
+        return self._own_configs()
+
+    def embedding_dims(self) -> list[int]:
+        """d of every feature."""
+        return self._narrow(self._all_configs())
+
+    def averaged(self) -> list[bool]:
+        """Of every feature, whether parts of its bags are summed here and divided at the end."""
+        return [
+            self.kind is not None and table.pooling == PoolingType.MEAN
+            for config in self._all_configs()
+            for table in config.embedding_tables
+            for _ in range(table.num_features())
+        ]
 
     def create_lookup(
         self,
@@ -77,19 +96,14 @@ class TableWise(_Narrow, TwPooledEmbeddingSharding):  # type: ignore[misc]
     def _emb_dim_per_rank_per_feature(self) -> list[list[int]]:
         return [self._narrow(configs) for configs in self._grouped_embedding_configs_per_rank]
 
-    def embedding_dims(self) -> list[int]:
-        """d of every feature."""
-        return list(chain(*self._emb_dim_per_rank_per_feature()))
+    def _all_configs(self) -> Iterable[Any]:
+        return chain(*self._grouped_embedding_configs_per_rank)
 
 
 class RowWise(_Narrow, RwPooledEmbeddingSharding):  # type: ignore[misc]
     """Rows of every table on every process; a reduce-scatter of their parts of a bag, d wide."""
 
     kind = ShardingType.ROW_WISE
-
-    def embedding_dims(self) -> list[int]:
-        """d of every feature."""
-        return self._narrow(self._own_configs())
 
 
 class TableRowWise(_Narrow, TwRwPooledEmbeddingSharding):  # type: ignore[misc]
@@ -108,9 +122,8 @@ class TableRowWise(_Narrow, TwRwPooledEmbeddingSharding):  # type: ignore[misc]
     def _emb_dim_per_node_per_feature(self) -> list[list[int]]:
         return [self._narrow(configs) for configs in self._grouped_embedding_configs_per_node]
 
-    def embedding_dims(self) -> list[int]:
-        """d of every feature."""
-        return list(chain(*self._emb_dim_per_node_per_feature()))
+    def _all_configs(self) -> Iterable[Any]:
+        return chain(*self._grouped_embedding_configs_per_node)
 
 
 #: By TorchRec's name.
