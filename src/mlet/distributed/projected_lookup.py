@@ -66,7 +66,7 @@ class _Segments:
     def __init__(self, features: Sequence[_Piece], rows: Sequence[Sequence[int]]) -> None:
         """``rows`` of each feature from each rank."""
         ranks = list(zip(*rows, strict=True))
-        self.pieces = [piece for _ in ranks for piece in features]
+        self.pieces: Sequence[_Piece] = [piece for _ in ranks for piece in features]
         self.rows = list(chain(*ranks))
 
     def split(self, tensor: Tensor, *, inside: bool) -> list[Tensor]:
@@ -113,7 +113,9 @@ class ProjectedLookup(GroupedPooledEmbeddingsLookup):  # type: ignore[misc]
         layout: _Layout = _Columns(self._pieces)
         if sparse_features.variable_stride_per_key():
             layout = _Segments(self._features, sparse_features.stride_per_key_per_rank())
-        narrow: Tensor = _Projected.apply(wide, layout, self._projections, self._tables)
+        narrow: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
+            wide, layout, self._projections, self._tables
+        )
         return narrow
 
 

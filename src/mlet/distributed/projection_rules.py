@@ -1,4 +1,4 @@
-"""How a projection moves, given that its table's rows are trained by FBGEMM in the backward pass."""
+"""How a projection moves, whose table's rows are trained by FBGEMM in the backward pass."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _optimizer(key: str, projection: nn.Parameter, fused: Mapping[str, Any]) -> 
     for option, served in _UNSERVED.items():
         if fused.get(option, served) != served:
             raise ConversionError(
-                f"table {table!r}: {option}={fused[option]} concerns the rows that a batch touches, "
+                f"table {table!r}: {option}={fused[option]} concerns rows that a batch touches, "
                 f"and nothing is the same for a projection; leave it out"
             )
     rule, lr = fused.get("optimizer", _DEFAULT_RULE), float(fused.get("learning_rate", _DEFAULT_LR))

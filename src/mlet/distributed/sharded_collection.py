@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch import distributed as dist
+from torch import nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -24,7 +24,7 @@ from mlet.nn.init import INITIALISATIONS
 from mlet.nn.torchrec_collections import TwoLayerEmbeddingBagCollection
 
 #: What FBGEMM's kernels take for the width of a row: multiples of this.
-_WIDTH_STEP = 4
+WIDTH_STEP = 4
 
 
 class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # type: ignore[misc]
@@ -54,6 +54,7 @@ class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # t
         made = _projections(module, device, group)
         widths = {config.name: config.embedding_dim for config in module.embedding_bag_configs()}
         self._projections = Projections(made, widths, group)
+        self.given = dict(others)
         self._narrow_configs = list(module.embedding_bag_configs())
         super().__init__(_wide(module), params, env, **others)
         self._take_projections()
@@ -76,6 +77,12 @@ class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # t
     def embedding_bag_configs(self) -> list[Any]:
         """TorchRec's, of the tables as they are served: d wide."""
         return list(self._narrow_configs)
+
+    @property
+    def module_fqn(self) -> str | None:
+        """Its name in the model, as the plan has it."""
+        name: str | None = self.given.get("module_fqn")
+        return name
 
     @property
     def projections(self) -> dict[str, nn.Parameter]:
@@ -109,7 +116,8 @@ class ShardedTwoLayerEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # t
             rows = held._parameters.pop(WEIGHT)
             held.register_parameter(INNER, rows)
             held.register_parameter(PROJECTION, projection)
-        optimizers = [optimizer for _, optimizer in self._optim.optimizers]
+        combined: Any = vars(self)["_optim"]
+        optimizers = [optimizer for _, optimizer in combined.optimizers]
         for optimizer in optimizers:
             optimizer.params = {self._own_name(k): value for k, value in optimizer.params.items()}
         rules = list(self._projections.rules.values())
@@ -209,8 +217,8 @@ def _check(module: TwoLayerEmbeddingBagCollection, params: Mapping[str, Any]) ->
             )
         elif source.dtype != torch.float32:
             reason = f"FBGEMM's kernels train float32 tables, not {source.dtype}"
-        elif width % _WIDTH_STEP:
-            reason = f"its rows are {width} wide and FBGEMM takes multiples of {_WIDTH_STEP}"
+        elif width % WIDTH_STEP:
+            reason = f"its rows are {width} wide and FBGEMM takes multiples of {WIDTH_STEP}"
         elif not source.requires_grad:
             reason = "it is frozen, and FBGEMM would train it; freeze it by a step size of 0"
         if reason is not None:
@@ -230,7 +238,8 @@ def _wide(module: TwoLayerEmbeddingBagCollection) -> EmbeddingBagCollection:
     for name, (_, source) in shapes.items():
         for attribute in ("_optimizer_classes", "_optimizer_kwargs"):
             if hasattr(source, attribute):
-                setattr(made.embedding_bags[name].weight, attribute, getattr(source, attribute))
+                weight: Any = made.embedding_bags[name].weight
+                setattr(weight, attribute, getattr(source, attribute))
     return made
 
 
@@ -265,5 +274,3 @@ def _projections(
         made[name] = nn.Parameter(first)
         made[name]._in_backward_optimizers = [EmptyFusedOptimizer()]  # type: ignore[attr-defined]
     return made
-
-

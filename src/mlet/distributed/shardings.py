@@ -34,7 +34,7 @@ class _Narrow:
     def __init__(self, projections: Projections, sharding_infos: Any, *others: Any, **more: Any):
         self._projections = projections
         self._all_tables = [info.embedding_config.name for info in sharding_infos]
-        super().__init__(sharding_infos, *others, **more)
+        super().__init__(sharding_infos, *others, **more)  # type: ignore[call-arg]
 
     def _narrow(self, configs: Iterable[Any]) -> list[int]:
         """What the vectors of each feature are wide outside."""

@@ -22,6 +22,7 @@ from mlet.nn.factored import (
 )
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.nn.two_layer_collection import TwoLayerCollection
+from mlet.surgery.collections import is_sharded
 from mlet.surgery.modules import become, check_plain, check_replaceable, replace
 from mlet.surgery.ties import share_weights
 
@@ -50,6 +51,8 @@ def collapse(model: nn.Module) -> nn.Module:
         model: as returned by `mlet.convert`, or built with `mlet.Embedding`,
             `mlet.EmbeddingBag` or `mlet.nn.FieldEmbedding`; DistributedDataParallel and
             ``torch.compile`` wrappers are taken off, since both refer to the old parameters.
+            In TorchRec's ``DistributedModelParallel``, which stays, each process multiplies the
+            rows of its own shards, and all must call this.
 
     Returns:
         The model without wrappers; or the plain layer, if it was itself a two-layer table.
@@ -59,6 +62,15 @@ def collapse(model: nn.Module) -> nn.Module:
     """
     model = unwrap(model)
     tables = factored_modules(model)
+    if is_sharded(model):
+        if tables:
+            raise ConversionError(
+                f"{', '.join(map(repr, tables))}: two-layer and not sharded, in a model with "
+                f"collections that are: collapse its state (mlet.collapse_state_dict)"
+            )
+        from mlet.distributed.collapse import collapse_sharded
+
+        return collapse_sharded(model)
     if not tables:
         raise ConversionError(
             f"nothing to collapse in {type(model).__name__}: it has no two-layer table"

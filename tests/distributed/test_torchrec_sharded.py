@@ -1,0 +1,147 @@
+"""Sharded two-layer collections: real processes, with the unsharded model on the joined batch as
+the oracle."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed import checkpoint
+
+import mlet
+from mlet.errors import ConversionError
+
+pytest.importorskip("torchrec", reason="make test installs the extra 'clients'")
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from sharded_worker import (
+    NEAR,
+    TIMEOUT,
+    built,
+    config,
+    configs,
+    processes,
+    resumes,
+    run,
+    sharded,
+    trains_like_one,
+    two,
+    two_layer_sharder,
+)
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+
+def launch(task: Callable[[Path], None], size: int, folder: Path, seconds: int = 120) -> list[int]:
+    """Exit codes of that many processes, none of which is left behind."""
+    context = multiprocessing.get_context("spawn")
+    started: list[Any] = [
+        context.Process(target=run, args=(task, rank, size, folder)) for rank in range(size)
+    ]
+    deadline = time.monotonic() + seconds
+    try:
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(max(0.0, deadline - time.monotonic()))
+        return [process.exitcode for process in started]
+    finally:
+        for process in started:
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+
+def errors(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob("error*.txt")))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four processes left, which trained like one."""
+    folder = tmp_path_factory.mktemp("four")
+    codes = launch(trains_like_one, 4, folder)
+    assert codes == [0] * 4, errors(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_collapsed_state_is_the_plain_models(four: Path) -> None:
+    """Saved by four processes, loaded by one that has TorchRec's own unsharded collection."""
+    plain = nn.ModuleDict({"sparse": EmbeddingBagCollection(tables=configs())})
+    state = plain.state_dict()
+    checkpoint.load({"model": state}, checkpoint_id=four / "collapsed")
+    plain.load_state_dict(state, strict=True)
+    expected = mlet.collapse_state_dict(torch.load(four / "reference.pt"))
+    assert set(state) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(plain.state_dict()[name], value, **NEAR)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_four_saved(four: Path, tmp_path: Path) -> None:
+    with processes(0, 1, tmp_path / "store"):
+        resumes(four)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_it_and_one_is_killed(four: Path) -> None:
+    codes = launch(two, 2, four)
+    assert codes == [0, -9], errors(four)
+    seconds, said = (four / "ended.txt").read_text().split("\n", 1)
+    assert float(seconds) < TIMEOUT + 5
+    assert said
+    tables = {"u": (40, 16), "v": (31, 16), "w": (30, 16)}
+    state = {f"sparse.embedding_bags.{n}.inner": torch.empty(s) for n, s in tables.items()}
+    checkpoint.load({"model": state}, checkpoint_id=four / "last")
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def refused(model: nn.Module, kinds: dict[str, str], rule: Any = None, **more: Any) -> None:
+    sharder = two_layer_sharder(rule or EmbOptimType.EXACT_SGD)
+    sharder.fused_params.update(more)
+    sharded(model, sharder, kinds)
+
+
+def one_table(dim: int = 4, inner_dim: int = 8) -> Any:
+    plain = EmbeddingBagCollection(tables=[config("t", 9, dim, "a")])
+    return mlet.convert(nn.ModuleDict({"sparse": plain}), inner_dim)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    kinds = {"t": "table_wise"}
+    with processes(0, 1, tmp_path / "store"):
+        with pytest.raises(ConversionError, match="'t'.* 10 wide and FBGEMM takes multiples of 4"):
+            refused(one_table(inner_dim=10), kinds)
+        with pytest.raises(ConversionError, match="EmbOptimType.ADAM has no rule"):
+            refused(one_table(), kinds, EmbOptimType.ADAM)
+        with pytest.raises(ConversionError, match="weight_decay=0.1 concerns rows"):
+            refused(one_table(), kinds, weight_decay=0.1)
+        with pytest.raises(ConversionError, match="'t'.*: it is frozen"):
+            refused(one_table().requires_grad_(False), kinds)
+        with pytest.raises(ConversionError, match=r"'t'.*float32 tables, not torch.float64"):
+            refused(one_table().double(), kinds)
+        with pytest.raises(RuntimeError, match="No available sharding type"):
+            refused(one_table(), {"t": "data_parallel"})
+        narrow = sharded(one_table(dim=3), two_layer_sharder(), kinds)
+        with pytest.raises(ConversionError, match="'t' of .* is 3 wide when it is collapsed"):
+            mlet.collapse(narrow)
+        with pytest.raises(ConversionError, match=r"'.*sparse' has been sharded by a plan"):
+            mlet.convert(narrow, 8)
+        with pytest.raises(ConversionError, match="are not resharded while they train"):
+            narrow.module["sparse"].update_shards({}, None, None)
+
+
+def test_a_planner_counts_rows_k_wide() -> None:
+    found = two_layer_sharder().shardable_parameters(built()["sparse"])
+    assert {name: tuple(one.shape) for name, one in found.items()} == {
+        "u": (40, 16),
+        "v": (31, 16),
+        "w": (30, 24),
+        "x": (34, 16),
+    }
+    assert all(one.is_meta for one in found.values())
