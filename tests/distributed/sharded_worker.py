@@ -126,10 +126,7 @@ def batches(sizes: list[int], seed: int, *, weighted: bool = False) -> tuple[Any
     ends = lengths.flatten().cumsum(0).view_as(lengths)
     starts = ends - lengths
     own = torch.cat(
-        [
-            torch.arange(int(s[rows][0]), int(e[rows][-1]))
-            for s, e in zip(starts, ends, strict=True)
-        ]
+        [torch.arange(int(s[rows][0]), int(e[rows][-1])) for s, e in zip(starts, ends, strict=True)]
     )
     part = KeyedJaggedTensor.from_lengths_sync(
         KEYS,
@@ -300,7 +297,11 @@ def counts() -> Iterator[Counter[str]]:
     def counted(name: str, place: int) -> Any:
         def call(*args: Any, **named: Any) -> Any:
             given = [*args, named.get("input"), named.get("input_tensor")]
-            sent = given[place] if len(args) > place else next(g for g in given[len(args) :] if g is not None)
+            sent = (
+                given[place]
+                if len(args) > place
+                else next(g for g in given[len(args) :] if g is not None)
+            )
             if sent.is_floating_point():
                 found[name] += sent.numel() * sent.element_size()
             return before[name](*args, **named)

@@ -78,6 +78,6 @@ def _optimizer(key: str, projection: nn.Parameter, fused: Mapping[str, Any]) -> 
     if rule in (EmbOptimType.EXACT_ADAGRAD, EmbOptimType.EXACT_ROWWISE_ADAGRAD):
         return Adagrad([projection], lr=lr, eps=float(fused.get("eps", _DEFAULT_EPS)))
     raise ConversionError(
-        f"table {table!r}: {rule} has no rule for a projection; those that have are EXACT_SGD, "
-        f"EXACT_ADAGRAD and EXACT_ROWWISE_ADAGRAD"
+        f"table {table!r}: {rule.name} has no rule for a projection; those that have are "
+        f"EXACT_SGD, EXACT_ADAGRAD and EXACT_ROWWISE_ADAGRAD"
     )

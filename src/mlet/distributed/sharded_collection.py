@@ -233,13 +233,15 @@ def _wide(module: TwoLayerEmbeddingBagCollection) -> EmbeddingBagCollection:
         for config in module.embedding_bag_configs()
     ]
     made = EmbeddingBagCollection(
-        tables=configs, is_weighted=module.is_weighted(), device=torch.device("meta")
+        tables=configs,
+        is_weighted=EmbeddingBagCollection.is_weighted(module),
+        device=torch.device("meta"),
     )
+    bags: Any = made.embedding_bags
     for name, (_, source) in shapes.items():
         for attribute in ("_optimizer_classes", "_optimizer_kwargs"):
             if hasattr(source, attribute):
-                weight: Any = made.embedding_bags[name].weight
-                setattr(weight, attribute, getattr(source, attribute))
+                setattr(bags[name].weight, attribute, getattr(source, attribute))
     return made
 
 

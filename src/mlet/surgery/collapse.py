@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -97,16 +99,42 @@ def collapse(model: nn.Module) -> nn.Module:
     return model
 
 
-def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+@overload
+def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]: ...
+@overload
+def collapse_state_dict(state: str | PathLike[str], out: str | PathLike[str]) -> None: ...
+
+
+def collapse_state_dict(
+    state: Mapping[str, Any] | str | PathLike[str], out: str | PathLike[str] | None = None
+) -> dict[str, Any] | None:
     """A plain model's ``state_dict`` from that of a converted one, without building either.
 
     Pairs ``x.inner`` (n × k) and ``x.projection`` (k × d) become ``x.weight`` (n × d), and an
     ``x.table_bias`` (d) is added to its rows; all else stays. A prefix of DistributedDataParallel
     or ``torch.compile`` that all names share is taken off.
 
+    Args:
+        state: a ``state_dict``; or a folder that `torch.distributed.checkpoint` has written, with
+            the model's state in it under any name. Of a folder, a shard at a time is in memory, and
+            what an optimizer kept of the factors is left out.
+        out: the folder to write, given one; new, or empty.
+
+    Returns:
+        The plain ``state_dict``; of a folder nothing.
+
     Raises:
-        ConversionError: there is no such pair, or the shapes of one do not fit together.
+        ConversionError: there is no such pair, or the shapes of one do not fit together; there is
+            no checkpoint in the folder, or something in ``out``.
     """
+    if not isinstance(state, Mapping):
+        if out is None:
+            raise ConversionError(f"{state}: of a checkpoint's folder, name one to be written: out")
+        from mlet.surgery.checkpoint_folder import collapse_folder
+
+        return collapse_folder(Path(state), Path(out))
+    if out is not None:
+        raise ConversionError("out is for a checkpoint's folder; a state_dict is returned")
     state = _without_wrappers(state)
     pairs = factor_pairs(state)
     if not pairs:
