@@ -24,8 +24,8 @@ from torchrec.distributed import DistributedModelParallel, comm_ops
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 import mlet
@@ -108,6 +108,9 @@ def sharded(model: nn.Module, sharder: Any, kinds: dict[str, str] | None = None)
     return DistributedModelParallel(
         model, device=torch.device("cpu"), plan=plan, sharders=[sharder]
     )
+
+
+UVW = {"u": "table_wise", "v": "row_wise", "w": "row_wise"}
 
 
 def two_layer_sharder(rule: Any = EmbOptimType.EXACT_ADAGRAD, lr: float = 0.1) -> Any:
@@ -271,7 +274,7 @@ def counts_bytes() -> None:
                 loss_of(found, 0.5).backward()
             counted.append(sizes)
         ours, theirs = counted
-        vectors = [sum(c[o] for o in sent if o != "ids") for c in counted]
+        vectors = [sum(one[name] for name in sent) for one in counted]
         assert 0 < vectors[0] * k == vectors[1] * d, (kind, ours, theirs)
         # And, whatever the batch, once every projection.
         assert ours["all_reduce"] - theirs["all_reduce"] == 3 * k * d * 4
@@ -296,12 +299,7 @@ def counts() -> Iterator[Counter[str]]:
 
     def counted(name: str, place: int) -> Any:
         def call(*args: Any, **named: Any) -> Any:
-            given = [*args, named.get("input"), named.get("input_tensor")]
-            sent = (
-                given[place]
-                if len(args) > place
-                else next(g for g in given[len(args) :] if g is not None)
-            )
+            sent = args[place] if len(args) > place else named["input"]
             if sent.is_floating_point():
                 found[name] += sent.numel() * sent.element_size()
             return before[name](*args, **named)
@@ -347,13 +345,66 @@ def two(folder: Path) -> None:
         model: Any = mlet.convert(nn.ModuleDict({"sparse": plain}), 16)
         reference = copy.deepcopy(model)
         optimizer = reference_optimizer(EmbOptimType.EXACT_ADAGRAD, reference, 0.1)
-        kinds = {"u": "table_wise", "v": "row_wise", "w": "row_wise"}
-        model = sharded(model, two_layer_sharder(), kinds)
+        model = sharded(model, two_layer_sharder(), dict(UVW))
         for seed in range(3):
             check_like(model, reference, optimizer, [2 + seed, 5], seed, weighted=weighted)
         check_factors(model, reference)
+    has_batches_of_its_own(reference, optimizer)
     comm_ops.set_use_sync_collectives(False)
+    stays_whole()
     ends(model, folder)
+
+
+def has_batches_of_its_own(reference: Any, optimizer: Any) -> None:
+    """Features with batches of different sizes, whose rows are handed out again (VBE)."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    made = torch.Generator().manual_seed(5)
+    each = []
+    for process in range(size):
+        rows = [2 + process, 3, 1 + process]
+        inverse = torch.stack([torch.randint(0, n, (6,), generator=made) for n in rows])
+        lengths = torch.randint(0, 4, (sum(rows),), generator=made)
+        count = int(lengths.sum())
+        each.append(
+            KeyedJaggedTensor(
+                keys=KEYS,
+                values=torch.randint(0, 30, (count,), generator=made),
+                weights=torch.rand(count, generator=made),
+                lengths=lengths,
+                stride_per_key_per_rank=[[n] for n in rows],
+                inverse_indices=(KEYS, inverse),
+            )
+        )
+    optimizer.zero_grad()
+    expected = [outputs(reference, batch) for batch in each]
+    # A sharded collection keeps what it has found out of its first batch: this is another one.
+    fresh = sharded(copy.deepcopy(reference), two_layer_sharder(EmbOptimType.EXACT_SGD), dict(UVW))
+    found = outputs(fresh, each[rank])
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[rank][name], **NEAR)
+    loss_of(found, 0.5).backward()
+    torch.stack([loss_of(one, 0.5) for one in expected]).mean().backward()
+    reference_optimizer(EmbOptimType.EXACT_SGD, reference, 0.1).step()
+    check_factors(fresh, reference)
+
+
+def stays_whole() -> None:
+    """A collection that pools nothing is no sharder's: it is whole everywhere, as dense layers."""
+    torch.manual_seed(0)
+    tables = [
+        EmbeddingConfig(name="t", num_embeddings=30, embedding_dim=4, feature_names=["a", "b"])
+    ]
+    model: Any = mlet.convert(nn.Sequential(EmbeddingCollection(tables=tables)), 8)
+    reference: Any = copy.deepcopy(model)
+    whole = DistributedModelParallel(
+        model, device=torch.device("cpu"), sharders=[two_layer_sharder()]
+    )
+    size = dist.get_world_size()
+    joined, (part, _) = batches([4] * size, 1)
+    (whole(part)["a"].values() ** 2).sum().backward()
+    (reference(joined)["a"].values() ** 2).sum().backward()
+    (ours,), (theirs,) = (m[0].tables.stacks() for m in (whole.module, reference))
+    torch.testing.assert_close(ours.projection.grad * size, theirs.projection.grad, **NEAR)
 
 
 def ends(model: Any, folder: Path) -> None:

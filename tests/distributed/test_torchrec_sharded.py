@@ -102,7 +102,7 @@ def test_a_checkpoint_folder_is_collapsed(four: Path, tmp_path: Path) -> None:
         mlet.collapse_state_dict(four / "checkpoint", tmp_path / "plain")
     with pytest.raises(ConversionError, match="nothing to collapse"):
         mlet.collapse_state_dict(tmp_path / "plain", tmp_path / "again")
-    with pytest.raises(ConversionError, match="no checkpoint of torch.distributed.checkpoint"):
+    with pytest.raises(ConversionError, match=r"no checkpoint of torch.distributed.checkpoint"):
         mlet.collapse_state_dict(tmp_path, tmp_path / "again")
     with pytest.raises(ConversionError, match="name one to be written"):
         mlet.collapse_state_dict(tmp_path)  # type: ignore[call-overload]
@@ -154,20 +154,20 @@ def one_table(dim: int = 4, inner_dim: int = 8) -> Any:
 def test_refusals(tmp_path: Path) -> None:
     kinds = {"t": "table_wise"}
     with processes(0, 1, tmp_path / "store"):
-        with pytest.raises(ConversionError, match="'t'.* 10 wide and FBGEMM takes multiples of 4"):
+        with pytest.raises(ConversionError, match=r"'t'.* 10 wide and FBGEMM takes multiples of 4"):
             refused(one_table(inner_dim=10), kinds)
         with pytest.raises(ConversionError, match="ADAM has no rule"):
             refused(one_table(), kinds, EmbOptimType.ADAM)
-        with pytest.raises(ConversionError, match="weight_decay=0.1 concerns rows"):
+        with pytest.raises(ConversionError, match=r"weight_decay=0.1 concerns rows"):
             refused(one_table(), kinds, weight_decay=0.1)
-        with pytest.raises(ConversionError, match="'t'.*: it is frozen"):
+        with pytest.raises(ConversionError, match=r"'t'.*: it is frozen"):
             refused(one_table().requires_grad_(False), kinds)
         with pytest.raises(ConversionError, match=r"'t'.*float32 tables, not torch.float64"):
             refused(one_table().double(), kinds)
         with pytest.raises(RuntimeError, match="No available sharding type"):
             refused(one_table(), {"t": "data_parallel"})
         narrow = sharded(one_table(dim=3), two_layer_sharder(), kinds)
-        with pytest.raises(ConversionError, match="'t' of .* is 3 wide when it is collapsed"):
+        with pytest.raises(ConversionError, match=r"'t' of .* is 3 wide when it is collapsed"):
             mlet.collapse(narrow)
         with pytest.raises(ConversionError, match=r"'.*sparse' has been sharded by a plan"):
             mlet.convert(narrow, 8)

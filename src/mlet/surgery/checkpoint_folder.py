@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from mlet.errors import ConversionError
 from mlet.nn.factored import INNER, PROJECTION, WEIGHT, collapse_table
@@ -51,8 +52,8 @@ def collapse_folder(folder: Path, out: Path) -> None:
     reader = _Reader(folder)
     tables = _pairs(reader.metadata.state_dict_metadata, folder)
     planner = _Collapse(reader, tables)
-    writer = dcp.FileSystemWriter(out, thread_count=1)
-    dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
+    writer = FileSystemWriter(out, thread_count=1)
+    save({}, storage_writer=writer, planner=planner, no_dist=True)
 
 
 def _pairs(entries: Mapping[str, Any], folder: Path) -> list[str]:
@@ -77,7 +78,7 @@ class _Reader:
     """A saved checkpoint, of which parts are read."""
 
     def __init__(self, folder: Path) -> None:
-        self._reader = dcp.FileSystemReader(folder)
+        self._reader = FileSystemReader(folder)
         try:
             self.metadata: Metadata = self._reader.read_metadata()
         except (OSError, EOFError) as error:

@@ -132,7 +132,8 @@ def collapse_state_dict(
             raise ConversionError(f"{state}: of a checkpoint's folder, name one to be written: out")
         from mlet.surgery.checkpoint_folder import collapse_folder
 
-        return collapse_folder(Path(state), Path(out))
+        collapse_folder(Path(state), Path(out))
+        return None
     if out is not None:
         raise ConversionError("out is for a checkpoint's folder; a state_dict is returned")
     state = _without_wrappers(state)
