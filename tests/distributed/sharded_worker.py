@@ -110,7 +110,8 @@ def sharded(model: nn.Module, sharder: Any, kinds: dict[str, str] | None = None)
     )
 
 
-UVW = {"u": "table_wise", "v": "row_wise", "w": "row_wise"}
+#: A table that is not converted among them.
+MIXED = {"u": "table_wise", "v": "row_wise", "w": "row_wise", "y": "row_wise"}
 
 
 def two_layer_sharder(rule: Any = EmbOptimType.EXACT_ADAGRAD, lr: float = 0.1) -> Any:
@@ -179,6 +180,13 @@ def check_factors(model: Any, reference: Any) -> None:
         for shard in collection.local_shards(name):
             (first, _), (count, _) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
             torch.testing.assert_close(shard.tensor, factors.inner[first : first + count], **NEAR)
+    for name, layer in reference["sparse"].tables.named_children():
+        if isinstance(layer, nn.EmbeddingBag):
+            for shard in collection.local_shards(name):
+                first, count = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
+                torch.testing.assert_close(
+                    shard.tensor, layer.weight[first : first + count].detach(), **NEAR
+                )
 
 
 def reference_optimizer(rule: Any, model: Any, lr: float) -> Any:
@@ -341,11 +349,13 @@ def two(folder: Path) -> None:
     for weighted in (False, True):
         torch.manual_seed(0)
         tables = [config("u", 40, 4, "a", "b"), config("v", 31, 4, "b"), config("w", 30, 3, "c")]
+        tables.append(config("y", 33, 8, "a"))
         plain = EmbeddingBagCollection(tables=tables, is_weighted=weighted)
-        model: Any = mlet.convert(nn.ModuleDict({"sparse": plain}), 16)
+        model: Any = mlet.convert(nn.ModuleDict({"sparse": plain}), 16, exclude="*.y")
+        assert type(plain.embedding_bags.get_submodule("y")) is nn.EmbeddingBag
         reference = copy.deepcopy(model)
         optimizer = reference_optimizer(EmbOptimType.EXACT_ADAGRAD, reference, 0.1)
-        model = sharded(model, two_layer_sharder(), dict(UVW))
+        model = sharded(model, two_layer_sharder(), MIXED)
         for seed in range(3):
             check_like(model, reference, optimizer, [2 + seed, 5], seed, weighted=weighted)
         check_factors(model, reference)
@@ -378,7 +388,7 @@ def has_batches_of_its_own(reference: Any, optimizer: Any) -> None:
     optimizer.zero_grad()
     expected = [outputs(reference, batch) for batch in each]
     # A sharded collection keeps what it has found out of its first batch: this is another one.
-    fresh = sharded(copy.deepcopy(reference), two_layer_sharder(EmbOptimType.EXACT_SGD), dict(UVW))
+    fresh = sharded(copy.deepcopy(reference), two_layer_sharder(EmbOptimType.EXACT_SGD), MIXED)
     found = outputs(fresh, each[rank])
     for name, value in found.items():
         torch.testing.assert_close(value, expected[rank][name], **NEAR)
