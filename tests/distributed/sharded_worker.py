@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 import mlet
 from mlet.distributed import TwoLayerEmbeddingBagCollectionSharder
+from mlet.errors import ConversionError
 from mlet.optim import RowWiseAdagrad
 
 KEYS = ["a", "b", "c"]
@@ -272,7 +274,7 @@ def counts_bytes() -> None:
             torch.manual_seed(0)
             tables = [config(n, 40, d if two_layers else k, f) for n, f in ("sa", "tb", "uc")]
             model: Any = nn.ModuleDict({"sparse": EmbeddingBagCollection(tables=tables)})
-            sharder: Any = _AlsoRowWise({"learning_rate": 0.1})
+            sharder: Any = AlsoRowWise({"learning_rate": 0.1})
             if two_layers:
                 model, sharder = mlet.convert(model, k), two_layer_sharder()
             model = sharded(model, sharder, dict.fromkeys("stu", kind))
@@ -288,7 +290,7 @@ def counts_bytes() -> None:
         assert ours["all_reduce"] - theirs["all_reduce"] == 3 * k * d * 4
 
 
-class _AlsoRowWise(EmbeddingBagCollectionSharder):
+class AlsoRowWise(EmbeddingBagCollectionSharder):
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return ["table_wise", "row_wise"]
 
@@ -362,6 +364,7 @@ def two(folder: Path) -> None:
     has_batches_of_its_own(reference, optimizer)
     comm_ops.set_use_sync_collectives(False)
     stays_whole()
+    differ()
     ends(model, folder)
 
 
@@ -396,6 +399,15 @@ def has_batches_of_its_own(reference: Any, optimizer: Any) -> None:
     torch.stack([loss_of(one, 0.5) for one in expected]).mean().backward()
     reference_optimizer(EmbOptimType.EXACT_SGD, reference, 0.1).step()
     check_factors(fresh, reference)
+
+
+def differ() -> None:
+    """Processes whose models are not the same: said by all, not trained to nonsense."""
+    torch.manual_seed(dist.get_rank())
+    plain = EmbeddingBagCollection(tables=[config("u", 40, 4, "a")])
+    model = mlet.convert(nn.ModuleDict({"sparse": plain}), 16)
+    with pytest.raises(ConversionError, match="'u': the processes hold different projections"):
+        sharded(model, two_layer_sharder(), {"u": "row_wise"})
 
 
 def stays_whole() -> None:

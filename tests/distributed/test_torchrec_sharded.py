@@ -4,6 +4,8 @@ the oracle."""
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from sharded_worker import (
     NEAR,
     TIMEOUT,
+    AlsoRowWise,
     built,
     config,
     configs,
@@ -33,7 +36,15 @@ from sharded_worker import (
     two,
     two_layer_sharder,
 )
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import (
+    EmbeddingPerfEstimator,
+    EmbeddingStorageEstimator,
+)
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from mlet.distributed import TwoLayerPerfEstimator
 
 
 def launch(task: Callable[[Path], None], size: int, folder: Path, seconds: int = 120) -> list[int]:
@@ -184,3 +195,42 @@ def test_a_planner_counts_rows_k_wide() -> None:
         "x": (34, 16),
     }
     assert all(one.is_meta for one in found.values())
+
+
+def test_a_planner_estimates_rows_k_wide_and_exchange_d_wide() -> None:
+    """Of TorchRec's own collections of either width it has what each is right for."""
+    topology = Topology(4, "cpu", local_world_size=2)
+
+    def shards(model: Any, sharder: Any, estimator: Any) -> dict[tuple[str, int], Any]:
+        enumerator = EmbeddingEnumerator(
+            topology, 64, estimator=[estimator(topology), EmbeddingStorageEstimator(topology)]
+        )
+        options = enumerator.enumerate(nn.ModuleDict({"sparse": model}), [sharder])
+        return {
+            (option.sharding_type, place): shard
+            for option in options
+            for place, shard in enumerate(option.shards)
+            if option.sharding_type in ("table_wise", "row_wise")
+        }
+
+    def plain(dim: int) -> dict[tuple[str, int], Any]:
+        model = EmbeddingBagCollection(tables=[config("t", 4000, dim, "a", "b")])
+        return shards(model, AlsoRowWise(), EmbeddingPerfEstimator)
+
+    inside, outside = plain(32), plain(4)
+    model = mlet.convert(EmbeddingBagCollection(tables=[config("t", 4000, 4, "a", "b")]), 32)
+    found = shards(model, two_layer_sharder(EmbOptimType.EXACT_SGD), TwoLayerPerfEstimator)
+    assert len(found) == 5
+    assert set(found) == set(inside) == set(outside)
+    for key, shard in found.items():
+        assert shard.size == inside[key].size
+        assert shard.storage == inside[key].storage
+        assert shard.perf.fwd_compute == inside[key].perf.fwd_compute
+        assert shard.perf.bwd_compute == inside[key].perf.bwd_compute
+        assert 0 < shard.perf.fwd_comms == outside[key].perf.fwd_comms < inside[key].perf.fwd_comms
+        assert shard.perf.bwd_comms == outside[key].perf.bwd_comms
+
+
+def test_torchrec_is_imported_where_it_is_asked_for() -> None:
+    code = "import sys, mlet, mlet.surgery, mlet.nn; assert 'torchrec' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
