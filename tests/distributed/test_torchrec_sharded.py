@@ -21,21 +21,18 @@ from mlet.errors import ConversionError
 
 pytest.importorskip("torchrec", reason="make test installs the extra 'clients'")
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from sharded_worker import (
+from sharded_models import (
     NEAR,
     TIMEOUT,
-    AlsoRowWise,
     built,
     config,
     configs,
     processes,
-    resumes,
     run,
     sharded,
-    trains_like_one,
-    two,
     two_layer_sharder,
 )
+from sharded_worker import AlsoRowWise, resumes, trains_like_one, two
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.shard_estimators import (
@@ -47,7 +44,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from mlet.distributed import TwoLayerPerfEstimator
 
 
-def launch(task: Callable[[Path], None], size: int, folder: Path, seconds: int = 120) -> list[int]:
+def launch(task: Callable[[Path], None], size: int, folder: Path, seconds: int = 240) -> list[int]:
     """Exit codes of that many processes, none of which is left behind."""
     context = multiprocessing.get_context("spawn")
     started: list[Any] = [
