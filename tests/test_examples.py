@@ -26,7 +26,12 @@ CLIENTS = {
     "deepctr_torch_deepfm.py": "deepctr_torch",
     "fuxictr_deepfm.py": "fuxictr",
     "torchrec_dlrm.py": "torchrec",
+    "torchrec_sharded.py": "torchrec",
     "huggingface_bert.py": "transformers",
+}
+#: What an example is started with, other than by itself.
+LAUNCHED = {
+    "torchrec_sharded.py": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"),
 }
 
 
@@ -41,7 +46,7 @@ def test_example(name: str, tmp_path: Path) -> None:
         pytest.skip(f"{CLIENTS[name]} is not installed: make test installs the extra 'clients'")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", EXAMPLES / name],
+        [sys.executable, "-W", "ignore", *LAUNCHED.get(name, ()), EXAMPLES / name],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr

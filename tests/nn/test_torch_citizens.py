@@ -6,8 +6,8 @@ import copy
 import io
 import os
 import pickle
+import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -208,9 +208,13 @@ def worker(rank: int, port: int, folder: str, kind: str) -> None:
     if kind != "fsdp2":
         sparse = kind == "ddp, sparse"
         wrapped = DistributedDataParallel(model(converted=True, sparse=sparse))
-        expected = pytest.warns(UserWarning, match=r"optim\.fused") if sparse else nullcontext()
-        with expected:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing sparse is dense
             train_step(wrapped, mine)
+        if sparse:
+            built = DistributedDataParallel(mlet.Embedding(10, 4, inner_dim=8, sparse=True))
+            with pytest.warns(UserWarning, match=r"optim\.fused"):
+                train_step(built, mine)
         collapsed = mlet.collapse(wrapped)
         assert not isinstance(collapsed, DistributedDataParallel)
         state = collapsed.state_dict()

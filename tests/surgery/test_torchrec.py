@@ -312,8 +312,6 @@ def changed(change: str) -> EmbeddingBagCollection:
         made.extra = nn.Linear(1, 1)
     elif change == "half":
         made.embedding_bags["t"].half()
-    elif change == "meta":
-        made.to_empty(device="meta")
     elif change == "subclass":
         made.__class__ = type("Own", (EmbeddingBagCollection,), {})
     elif change == "tables":
@@ -322,7 +320,7 @@ def changed(change: str) -> EmbeddingBagCollection:
 
 
 @pytest.mark.parametrize(
-    "change", ["forward", "a part", "half", "meta", "subclass", "tables", "weighted means"]
+    "change", ["forward", "a part", "half", "subclass", "tables", "weighted means"]
 )
 def test_collections_of_which_nothing_is_together(change: str) -> None:
     model = nn.ModuleDict({"c": changed(change)})
@@ -330,6 +328,20 @@ def test_collections_of_which_nothing_is_together(change: str) -> None:
     mlet.convert(model, 9)
     assert model["c"] is before
     assert [type(layer) for layer in before.embedding_bags.values()] == [mlet.EmbeddingBag]
+
+
+def test_before_there_are_values() -> None:
+    """A collection on the meta device is converted as it will be, whole."""
+    configs = [bags("t", 9, 4, "a"), bags("s", 8, 4, "b")]
+    with torch.device("meta"):
+        made: Any = mlet.convert(EmbeddingBagCollection(tables=configs), 9)
+    assert all(parameter.is_meta for parameter in made.parameters())
+    assert [stack.stack.names for stack in made.tables.stacks()] == [("t", "s")]
+    made.to_empty(device="cpu").reset_parameters()
+    plain = EmbeddingBagCollection(tables=configs)
+    plain.load_state_dict(mlet.collapse_state_dict(made.state_dict()), strict=True)
+    batch = batch_of(["a", "b"], 3, 1)
+    torch.testing.assert_close(made(batch).values(), plain(batch).values(), **NEAR)
 
 
 def test_no_rows_and_wrong_features() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from mlet.nn.factored import (
 )
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.nn.two_layer_collection import TwoLayerCollection
+from mlet.surgery.collections import is_sharded
 from mlet.surgery.modules import become, check_plain, check_replaceable, replace
 from mlet.surgery.ties import share_weights
 
@@ -50,6 +53,8 @@ def collapse(model: nn.Module) -> nn.Module:
         model: as returned by `mlet.convert`, or built with `mlet.Embedding`,
             `mlet.EmbeddingBag` or `mlet.nn.FieldEmbedding`; DistributedDataParallel and
             ``torch.compile`` wrappers are taken off, since both refer to the old parameters.
+            In TorchRec's ``DistributedModelParallel``, which stays, each process multiplies the
+            rows of its own shards, and all must call this.
 
     Returns:
         The model without wrappers; or the plain layer, if it was itself a two-layer table.
@@ -59,6 +64,15 @@ def collapse(model: nn.Module) -> nn.Module:
     """
     model = unwrap(model)
     tables = factored_modules(model)
+    if is_sharded(model):
+        if tables:
+            raise ConversionError(
+                f"{', '.join(map(repr, tables))}: two-layer and not sharded, in a model with "
+                f"collections that are: collapse its state (mlet.collapse_state_dict)"
+            )
+        from mlet.distributed.collapse import collapse_sharded
+
+        return collapse_sharded(model)
     if not tables:
         raise ConversionError(
             f"nothing to collapse in {type(model).__name__}: it has no two-layer table"
@@ -85,16 +99,43 @@ def collapse(model: nn.Module) -> nn.Module:
     return model
 
 
-def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+@overload
+def collapse_state_dict(state: Mapping[str, Any]) -> dict[str, Any]: ...
+@overload
+def collapse_state_dict(state: str | PathLike[str], out: str | PathLike[str]) -> None: ...
+
+
+def collapse_state_dict(
+    state: Mapping[str, Any] | str | PathLike[str], out: str | PathLike[str] | None = None
+) -> dict[str, Any] | None:
     """A plain model's ``state_dict`` from that of a converted one, without building either.
 
     Pairs ``x.inner`` (n × k) and ``x.projection`` (k × d) become ``x.weight`` (n × d), and an
     ``x.table_bias`` (d) is added to its rows; all else stays. A prefix of DistributedDataParallel
     or ``torch.compile`` that all names share is taken off.
 
+    Args:
+        state: a ``state_dict``; or a folder that `torch.distributed.checkpoint` has written, with
+            the model's state in it under any name. Of a folder, a shard at a time is in memory, and
+            what an optimizer kept of the factors is left out.
+        out: the folder to write, given one; new, or empty.
+
+    Returns:
+        The plain ``state_dict``; of a folder nothing.
+
     Raises:
-        ConversionError: there is no such pair, or the shapes of one do not fit together.
+        ConversionError: there is no such pair, or the shapes of one do not fit together; there is
+            no checkpoint in the folder, or something in ``out``.
     """
+    if not isinstance(state, Mapping):
+        if out is None:
+            raise ConversionError(f"{state}: of a checkpoint's folder, name one to be written: out")
+        from mlet.surgery.checkpoint_folder import collapse_folder
+
+        collapse_folder(Path(state), Path(out))
+        return None
+    if out is not None:
+        raise ConversionError("out is for a checkpoint's folder; a state_dict is returned")
     state = _without_wrappers(state)
     pairs = factor_pairs(state)
     if not pairs:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlet.errors import ConversionError
 from mlet.nn.factored import WEIGHT
 from mlet.nn.init import InitName
 from mlet.nn.stacked_tables import StackedTables
@@ -20,6 +21,8 @@ from mlet.surgery.ties import tied_to
 
 #: Where TorchRec has its collections: they are in no model of a process that has not imported it.
 _TORCHREC = "torchrec.modules.embedding_modules"
+#: And what shards them, ours.
+_SHARDED = "mlet.distributed.sharded_collection"
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,29 @@ def collections_of(model: nn.Module, tables: Mapping[str, nn.Module]) -> list[Co
     return found
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether there are sharded two-layer collections in a model."""
+    if _SHARDED not in sys.modules:
+        return False
+    from mlet.distributed.sharded_collection import ShardedTwoLayerEmbeddingBagCollection
+
+    return any(isinstance(m, ShardedTwoLayerEmbeddingBagCollection) for m in model.modules())
+
+
+def check_unsharded(model: nn.Module) -> None:
+    """Raises ConversionError: TorchRec has sharded a part of the model."""
+    if "torchrec.distributed.types" not in sys.modules:
+        return
+    from torchrec.distributed.types import ShardedModule
+
+    for name, module in model.named_modules():
+        if isinstance(module, ShardedModule):
+            raise ConversionError(
+                f"{name!r} has been sharded by a plan for tables as wide as they were: convert the "
+                f"model first, on the meta device if need be, then plan and shard it"
+            )
+
+
 def _configs(collection: Any) -> Any:
     pooled = hasattr(collection, "embedding_bag_configs")
     return collection.embedding_bag_configs() if pooled else collection.embedding_configs()
@@ -142,7 +168,7 @@ def _may_be_stacked(model: nn.Module, table: nn.Module) -> bool:
         return False
     if options.scale_grad_by_freq:
         return False
-    dense = type(weight) is nn.Parameter and weight.layout == torch.strided and not weight.is_meta
+    dense = type(weight) is nn.Parameter and weight.layout == torch.strided
     if not dense or weight.dtype not in (torch.float32, torch.float64):
         return False
     return len(list(_holders(model, table))) == 1 and not tied_to(model, table)

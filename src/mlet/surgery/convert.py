@@ -19,7 +19,7 @@ from mlet.nn.inner_dim import DEFAULT_INNER_DIM, WIDENING, TableSize, choose_inn
 from mlet.nn.stacked_tables import StackedTables
 from mlet.nn.two_layer import TwoLayerTable
 from mlet.optim.processes import Processes
-from mlet.surgery.collections import collections_of
+from mlet.surgery.collections import check_unsharded, collections_of
 from mlet.surgery.modules import become, check_plain, check_replaceable, find, replace
 from mlet.surgery.subclasses import under_subclass
 from mlet.surgery.ties import check_ties, share_factors
@@ -95,6 +95,7 @@ def convert(
             model is inside a wrapper that would go on with the old one.
         UserWarning: (warning) an inner dimension is not above its embedding dimension.
     """
+    check_unsharded(model)
     if any(isinstance(part, nn.parallel.DistributedDataParallel) for part in model.modules()):
         raise ConversionError(
             "a model inside DistributedDataParallel cannot be converted, which would go on "
