@@ -154,13 +154,15 @@ def factor_pairs(state: Mapping[str, Any]) -> dict[str, Factors]:
 
 
 @torch.no_grad()
-def collapse_table(inner: Tensor, projection: Tensor, bias: Tensor | None = None) -> Tensor:
+def collapse_table(
+    inner: Tensor, projection: Tensor, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype, with a bias (d)
-    added to every row if there is one.
+    added to every row if there is one; written to ``out``, or to a new one.
 
     It is accumulated in float64 and rounded once, a block of rows at a time.
     """
-    table = projection.new_empty(inner.shape[0], projection.shape[1])
+    table = projection.new_empty(inner.shape[0], projection.shape[1]) if out is None else out
     wide = projection.double()
     for start in range(0, inner.shape[0], _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)

@@ -20,6 +20,9 @@ from mlet.nn.stacked_tables import StackedTables
 #: Share of a field's categories that stand for those never seen, and how many they are at least.
 _SHARE, _AT_LEAST = 0.1, 10
 
+#: Rows that are copied at once.
+_BLOCK_ROWS = 65_536
+
 
 class UnknownRows:
     """Row 0 of a model's tables, where no training row has id 0.
@@ -48,7 +51,15 @@ class UnknownRows:
         so that the mean is that of the product."""
         for table, name, ids in self._rows:
             rows = table.rows_of(name)
-            rows[0] = rows[ids.to(rows.device)].float().mean(dim=0).to(rows.dtype)
+            rows[0] = _mean(rows, ids.to(rows.device)).to(rows.dtype)
+
+
+def _mean(rows: Tensor, ids: Tensor) -> Tensor:
+    """Of some rows, in float32, a block of them at a time."""
+    blocks = ids.split(_BLOCK_ROWS)
+    if len(blocks) == 1:
+        return rows[ids].float().mean(dim=0)
+    return sum((rows[block].float().sum(dim=0) for block in blocks), rows.new_zeros(())) / len(ids)
 
 
 def least_seen(counts: npt.NDArray[np.int64]) -> Tensor:
