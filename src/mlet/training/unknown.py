@@ -15,13 +15,11 @@ from torch import Tensor
 
 from mlet.data import PreparedDataset
 from mlet.models import CTRModel
+from mlet.nn.factored import block_rows
 from mlet.nn.stacked_tables import StackedTables
 
 #: Share of a field's categories that stand for those never seen, and how many they are at least.
 _SHARE, _AT_LEAST = 0.1, 10
-
-#: Rows that are copied at once.
-_BLOCK_ROWS = 65_536
 
 
 class UnknownRows:
@@ -56,7 +54,7 @@ class UnknownRows:
 
 def _mean(rows: Tensor, ids: Tensor) -> Tensor:
     """Of some rows, in float32, a block of them at a time."""
-    blocks = ids.split(_BLOCK_ROWS)
+    blocks = ids.split(block_rows(rows.shape[1]))
     if len(blocks) == 1:
         return rows[ids].float().mean(dim=0)
     return sum((rows[block].float().sum(dim=0) for block in blocks), rows.new_zeros(())) / len(ids)
