@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mlet.table_files import TableFiles
 from mlet.training import RunConfig, RunDirectory, resume, train
 from mlet.training.evaluate import evaluate
 from mlet.training.load import load_for_evaluation
+from mlet.training.observer import SilentObserver
 
 ROWS, TAGS, WIDTH = 3_000, 140_000, 256
 
@@ -152,3 +154,123 @@ def test_tables_of_four_times_the_memory_train_to_the_same_numbers(
         assert evaluate(*load_for_evaluation(other, None))[0].scores == json.loads(found)
         shutil.rmtree(run)
         shutil.rmtree(other)
+
+
+class Interrupted(SilentObserver):
+    """Presses Ctrl-C in the sixth step."""
+
+    def step(self, loss: float, rows: int) -> None:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 6:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [
+        ("adam", {"table_dtype": "bfloat16", "table_bias": True}),
+        ("rowwise_adagrad", {"init": "co_occurrence"}),
+        ("sgd", {"inner_dim": None, "table_bias": True}),
+    ],
+)
+def test_a_run_goes_on_wherever_its_tables_were(
+    small_data: Path, tmp_path: Path, optimizer: str, more: dict[str, Any]
+) -> None:
+    """Begun in memory, gone on with in a file, and the other way round."""
+    for first in ("memory", "file"):
+        values = settings(small_data, first, **{"name": "deepfm", "dim": 4, "inner_dim": 8, **more})
+        del values["model"]["bottom_mlp"], values["model"]["top_mlp"]
+        values["optimizer"] = {"tables": {"name": optimizer}}
+        run = tmp_path / first
+        with pytest.raises(KeyboardInterrupt):
+            train(RunConfig.parse(values, "test"), run, Interrupted())
+        second = {"memory": "file", "file": "memory"}[first]
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace(f"in: {first}", f"in: {second}"))
+        resume(run)
+        assert RunDirectory(run).config().training.tables_in == second
+    assert numbers(tmp_path / "memory") == numbers(tmp_path / "file")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("memory", "file")]
+    assert files[0] == files[1]
+
+
+def test_a_file_of_tables_has_no_name_and_has_its_room(tmp_path: Path) -> None:
+    files = TableFiles(tmp_path / "not" / "there" / "yet")
+    before = os.statvfs(tmp_path).f_bfree
+    table = files.zeros((1_000, 5_000), torch.float32)
+    assert list(tmp_path.iterdir()) == []
+    assert (before - os.statvfs(tmp_path).f_bfree) * os.statvfs(tmp_path).f_frsize > 10_000_000
+    assert not table.any()
+    table[7] = 3.0
+    assert table.sum() == 15_000.0
+    shared = [line for line in Path("/proc/self/maps").read_text().splitlines() if "deleted" in line]
+    assert any(line.split()[1] == "rw-s" and str(tmp_path) in line for line in shared)
+    assert files.zeros((0, 4), torch.bfloat16).shape == (0, 4)
+    with pytest.raises(WriteError, match=r"no file for a table of [\d,]+ bytes .*make room there"):
+        files.zeros((1 << 40, 1 << 10), torch.float32)
+
+
+def test_a_killed_run_leaves_nothing_and_goes_on(
+    mlet_command: Path, small_data: Path, tmp_path: Path
+) -> None:
+    values = settings(small_data, "file", dim=4, inner_dim=8)
+    values["training"].update(batch_size=8, checkpoint_every=3)
+    config = RunConfig.parse(values, "test")
+    train(config, tmp_path / "whole")
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [mlet_command, "train", "--config", "c.yaml", "--out", run], cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not RunDirectory(run).finished
+    assert {path.name for path in tmp_path.iterdir()} == {"c.yaml", "run", "whole"}
+    resume(run)
+    assert numbers(run) == numbers(tmp_path / "whole")
+    left = {path.relative_to(run) for path in run.rglob("*")}
+    assert left == {p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"model": {"compression": {"name": "low_rank", "rank": 2}}}, "not for model.compression"),
+        ({"grow": {"run": "old"}}, "not for grow"),
+        ({"training": {"device": "meta"}}, "tables in a file are trained on the CPU"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    small_data: Path, tmp_path: Path, changed: dict[str, dict[str, Any]], reason: str
+) -> None:
+    values = settings(small_data, "file")
+    for name, more in changed.items():
+        values[name] = {**values.get(name, {}), **more}
+    with pytest.raises(ConfigError, match=reason):
+        train(RunConfig.parse(values, "test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_tensors_are_what_the_library_writes(tmp_path: Path) -> None:
+    tensors = {
+        "b": torch.randn(3, 5), "a": torch.randn(70, 70_000), "ä\"\n": torch.randn(2, 2).double(),
+        "codes": torch.arange(7, dtype=torch.uint8), "empty": torch.empty(0, 4),
+        "half": torch.randn(3).half(), "bf": torch.randn(3, 1).bfloat16(), "z": torch.tensor(5),
+        "bool": torch.tensor([True, False]),
+    }  # fmt: skip
+    texts = {"mlet": '{"a": "ä"}'}
+    write_tensors(tensors, tmp_path / "mine", texts)
+    save_file(tensors, tmp_path / "theirs", metadata=texts)
+    assert (tmp_path / "mine").read_bytes() == (tmp_path / "theirs").read_bytes()
+    found, metadata = read_tensors(tmp_path / "mine")
+    assert metadata == texts
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
