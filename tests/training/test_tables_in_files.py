@@ -203,7 +203,9 @@ def test_a_file_of_tables_has_no_name_and_has_its_room(tmp_path: Path) -> None:
     assert not table.any()
     table[7] = 3.0
     assert table.sum() == 15_000.0
-    shared = [line for line in Path("/proc/self/maps").read_text().splitlines() if "deleted" in line]
+    shared = [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if "deleted" in line
+    ]
     assert any(line.split()[1] == "rw-s" and str(tmp_path) in line for line in shared)
     assert files.zeros((0, 4), torch.bfloat16).shape == (0, 4)
     with pytest.raises(WriteError, match=r"no file for a table of [\d,]+ bytes .*make room there"):
