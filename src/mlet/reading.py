@@ -104,6 +104,7 @@ def _sharing(path: Path) -> Iterator[None]:
         yield
         return
     before = serialization.get_default_mmap_options()
+    assert before is not None
     serialization.set_default_mmap_options(mmap.MAP_SHARED)
     try:
         yield

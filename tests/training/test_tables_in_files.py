@@ -35,7 +35,7 @@ from mlet.training.evaluate import evaluate
 from mlet.training.load import load_for_evaluation
 from mlet.training.observer import SilentObserver
 
-ROWS, TAGS, WIDTH = 3_000, 140_000, 256
+ROWS, TAGS, WIDTH = 3_000, 140_000, 224
 
 LIMITED = """
 import gc, json, resource, sys
@@ -47,13 +47,15 @@ from mlet.training.collapse import collapse_run
 from mlet.training.evaluate import evaluate
 from mlet.training.load import load_for_evaluation
 
-def all_of_it(config, out, collapsed):
+def all_of_it(config, out):
     train(config, out)
-    gc.collect()  # by and by a process has to give back what it had; commands are one each
-    resume(out, epochs=2)
-    gc.collect()
-    done = collapse_run(out, collapsed)
-    assert done.largest_difference < 1e-6, done
+    gc.collect()  # of commands that are processes of their own, nothing would be left
+    if config.model.inner_dim is not None:
+        resume(out, epochs=2)
+        gc.collect()
+        done = collapse_run(out, out / "again.safetensors")
+        assert done.largest_difference < 1e-6, done
+        gc.collect()
     return evaluate(*load_for_evaluation(out, None))[0].scores
 
 folder, allowed, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
@@ -63,8 +65,8 @@ configs = {
 }
 for name in names:  # libraries are loaded, kernels compiled
     small = json.loads(configs[name].model_dump_json())
-    small["model"].update(dim=4, inner_dim=8)
-    all_of_it(RunConfig.parse(small, name), folder / f"warm-{name}", folder / f"w-{name}.safetensors")
+    small["model"].update(dim=4, inner_dim=small["model"]["inner_dim"] and 8)
+    all_of_it(RunConfig.parse(small, name), folder / f"warm-{name}")
 used = next(
     int(line.split()[1]) * 1024
     for line in Path("/proc/self/status").read_text().splitlines()
@@ -72,16 +74,13 @@ used = next(
 )
 resource.setrlimit(resource.RLIMIT_DATA, (used + allowed,) * 2)
 try:
-    train(
-        configs[names[0]].model_copy(
-            update={"training": configs[names[0]].training.model_copy(update={"tables_in": "memory"})}
-        ),
-        folder / "memory",
-    )
+    tree = json.loads(configs[names[0]].model_dump_json())
+    tree["training"]["tables_in"] = "memory"
+    train(RunConfig.parse(tree, "memory"), folder / "none")
 except RunError as error:
     print(error)
 for name in names:
-    print(json.dumps(all_of_it(configs[name], folder / f"run-{name}", folder / f"{name}.safetensors")))
+    print(json.dumps(all_of_it(configs[name], folder / f"run-{name}")))
 """
 
 
@@ -91,7 +90,7 @@ def settings(data: Path, tables_in: str, **model: object) -> dict[str, Any]:
         "model": {"name": "dlrm", "bottom_mlp": [8], "top_mlp": [8], **model},
         "training": {
             "epochs": 1, "batch_size": 256, "threads": 1, "patience": None, "tables_in": tables_in,
-            "validate_every": 1_000, "checkpoint_every": 5, "keep_state": True,
+            "validate_every": 1_000, "keep_state": True,
         },
     }  # fmt: skip
 
@@ -112,7 +111,8 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     rows.write_csv(folder / "rows.csv")
     schema = {
-        "label": "click", "dense": ["price"], "categorical": ["user"], "multi_valued": {"tags": "|"},
+        "label": "click", "dense": ["price"], "categorical": ["user"],
+        "multi_valued": {"tags": "|"},
     }  # fmt: skip
     source = TableSource([folder / "rows.csv"], TableSchema.parse(schema, "schema"))
     split = SplitRule(by="order", valid=0.1, test=0.05)
@@ -145,12 +145,14 @@ def test_tables_of_four_times_the_memory_train_to_the_same_numbers(
     for (name, model), found in zip(models.items(), scores, strict=True):
         config = RunConfig.parse(settings(tagged, "memory", **model), name)
         train(config, tmp_path / "memory")
-        resume(tmp_path / "memory", epochs=2)
+        if name == "two":
+            resume(tmp_path / "memory", epochs=2)
         run, other = tmp_path / f"run-{name}", tmp_path / "memory"
         assert numbers(run) == numbers(other)
         model_files = [(path / "model.safetensors").read_bytes() for path in (run, other)]
         assert model_files[0] == model_files[1]
-        assert (tmp_path / f"{name}.safetensors").read_bytes() == model_files[0]
+        if name == "two":
+            assert (run / "again.safetensors").read_bytes() == model_files[0]
         assert evaluate(*load_for_evaluation(other, None))[0].scores == json.loads(found)
         shutil.rmtree(run)
         shutil.rmtree(other)
@@ -203,10 +205,9 @@ def test_a_file_of_tables_has_no_name_and_has_its_room(tmp_path: Path) -> None:
     assert not table.any()
     table[7] = 3.0
     assert table.sum() == 15_000.0
-    shared = [
-        line for line in Path("/proc/self/maps").read_text().splitlines() if "deleted" in line
-    ]
-    assert any(line.split()[1] == "rw-s" and str(tmp_path) in line for line in shared)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mine = [line.split() for line in maps if str(tmp_path) in line]
+    assert [(words[1], words[-1]) for words in mine] == [("rw-s", "(deleted)")]
     assert files.zeros((0, 4), torch.bfloat16).shape == (0, 4)
     with pytest.raises(WriteError, match=r"no file for a table of [\d,]+ bytes .*make room there"):
         files.zeros((1 << 40, 1 << 10), torch.float32)
