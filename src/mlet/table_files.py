@@ -50,6 +50,9 @@ class TableFiles:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 _reserve(file, size)
                 memory = mmap.mmap(file.fileno(), size)
+                if hasattr(mmap, "MADV_RANDOM"):
+                    # Rows lie anywhere: what is read ahead with each would drive others out.
+                    memory.madvise(mmap.MADV_RANDOM)
         except OSError as error:
             raise WriteError(
                 f"{self.folder}: no file for a table of {size:,} bytes ({error.strerror}); make "
