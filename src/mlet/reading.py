@@ -8,12 +8,14 @@ command has a way of its own to fail.
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import pickle
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +68,48 @@ def reading(
         raise error(f"{path}: damaged; {remedy}") from None
 
 
-def load_torch(path: Path) -> Any:
+def load_torch(path: Path, *, mapped: bool = False) -> Any:
     """What ``torch.save`` wrote: tensors and plain values, never code. To be called in `reading`.
 
     torch itself does not compare the checksums that its files carry.
+
+    Args:
+        path: the file.
+        mapped: leave tensors in the file, from where they come into memory as they are read. They
+            must not be written to.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is another")
+    mapped = mapped and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _sharing(path) if mapped else nullcontext():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         # torch advises to run the code that is in the file.
         raise ValueError(
             "no file of torch's, or one with more than tensors and plain values"
         ) from None
+
+
+@contextmanager
+def _sharing(path: Path) -> Iterator[None]:
+    """Let torch map a file as what it is, not as a copy to be written to: of that the system would
+    have to have room for all. It does so with files only that may be written to."""
+    from torch import serialization
+
+    if not hasattr(serialization, "set_default_mmap_options") or not os.access(path, os.W_OK):
+        yield
+        return
+    before = serialization.get_default_mmap_options()
+    assert before is not None
+    serialization.set_default_mmap_options(mmap.MAP_SHARED)
+    try:
+        yield
+    finally:
+        serialization.set_default_mmap_options(before)
 
 
 def first_line(problem: BaseException) -> str:

@@ -26,6 +26,7 @@ from mlet.data.loader import Batch, BatchLoader
 from mlet.data.prepare import Report
 from mlet.errors import DataError, WriteError
 from mlet.reading import load_torch, reading
+from mlet.table_files import current_files, new_table
 
 _BATCH_ROWS = 8_192
 #: Eigenvalues of a Gram matrix below this share of the largest count as zero.
@@ -44,7 +45,7 @@ def kept_co_occurrence_vectors(
     if file.exists():
         try:
             with reading(file, DataError, "remove it"):
-                kept = load_torch(file)
+                kept = load_torch(file, mapped=current_files() is not None)
                 if kept["data"] == mark:
                     return {
                         field.name: kept["vectors"][field.owner] for field in data.schema.fields
@@ -52,8 +53,8 @@ def kept_co_occurrence_vectors(
         except DataError:
             pass
     vectors = co_occurrence_vectors(data, width, report=report)
-    # Each is a view of all fields', and those that share a vocabulary have the same.
-    own = {field.owner: vectors[field.owner].clone() for field in data.schema.fields}
+    # Each is a view of all fields', which are kept once.
+    own = {field.owner: vectors[field.owner] for field in data.schema.fields}
     try:
         with atomic_path(file, failures=(RuntimeError,)) as temporary:
             torch.save({"data": mark, "vectors": own}, temporary)
@@ -90,13 +91,18 @@ def co_occurrence_vectors(
     for ids, _, weights in rows:
         counts.index_add_(0, ids, weights)
     generator = torch.Generator().manual_seed(seed)
-    vectors = torch.randn(rows.categories, width, generator=generator)
+    shape = (rows.categories, width)
+    vectors, others = (new_table(shape, torch.float32, current_files()) for _ in range(2))
+    vectors.normal_(generator=generator)
     vectors *= (counts > 0).unsqueeze(1)
     scale = counts.clamp(min=1e-12).rsqrt().unsqueeze(1)
     for number in range(passes):
         report("co-occurrences of categories", number, passes)
-        vectors = rows.products(_orthonormal(vectors) * scale) * scale
-    vectors = _orthonormal(vectors) * scale
+        _orthonormalise(vectors, others)
+        rows.multiply(vectors.mul_(scale), others)
+        vectors, others = others.mul_(scale), vectors
+    _orthonormalise(vectors, others)
+    vectors *= scale
     vectors /= vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
     own = dict(zip(rows.owners, vectors.split(rows.sizes), strict=True))
     return {field.name: own[field.owner] for field in data.schema.fields}
@@ -143,11 +149,11 @@ class _Rows:
             weights.append((1.0 / lengths).repeat_interleave(lengths))
         return torch.cat(ids), torch.cat(slots), torch.cat(weights)
 
-    def products(self, vectors: Tensor) -> Tensor:
-        """``C @ vectors``: every category receives, from each of its rows, the sum over the other
-        fields of their categories' vectors, means over bags."""
+    def multiply(self, vectors: Tensor, out: Tensor) -> None:
+        """``C @ vectors`` to ``out``: every category receives, from each of its rows, the sum over
+        the other fields of their categories' vectors, means over bags."""
         fields, width = len(self.starts), vectors.shape[1]
-        out = torch.zeros_like(vectors)
+        out.zero_()
         for ids, slots, weights in self:
             weights = weights.unsqueeze(1)
             rows = int(slots.max()) // fields + 1 if len(slots) else 0
@@ -156,15 +162,15 @@ class _Rows:
             pooled = pooled.view(rows, fields, width)
             others = (pooled.sum(1, keepdim=True) - pooled).flatten(0, 1)
             out.index_add_(0, ids, others[slots] * weights)
-        return out
 
 
-def _orthonormal(vectors: Tensor) -> Tensor:
-    """An orthonormal basis of the columns' space, (n × k); zero columns where it has fewer."""
+def _orthonormalise(vectors: Tensor, others: Tensor) -> None:
+    """Make of the columns of (n × k) an orthonormal basis of their space, and zeros where it has
+    fewer; ``others`` is room to work in."""
     for _ in range(2):  # once leaves what rounding has made of nearly dependent columns
         gram = (vectors.T @ vectors).double()
         values, basis = torch.linalg.eigh(gram)
         kept = values > _RANK_TOLERANCE * values.max().clamp(min=1e-300)
         scaled = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
-        vectors = vectors @ (basis * scaled).to(vectors.dtype)
-    return vectors
+        torch.mm(vectors, (basis * scaled).to(vectors.dtype), out=others)
+        vectors, others = others, vectors

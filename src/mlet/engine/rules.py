@@ -20,7 +20,7 @@ float32 whatever the table's dtype (float64 for float64 tables).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -72,10 +72,17 @@ STATE_NAMES: dict[RuleName, tuple[str, ...]] = {
 }
 
 
-def new_state(name: RuleName, table: Tensor) -> dict[str, Tensor]:
-    """Zero state of a parameter: tensors of its shape, (n × 1) of row-wise Adagrad."""
-    shape = (len(table), 1) if name is RuleName.ROWWISE_ADAGRAD else table.shape
+def new_state(
+    name: RuleName,
+    table: Tensor,
+    zeros: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Zero state of a parameter: tensors of its shape, (n × 1) of row-wise Adagrad; on its device,
+    or as ``zeros`` makes them."""
+    shape = (len(table), 1) if name is RuleName.ROWWISE_ADAGRAD else tuple(table.shape)
     dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
+    if zeros is not None:
+        return {part: zeros(shape, dtype) for part in STATE_NAMES[name]}
     return {
         part: torch.zeros(shape, dtype=dtype, device=table.device) for part in STATE_NAMES[name]
     }

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlet.atomic import atomic_path
 from mlet.data.schema import DatasetSchema
 from mlet.errors import RunError
+from mlet.export.safetensors_file import as_bytes, read_tensors, write_tensors
 from mlet.models import CTRModel, ModelConfig, build_model
 from mlet.nn.compression import PRECISIONS, Precision
 from mlet.reading import checksum, reading
@@ -62,7 +61,7 @@ def save_collapsed(
         RunError: the file cannot be written, or names of fields cannot be told apart in it.
     """
     tensors = {
-        name: tensor.contiguous()
+        name: tensor.cpu().contiguous()
         for name, tensor in model.collapse_around(nn.Identity(), precision).state_dict().items()
     }
     for field in model.embedding.table_names:
@@ -70,7 +69,7 @@ def save_collapsed(
             name = _key(field, part)
             if name in tensors:
                 raise RunError(f"{path}: two fields have a tensor {name!r}; rename field {field!r}")
-            tensors[name] = tensor
+            tensors[name] = tensor.cpu().contiguous()
     served: int = sum(tensor.nbytes for tensor in tensors.values())
     for name, table in (vocabularies or {}).items():
         tensors[_VOCABULARY + name] = _packed(table)
@@ -83,8 +82,8 @@ def save_collapsed(
         "schema": schema.model_dump(mode="json", exclude={"checksums"}),
     }
     metadata["seal"] = _seal(tensors, metadata)
-    with atomic_path(path, failures=(SafetensorError,)) as temporary:
-        save_file(tensors, temporary, metadata={"mlet": json.dumps(metadata)})
+    with atomic_path(path) as temporary:
+        write_tensors(tensors, temporary, {"mlet": json.dumps(metadata)})
     return served
 
 
@@ -101,8 +100,7 @@ def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-        total = zlib.crc32(content, total)
+        total = zlib.crc32(as_bytes(tensor), total)
     return total
 
 
@@ -181,12 +179,9 @@ def load_collapsed_model(path: Path) -> CollapsedModel:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata and tensors, found to be those that were written."""
     remedy = "collapse the run again"
-    with (
-        reading(path, RunError, remedy, missing="no such file"),
-        safe_open(path, framework="pt") as file,
-    ):
-        metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("mlet", "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with reading(path, RunError, remedy, missing="no such file"):
+        tensors, texts = read_tensors(Path(path))
+        metadata: dict[str, Any] = json.loads(texts.get("mlet", "{}"))
     if metadata.get("format") != _FORMAT:
         raise RunError(f"{path}: not written by mlet collapse")
     seal = metadata.pop("seal", None)  # of what mlet 0.1 wrote there is none

@@ -20,9 +20,14 @@ from mlet.errors import ConversionError
 #: and what is added to all of its rows, if anything is.
 INNER, PROJECTION, WEIGHT, TABLE_BIAS = "inner", "projection", "weight", "table_bias"
 
-#: Rows taken at once where a table is multiplied or summed over: bounds the float64 copy to some
-#: 30 MB.
-_BLOCK_ROWS = 65_536
+#: Numbers taken at once where a table is multiplied or summed over: bounds the float64 copy to 8
+#: MB. No more than so many rows are.
+_BLOCK_NUMBERS, _BLOCK_ROWS = 1 << 20, 1 << 16
+
+
+def block_rows(width: int) -> int:
+    """How many rows of a table to take at once."""
+    return max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // width))
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,9 @@ class Factors:
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """First row and rows of W2, in float64, a block at a time."""
-        for start in range(0, self.num_embeddings, _BLOCK_ROWS):
-            yield start, self.inner[start : start + _BLOCK_ROWS].double()
+        count = block_rows(self.inner.shape[1])
+        for start in range(0, self.num_embeddings, count):
+            yield start, self.inner[start : start + count].double()
 
     def wide_projection(self) -> Tensor:
         """W1 in float64.
@@ -154,16 +160,19 @@ def factor_pairs(state: Mapping[str, Any]) -> dict[str, Factors]:
 
 
 @torch.no_grad()
-def collapse_table(inner: Tensor, projection: Tensor, bias: Tensor | None = None) -> Tensor:
+def collapse_table(
+    inner: Tensor, projection: Tensor, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """The ordinary table ``inner @ projection`` (n × d), in the projection's dtype, with a bias (d)
-    added to every row if there is one.
+    added to every row if there is one; written to ``out``, or to a new one.
 
     It is accumulated in float64 and rounded once, a block of rows at a time.
     """
-    table = projection.new_empty(inner.shape[0], projection.shape[1])
+    table = projection.new_empty(inner.shape[0], projection.shape[1]) if out is None else out
     wide = projection.double()
-    for start in range(0, inner.shape[0], _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    count = block_rows(inner.shape[1])
+    for start in range(0, inner.shape[0], count):
+        rows = slice(start, start + count)
         product = inner[rows].double() @ wide
         table[rows] = product if bias is None else product + bias.double()
     return table

@@ -23,6 +23,7 @@ from mlet.nn.init import InitName
 from mlet.nn.rare_rows import RareMap
 from mlet.nn.shared_tables import look_up_gathered, look_up_shared
 from mlet.nn.stacked_tables import StackedTables
+from mlet.table_files import TableFiles, current_files, tables_in
 
 
 class _Group(NamedTuple):
@@ -79,6 +80,8 @@ class FieldEmbedding(FieldEntries, Factored):
     #: The fields that have a table of their own.
     table_names: tuple[str, ...]
 
+    _files: TableFiles | None = None
+
     def __init__(
         self,
         fields: Sequence[Field],
@@ -109,6 +112,7 @@ class FieldEmbedding(FieldEntries, Factored):
             for field in fields
         ]
         self.fields = tuple(fields)
+        self._files = current_files()
         self.init = init
         self.sparse = sparse
         self.train_projection = train_projection
@@ -354,12 +358,13 @@ class FieldEmbedding(FieldEntries, Factored):
         """What `collapse` gives, its tables still to be filled with `load_collapsed`."""
         if self.precision != "float32":
             precision = self.precision
-        plain = FieldEmbedding(
-            [replace(field, inner_dim=None) for field in self.fields],
-            init=self.init,
-            sparse=self.sparse,
-            _precision=precision,
-        )
+        with tables_in(self._files):
+            plain = FieldEmbedding(
+                [replace(field, inner_dim=None) for field in self.fields],
+                init=self.init,
+                sparse=self.sparse,
+                _precision=precision,
+            )
         like = self._float_like()
         plain.to(device=like.device)
         if like.is_floating_point() and precision == "float32":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlet.engine import Lookups, TableStack
 from mlet.nn.factored import Factors
 from mlet.nn.plain_lookups import IdBounds, pool
+from mlet.table_files import TableFiles, current_files
 
 #: Rows computed at once where a whole table is asked for.
 _BLOCK_ROWS = 65_536
@@ -26,7 +27,10 @@ class FieldTables(nn.Module, ABC):
         sizes: the same.
         stack: which ids are whose.
         seeds: of each field's hash functions, where a method has some.
+        files: where tables lie that are not in memory; None if they are.
     """
+
+    files: TableFiles | None = None
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
@@ -34,6 +38,7 @@ class FieldTables(nn.Module, ABC):
         self.stack = TableStack(tuple(sizes), tuple(sizes.values()))
         self.seeds = {name: place for place, name in enumerate(sizes)}
         self.bounds = IdBounds(self.stack)
+        self.files = current_files()
 
     def is_plain(self, traced: bool) -> bool:
         """Whether to be looked up with `plain`, by torch's operations alone, not with `forward`.

@@ -17,6 +17,7 @@ from mlet.nn.in_the_graph import look_up_in_graph, number
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors, single_layer_
 from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import check_dimensions
+from mlet.table_files import new_table
 
 
 class StackedTables(FieldTables):
@@ -78,9 +79,9 @@ class StackedTables(FieldTables):
         self.row_gradients: list[RowGradient] | None = None
         rows = sum(sizes.values())
         if inner_dim is None:
-            self.weight = nn.Parameter(torch.empty(rows, dim, dtype=table_dtype))
+            self.weight = nn.Parameter(new_table((rows, dim), table_dtype, self.files))
         else:
-            self.inner = nn.Parameter(torch.empty(rows, inner_dim, dtype=table_dtype))
+            self.inner = nn.Parameter(new_table((rows, inner_dim), table_dtype, self.files))
             self.projection = nn.Parameter(
                 torch.empty(len(sizes), inner_dim, dim), requires_grad=train_projection
             )
@@ -151,9 +152,18 @@ class StackedTables(FieldTables):
         parts = self._own_parts(name)
         bias = parts.get(TABLE_BIAS)
         if self.inner_dim is not None:
-            return collapse_table(parts[INNER], parts[PROJECTION], bias)
-        rows = parts[WEIGHT].to(torch.float32 if self.table_dtype else self.weight.dtype, copy=True)
-        return rows if bias is None else rows + bias
+            projection = parts[PROJECTION]
+            out = None
+            if self.files is not None:
+                out = new_table((self.sizes[name], self.dim), projection.dtype, self.files)
+            return collapse_table(parts[INNER], projection, bias, out)
+        rows = parts[WEIGHT]
+        dtype = torch.float32 if self.table_dtype else rows.dtype
+        if self.files is None:
+            rows = rows.to(dtype, copy=True)
+        else:
+            rows = new_table(rows.shape, dtype, self.files).copy_(rows)
+        return rows if bias is None else rows.add_(bias)
 
     def factors(self, name: str) -> Factors:
         """Views of one table's W2 (n × k) and W1 (k × d); of an ordinary one W and None."""
@@ -197,7 +207,11 @@ class StackedTables(FieldTables):
         if self.inner_dim is None:
             parts[WEIGHT].copy_(table)
             return
-        factors = balanced_factors(table, self.inner_dim, 1.0 / math.sqrt(len(table)))
+        std = 1.0 / math.sqrt(len(table))
+        if self.files is not None and parts[INNER].dtype == table.dtype:
+            balanced_factors(table, self.inner_dim, std, out=(parts[INNER], parts[PROJECTION]))
+            return
+        factors = balanced_factors(table, self.inner_dim, std)
         parts[INNER].copy_(factors[0])
         parts[PROJECTION].copy_(factors[1])
 

@@ -199,14 +199,16 @@ class FusedOptimizer(Optimizer):
             check_state(
                 self._rule_of(id(parameter) in stacked), parameter, state_dict["state"].get(place)
             )
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "state": {}})
         (group,) = self.param_groups
         group.setdefault("projection_lr", 1.0)  # mlet 0.1 had none
         group.setdefault("matched_steps", False)
         group.setdefault("bias_lr", None)
         for place, parameter in enumerate(group["params"]):
-            for name, value in state_dict["state"].get(place, {}).items():
-                self.state[parameter][name] = value.to(parameter.device, copy=True).contiguous()
+            given = state_dict["state"].get(place)
+            if given:
+                made = self._new_state(parameter, self._rule_of(id(parameter) in stacked))
+                self.state[parameter] = {n: made[n].copy_(value) for n, value in given.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self._tables, self.state_dict())
@@ -276,8 +278,14 @@ class FusedOptimizer(Optimizer):
     def _state(self, parameter: Tensor, name: RuleName) -> tuple[Tensor, ...]:
         state = self.state[parameter]
         if not state:
-            state.update(new_state(name, parameter))
+            state.update(self._new_state(parameter, name))
         return tuple(state[part] for part in STATE_NAMES[name])
+
+    def _new_state(self, parameter: Tensor, name: RuleName) -> dict[str, Tensor]:
+        """Zeros, where the rows are that they are of."""
+        stacks = (table for table in self._tables if isinstance(table, StackedTables))
+        files = next((table.files for table in stacks if table.stacked is parameter), None)
+        return new_state(name, parameter, None if files is None else files.zeros)
 
 
 def _rebuilt(

@@ -11,7 +11,9 @@ from torch import nn
 from mlet.errors import RunError
 from mlet.export import load_collapsed, save_collapsed
 from mlet.nn.compression import Precision
+from mlet.table_files import tables_in
 from mlet.training.load import load_trained
+from mlet.training.memory import table_files
 from mlet.training.predict import predict
 from mlet.training.run import RunDirectory
 
@@ -70,7 +72,8 @@ def collapse_run(
     trained, dataset = load_trained(directory, data)
     vocabularies = dataset.vocabularies
     save_collapsed(trained, config.model, dataset.schema, out, precision, vocabularies=vocabularies)
-    collapsed, _, _ = load_collapsed(out)
+    with tables_in(table_files(config, run)):
+        collapsed, _, _ = load_collapsed(out)
     rows = dataset.split("valid")
     before = predict(trained, rows, max_rows=_CHECKED_ROWS)
     after = predict(collapsed, rows, max_rows=_CHECKED_ROWS)

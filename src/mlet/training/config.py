@@ -150,6 +150,8 @@ class TrainingConfig(Settings):
         device: a torch device, as ``cpu`` or ``cuda``.
         keep_state: when a run has come to its end, keep the state that training could go on from
             (``--resume RUN --epochs N``): as large as all parameters and their optimizers' states.
+        tables_in: ``memory``, or ``file``: tables and the optimizer's states of them are mapped
+            from a file on the disk of the run, of which memory holds what it has room for.
     """
 
     batch_size: int = Setting(512, ge=1)
@@ -162,6 +164,7 @@ class TrainingConfig(Settings):
     threads: int | None = Setting(None, ge=1)
     device: str = "cpu"
     keep_state: bool = False
+    tables_in: Literal["memory", "file"] = "memory"
 
 
 class GrowConfig(Settings):
@@ -213,6 +216,20 @@ class RunConfig(Settings):
     def _begins_once(self) -> Self:
         if self.start is not None and self.grow is not None:
             raise ValueError("start and grow both say what training begins with; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _files_hold_rows(self) -> Self:
+        if self.training.tables_in == "file":
+            for what, given in (
+                ("model.compression", self.model.compression),
+                ("grow", self.grow),
+            ):
+                if given is not None:
+                    raise ValueError(
+                        f"training.tables_in: file is not for {what}, whose tables are made in "
+                        f"memory; leave one of them out"
+                    )
         return self
 
     @model_serializer(mode="wrap")

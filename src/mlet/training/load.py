@@ -9,7 +9,9 @@ from mlet.data.identity import check_data
 from mlet.errors import RunError
 from mlet.export import CollapsedModel, load_collapsed, load_collapsed_model
 from mlet.models import CTRModel, build_model
+from mlet.table_files import tables_in
 from mlet.training.config import RunConfig
+from mlet.training.memory import table_files
 from mlet.training.run import RunDirectory
 
 
@@ -26,9 +28,11 @@ def load_trained(run: RunDirectory, data: Path | None = None) -> tuple[CTRModel,
     """
     config = run.config()
     dataset = _dataset(run, config, data)
-    model = build_model(config.model, dataset.schema)
+    files = table_files(config, run.root)
+    with tables_in(files):
+        model = build_model(config.model, dataset.schema)
     try:
-        model.load_state_dict(run.load_best()["model"])
+        model.load_state_dict(run.load_best(mapped=files is not None)["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError):
         raise RunError(
             f"{run.root}: the weights in its best checkpoint are not of the model in "
@@ -59,13 +63,14 @@ def load_served(path: Path) -> CollapsedModel:
     if not path.is_dir():
         return load_collapsed_model(path)
     run = RunDirectory(path)
-    run.config()
+    config = run.config()
     if not run.finished or not run.model_file.exists():
         raise RunError(
             f"{run.model_file}: not there yet; finish the run with mlet train --resume {run.root}, "
             f"or name a file that mlet collapse {run.root} wrote"
         )
-    found = load_collapsed_model(run.model_file)
+    with tables_in(table_files(config, run.root)):
+        found = load_collapsed_model(run.model_file)
     run.check_model(found.schema)
     return found
 
@@ -85,8 +90,10 @@ def load_for_evaluation(path: Path, data: Path | None) -> tuple[CTRModel, Prepar
         if not own:
             trained, dataset = load_trained(run, data)
             return trained.collapse(), dataset
-        dataset = _dataset(run, run.config(), data)
-        model, _, schema = load_collapsed(run.model_file)
+        config = run.config()
+        dataset = _dataset(run, config, data)
+        with tables_in(table_files(config, run.root)):
+            model, _, schema = load_collapsed(run.model_file)
         run.check_model(schema)
         return model, dataset
     model, _, schema = load_collapsed(path)

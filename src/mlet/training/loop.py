@@ -26,6 +26,7 @@ from mlet.training.grow import check_growth
 from mlet.training.inner_dims import with_inner_dims
 from mlet.training.joined_scores import scored
 from mlet.training.logs import RunLogs, check_logs, with_log_places
+from mlet.training.memory import tables_of
 from mlet.training.observer import Observer, SilentObserver
 from mlet.training.optimizers import Optimizers
 from mlet.training.predict import predict
@@ -51,12 +52,12 @@ def train(config: RunConfig, out: Path, observer: Observer | None = None) -> Sum
     processes = Processes()
     if config.grow is not None:  # first: a model of other data's fields cannot even be made
         check_growth(config, PreparedDataset(config.data))
-    trainer = _Trainer(
-        config, run_directory(out, processes), observer or SilentObserver(), processes
-    )
-    with processes.lead_first():
-        trainer.run.create(config)
-    return trainer.fit()
+    run = run_directory(out, processes)
+    with tables_of(config, out):
+        trainer = _Trainer(config, run, observer or SilentObserver(), processes)
+        with processes.lead_first():
+            run.create(config)
+        return trainer.fit()
 
 
 def resume(
@@ -98,9 +99,10 @@ def resume(
     if run.failure is not None:
         raise TrainingError(run.failure)
     check_logs(config)
-    trainer = _Trainer(config, run, observer or SilentObserver(), processes)
-    trainer.restore()
-    return trainer.fit()
+    with tables_of(config, out):
+        trainer = _Trainer(config, run, observer or SilentObserver(), processes)
+        trainer.restore()
+        return trainer.fit()
 
 
 class _Trainer:
@@ -122,6 +124,12 @@ class _Trainer:
                 f"training.device={settings.device!r}: several processes train on CPUs; train "
                 f"with one process, or leave it out"
             )
+        if settings.tables_in == "file" and self.device.type != "cpu":
+            raise ConfigError(
+                f"training.device={settings.device!r}: tables in a file are trained on the CPU; "
+                f"leave out this setting, or training.tables_in"
+            )
+        self._mapped = settings.tables_in == "file"
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         # torch's own sparse optimizers build tensors from indices that are valid by construction.
@@ -147,7 +155,7 @@ class _Trainer:
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
         self.run.check_data(self.data, same_rows=True)
-        state = self.run.load_last()
+        state = self.run.load_last(mapped=self._mapped)
         if state is None:
             return
         try:
@@ -341,7 +349,7 @@ class _Trainer:
 
     def _write_end(self) -> Summary:
         progress = self.progress
-        self.model.load_state_dict(self.run.load_best()["model"])
+        self.model.load_state_dict(self.run.load_best(mapped=self._mapped)["model"])
         model_bytes = save_collapsed(
             self.model,
             self.config.model,

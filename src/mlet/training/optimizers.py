@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,9 +124,11 @@ class Optimizers:
             ValueError, KeyError: it is that of other parameters, or of another optimizer.
         """
         for name, optimizer in self._optimizers.items():
+            given = state[name]
             if name == "dense":
-                _check_shapes(optimizer, state[name])
-            optimizer.load_state_dict(state[name])
+                _check_shapes(optimizer, given)
+                given = copy.deepcopy(given)  # torch would go on with these very tensors
+            optimizer.load_state_dict(given)
 
 
 def _check_shapes(optimizer: Optimizer, state: dict[str, Any]) -> None:

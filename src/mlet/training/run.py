@@ -43,6 +43,7 @@ _FREE = (
     "threads",
     "device",
     "keep_state",
+    "tables_in",
 )
 _ELSEWHERE = {"data", "log"}  # of which its weights are not
 
@@ -330,13 +331,16 @@ class RunDirectory:
         """Keep the weights of the best validation."""
         self._save(state, self._best)
 
-    def load_last(self) -> dict[str, Any] | None:
+    def load_last(self, *, mapped: bool = False) -> dict[str, Any] | None:
         """The state to resume from; None if training was stopped before the first one.
+
+        Args:
+            mapped: leave its tensors in the file, to be read and not written to.
 
         Raises:
             RunError: it is damaged.
         """
-        return self._load(self._last) if self._last.exists() else None
+        return self._load(self._last, mapped) if self._last.exists() else None
 
     def progress(self, state: Mapping[str, Any]) -> Progress:
         """Where training stood; mlet 0.1 called the best headline metric ``best_auc``."""
@@ -346,18 +350,18 @@ class RunDirectory:
             del values["best_auc"]
         return _kept(Progress, values, self._last)
 
-    def load_best(self) -> dict[str, Any]:
-        """The weights of the best validation."""
-        return self._load(self._best)
+    def load_best(self, *, mapped: bool = False) -> dict[str, Any]:
+        """The weights of the best validation. Arguments and errors as of `load_last`."""
+        return self._load(self._best, mapped)
 
     def _save(self, state: dict[str, Any], path: Path) -> None:
         # torch reports a failed write as a RuntimeError
         with atomic_path(path, failures=(RuntimeError,)) as temporary:
             torch.save({**state, "data": fingerprint(self.schema())}, temporary)
 
-    def _load(self, path: Path) -> dict[str, Any]:
+    def _load(self, path: Path, mapped: bool) -> dict[str, Any]:
         with reading(path, RunError, _REMEDY, missing="missing; the run has no validation yet"):
-            state = load_torch(path)
+            state = load_torch(path, mapped=mapped)
         if not isinstance(state, dict):
             raise RunError(f"{path}: damaged checkpoint; {_REMEDY}")
         if self.schema_file.exists():

@@ -13,7 +13,9 @@ from mlet.data.prepare import Report
 from mlet.errors import RunError
 from mlet.export import load_collapsed
 from mlet.models import CTRModel
+from mlet.nn.factored import block_rows
 from mlet.nn.stacked_tables import StackedTables
+from mlet.table_files import current_files, new_table
 from mlet.training.config import RunConfig
 from mlet.training.grow import grow_model
 from mlet.training.optimizers import Optimizers
@@ -62,15 +64,19 @@ def start_from_co_occurrence(
                         rows = _means(
                             vectors[name], model.embedding.rows.of(name), table.sizes[name]
                         )
-                        table.rows_of(name).copy_(ROW_NORM * table.init_scale * rows)
+                        own, count = table.rows_of(name), block_rows(width)
+                        for low in range(0, len(own), count):
+                            block = ROW_NORM * table.init_scale * rows[low : low + count]
+                            own[low : low + count] = block
 
 
 def _means(vectors: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
     """The mean vector of the categories that share a row, for each of ``count`` rows."""
     if count == len(vectors):  # nothing is shared
         return vectors
-    sums = vectors.new_zeros(count, vectors.shape[1]).index_add(0, rows, vectors)
-    return sums / torch.bincount(rows, minlength=count).clamp(min=1).unsqueeze(1)
+    sums = new_table((count, vectors.shape[1]), vectors.dtype, current_files()).zero_()
+    sums.index_add_(0, rows, vectors)
+    return sums.div_(torch.bincount(rows, minlength=count).clamp(min=1).unsqueeze(1))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlet.data import PreparedDataset
 from mlet.models import CTRModel
+from mlet.nn.factored import block_rows
 from mlet.nn.stacked_tables import StackedTables
 
 #: Share of a field's categories that stand for those never seen, and how many they are at least.
@@ -48,7 +49,15 @@ class UnknownRows:
         so that the mean is that of the product."""
         for table, name, ids in self._rows:
             rows = table.rows_of(name)
-            rows[0] = rows[ids.to(rows.device)].float().mean(dim=0).to(rows.dtype)
+            rows[0] = _mean(rows, ids.to(rows.device)).to(rows.dtype)
+
+
+def _mean(rows: Tensor, ids: Tensor) -> Tensor:
+    """Of some rows, in float32, a block of them at a time."""
+    blocks = ids.split(block_rows(rows.shape[1]))
+    if len(blocks) == 1:
+        return rows[ids].float().mean(dim=0)
+    return sum((rows[block].float().sum(dim=0) for block in blocks), rows.new_zeros(())) / len(ids)
 
 
 def least_seen(counts: npt.NDArray[np.int64]) -> Tensor:
