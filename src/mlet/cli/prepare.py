@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import polars as pl
 import typer
@@ -25,7 +25,7 @@ from mlet.data.readers import (
 )
 from mlet.data.readers.registry import open_raw
 from mlet.data.schema import SplitName
-from mlet.data.source import RawSource
+from mlet.data.source import RawSource, SplitBy
 from mlet.data.times import kind_of, show_time
 from mlet.errors import ConfigError
 from mlet.task import TASKS
@@ -58,10 +58,12 @@ prepare_app = typer.Typer(
     "reader of another package is called as package.module:Reader, or by the name it offers.",
 )
 
-Files: TypeAlias = Annotated[list[Path], typer.Argument(help="Input files, pooled in this order.")]
+Files: TypeAlias = Annotated[
+    list[Path], typer.Argument(help="Files, folders or patterns, pooled in this order.")
+]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Directory to create.")]
-SplitBy: TypeAlias = Annotated[
-    Literal["time", "order", "random", "given"] | None,
+HowToSplit: TypeAlias = Annotated[
+    SplitBy | None,
     typer.Option("--split", help="How to split; default: as given, or by time, if it is."),
 ]
 Valid: TypeAlias = Annotated[float, typer.Option(help="Share of rows for validation.")]
@@ -89,7 +91,7 @@ def _prepare(
     source: RawSource,
     *,
     out: Out,
-    split: SplitBy = None,
+    split: HowToSplit = None,
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
@@ -219,7 +221,9 @@ def _of_files(reader: str) -> Callable[[list[Path]], RawSource]:
 
 prepare_app.command(
     "criteo",
-    help="Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories.",
+    help="Criteo-Kaggle's train.txt or the 1 TB logs' day_0.gz …: label, 13 integers, 26 "
+    "categories. Several day files are taken in the order of their days, and split by --split last-day: the "
+    "last day halved into validation and test.",
 )(_command(_of_files("criteo")))
 prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files("avazu")))
 
