@@ -222,8 +222,8 @@ def _of_files(reader: str) -> Callable[[list[Path]], RawSource]:
 prepare_app.command(
     "criteo",
     help="Criteo-Kaggle's train.txt or the 1 TB logs' day_0.gz …: label, 13 integers, 26 "
-    "categories. Several day files are taken in the order of their days, and split by --split last-day: the "
-    "last day halved into validation and test.",
+    "categories. Several day files are taken in the order of their days, and split by --split "
+    "last-day: the last day halved into validation and test.",
 )(_command(_of_files("criteo")))
 prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files("avazu")))
 
