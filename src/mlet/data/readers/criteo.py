@@ -31,6 +31,7 @@ from mlet.errors import ConfigError, DataError
 
 DENSE = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
+_TYPES = dict.fromkeys(DENSE, pl.Int64)
 #: A file of the 1 TB logs, unpacked or not.
 _DAY_FILE = re.compile(r"day_(\d+)(?:\.|$)")
 
@@ -70,7 +71,8 @@ class CriteoSource:
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`; day 10 comes after day 9, however they are named."""
         for day, path in self._in_order:
-            for raw in read_delimited(path, "\t", ("label", *DENSE, *CATEGORICAL), quoted=False):
+            names = ("label", *DENSE, *CATEGORICAL)
+            for raw in read_delimited(path, "\t", names, quoted=False, types=_TYPES):
                 columns = {LABEL: parse.labels(raw, "label", path), **_features(raw, path)}
                 if self.days is not None:
                     columns[TIME] = pl.repeat(day, len(raw), dtype=pl.Int64, eager=True)
@@ -80,7 +82,8 @@ class CriteoSource:
         """See `mlet.data.source.RowSource`; rows without a label have one column less. They come
         in the order in which their files were named."""
         for path in self.paths:
-            for raw in read_delimited(path, "\t", _with_or_without_label, quoted=False):
+            names = _with_or_without_label
+            for raw in read_delimited(path, "\t", names, quoted=False, types=_TYPES):
                 features = pl.DataFrame(_features(raw, path))
                 yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
 
