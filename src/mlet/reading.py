@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mlet.atomic import write_text
 from mlet.errors import MletError
 
@@ -78,6 +76,8 @@ def load_torch(path: Path) -> Any:
 
     torch itself does not compare the checksums that its files carry.
     """
+    import torch  # takes a second, and most files are not its own
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

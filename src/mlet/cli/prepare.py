@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import polars as pl
 import typer
@@ -28,7 +28,9 @@ from mlet.data.schema import SplitName
 from mlet.data.source import RawSource, SplitBy
 from mlet.data.times import kind_of, show_time
 from mlet.errors import ConfigError
-from mlet.task import TASKS
+
+if TYPE_CHECKING:
+    from mlet.task import Metric
 
 
 class _Readers(TyperGroup):
@@ -174,8 +176,7 @@ def print_schema(
     schema: DatasetSchema, out: Path, times: Mapping[SplitName, tuple[str, str]] | None = None
 ) -> None:
     """What was prepared, for a person; the first and last time of every split, where known."""
-    task = TASKS["binary"]()
-    known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
+    known = _known_metrics(schema)
     ends = ("from", "to") if times else ()
     weights = ("mean weight",) if schema.weighted else ()
     best_known = (f"best possible {m.label}" for m in known)
@@ -191,6 +192,16 @@ def print_schema(
         f"{len(schema.fields)} categorical fields with {schema.num_categories:,} categories, "
         f"{len(schema.dense)} dense features -> {out}",
     )
+
+
+def _known_metrics(schema: DatasetSchema) -> list[Metric]:
+    """Those whose best value is known, as of synthetic clicks."""
+    if not schema.splits["test"].best:
+        return []
+    from mlet.task import TASKS  # of torch, which takes a second and prepares nothing
+
+    task = TASKS["binary"]()
+    return [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
 
 
 def _command(source: Callable[..., RawSource]) -> Callable[..., None]:
