@@ -152,6 +152,12 @@ def test_a_web_server(tmp_path: Path) -> None:
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments, directory=str(tmp_path))  # type: ignore[arg-type]
 
+        def send_head(self) -> object:  # type: ignore[override]
+            if self.path.endswith("refused.csv"):
+                self.send_error(403)
+                return None
+            return super().send_head()
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -166,6 +172,12 @@ def test_a_web_server(tmp_path: Path) -> None:
             assert pl.concat(there).equals(pl.concat(here))
             with pytest.raises(DataError, match=f"^{root}/none.csv: no such file"):
                 list(TableSource([Path(f"{root}/none.csv")], SCHEMA).frames())
+            with pytest.raises(
+                DataError, match=f"^{root}/refused.csv: no access .*; give the cred"
+            ):
+                list(TableSource([Path(f"{root}/refused.csv")], SCHEMA).frames())
+            with pytest.raises(DataError, match=r"http://127.0.0.1:9/x: cannot be read .*network"):
+                list(TableSource([Path("http://127.0.0.1:9/x")], SCHEMA).frames())
         finally:
             server.shutdown()
 

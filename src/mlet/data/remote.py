@@ -126,14 +126,15 @@ def _errors(url: Url) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except ImportError as error:
-        extra = "pip install 'mlet[remote]'" if _scheme(url) in _EXTRA else first_line(error)
+    except ImportError as missing:
+        extra = "pip install 'mlet[remote]'" if _scheme(url) in _EXTRA else first_line(missing)
         raise DataError(f"{url}: the driver for {_scheme(url)}:// is missing; {extra}") from None
-    except FileNotFoundError:
-        raise DataError(f"{url}: no such file") from None
     except IsADirectoryError:
         raise DataError(f"{url}: is a directory, expected a file") from None
-    except Exception as error:
+    except Exception as given:
+        error = _reason(given, url)
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{url}: no such file") from None
         if isinstance(error, PermissionError) or _is_refusal(error):
             raise DataError(
                 f"{url}: no access ({first_line(error)}); give the credentials where the driver of "
@@ -145,7 +146,19 @@ def _errors(url: Url) -> Iterator[None]:
         ) from None
 
 
+def _reason(error: Exception, url: Url) -> Exception:
+    """What an error is about: of a web address, fsspec calls all that fails not found."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or _scheme(url) not in _WEB:
+        return error
+    return cause if isinstance(cause, Exception) and _status(cause) != "404" else error
+
+
+def _status(error: Exception) -> str:
+    """The status that a server answered with, of errors that have one."""
+    return str(getattr(error, "status", None) or getattr(error, "code", None))
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether an error of a driver's own says that credentials are missing or wrong."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status in (401, 403, "401", "403") or "Credential" in type(error).__name__
+    return _status(error) in ("401", "403") or "Credential" in type(error).__name__
