@@ -19,8 +19,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mlet.atomic import write_text
 from mlet.errors import MletError
 
@@ -30,7 +28,12 @@ _SEAL = "seal"
 
 @contextmanager
 def reading(
-    path: Path, error: type[MletError], remedy: str, *, missing: str = ""
+    path: Path,
+    error: type[MletError],
+    remedy: str,
+    *,
+    missing: str = "",
+    shown: Path | None = None,
 ) -> Iterator[None]:
     """Turn all that goes wrong while a file is read into an error that names it.
 
@@ -39,33 +42,35 @@ def reading(
         error: what to raise.
         remedy: what the user can do about a damaged file.
         missing: what to say of one that is not there; else that it is missing, and the remedy.
+        shown: what to call it, where the file itself is a copy.
 
     Raises:
         MletError: of the kind ``error``, for a file that is missing, no regular file, not to be
             read or damaged. Those of the work within pass as they are.
     """
     path = Path(path)  # callers of public functions may well give a string
+    name = path if shown is None else shown
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"
-            raise error(f"{path}: is {kind}; {remedy}")
+            raise error(f"{name}: is {kind}; {remedy}")
         yield
     except MletError:
         raise
     except FileNotFoundError:
-        raise error(f"{path}: {missing or f'missing; {remedy}'}") from None
+        raise error(f"{name}: {missing or f'missing; {remedy}'}") from None
     except MemoryError:
-        raise error(f"{path}: damaged, or larger than memory; {remedy}") from None
+        raise error(f"{name}: damaged, or larger than memory; {remedy}") from None
     except OSError as problem:
         reason = problem.strerror or first_line(problem)
-        raise error(f"{path}: cannot be read ({reason}); {remedy}") from None
+        raise error(f"{name}: cannot be read ({reason}); {remedy}") from None
     except Exception as problem:
-        raise error(f"{path}: damaged ({first_line(problem)}); {remedy}") from None
+        raise error(f"{name}: damaged ({first_line(problem)}); {remedy}") from None
     except BaseException as problem:
         # What Polars raises where its own code fails on a file; it is no Exception.
         if type(problem).__name__ != "PanicException":
             raise
-        raise error(f"{path}: damaged; {remedy}") from None
+        raise error(f"{name}: damaged; {remedy}") from None
 
 
 def load_torch(path: Path, *, mapped: bool = False) -> Any:
@@ -78,6 +83,8 @@ def load_torch(path: Path, *, mapped: bool = False) -> Any:
         mapped: leave tensors in the file, from where they come into memory as they are read. They
             must not be written to.
     """
+    import torch  # takes a second, and most files are not its own
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -125,7 +132,12 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_sealed(
-    path: Path, error: type[MletError], remedy: str, *, missing: str = ""
+    path: Path,
+    error: type[MletError],
+    remedy: str,
+    *,
+    missing: str = "",
+    shown: Path | None = None,
 ) -> dict[str, Any]:
     """The values that `write_sealed` wrote; of mlet 0.1, which had no seal, as they are.
 

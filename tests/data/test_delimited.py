@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import words
 
-from mlet.data import blocks
+from mlet.data import blocks, parse
 from mlet.data.delimited import read_delimited
 from mlet.data.source import LINE
 from mlet.errors import DataError
@@ -210,3 +212,38 @@ def test_what_a_small_zstd_file_unpacks_to_is_bounded(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 400_000_000
     finally:
         tracemalloc.stop()
+
+
+#: What is an integer to nobody, to some, and to all.
+INTEGERS = (
+    *("5", "-5", "+5", " 5", "5 ", "5.0", "1e3", "1_000", "0x5", "", "-0", "007", "nan", "٣", "-"),
+    *("--5", "9223372036854775807", "9223372036854775808", "-9223372036854775808"),
+)
+
+
+@pytest.mark.parametrize("text", INTEGERS)
+def test_integers_are_read_as_they_are_parsed(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(f"a\t1\nb\t{text}\n")
+
+    def read(types: dict[str, type[pl.DataType]] | None) -> object:
+        (frame,) = read_delimited(path, "\t", ("name", "n"), quoted=False, types=types)
+        try:
+            return parse.integers(frame, "n", path).to_list()
+        except DataError as error:
+            return str(error)
+
+    assert read({"n": pl.Int64}) == read(None)
+
+
+@pytest.mark.parametrize("rows", ["a\tb\tc\na\n", "a\na\tb\tc\n", "a\tb\n\na\tb\tc\n"])
+def test_as_many_separators_in_all_are_not_as_many_in_each(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(rows)
+    with pytest.raises(DataError, match=r"line [12]: \d columns where 2 are expected"):
+        list(read_delimited(path, "\t", ("x", "y"), quoted=False))
+
+
+def test_preparing_starts_without_torch() -> None:
+    script = "import sys, mlet.cli.prepare; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import polars as pl
 import typer
@@ -25,10 +25,12 @@ from mlet.data.readers import (
 )
 from mlet.data.readers.registry import open_raw
 from mlet.data.schema import SplitName
-from mlet.data.source import RawSource
+from mlet.data.source import RawSource, SplitBy
 from mlet.data.times import kind_of, show_time
 from mlet.errors import ConfigError
-from mlet.task import TASKS
+
+if TYPE_CHECKING:
+    from mlet.task import Metric
 
 
 class _Readers(TyperGroup):
@@ -58,10 +60,12 @@ prepare_app = typer.Typer(
     "reader of another package is called as package.module:Reader, or by the name it offers.",
 )
 
-Files: TypeAlias = Annotated[list[Path], typer.Argument(help="Input files, pooled in this order.")]
+Files: TypeAlias = Annotated[
+    list[Path], typer.Argument(help="Files, folders or patterns, pooled in this order.")
+]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Directory to create.")]
-SplitBy: TypeAlias = Annotated[
-    Literal["time", "order", "random", "given"] | None,
+HowToSplit: TypeAlias = Annotated[
+    SplitBy | None,
     typer.Option("--split", help="How to split; default: as given, or by time, if it is."),
 ]
 Valid: TypeAlias = Annotated[float, typer.Option(help="Share of rows for validation.")]
@@ -89,7 +93,7 @@ def _prepare(
     source: RawSource,
     *,
     out: Out,
-    split: SplitBy = None,
+    split: HowToSplit = None,
     valid: Valid = 0.1,
     test: Test = 0.1,
     seed: Seed = 0,
@@ -172,8 +176,7 @@ def print_schema(
     schema: DatasetSchema, out: Path, times: Mapping[SplitName, tuple[str, str]] | None = None
 ) -> None:
     """What was prepared, for a person; the first and last time of every split, where known."""
-    task = TASKS["binary"]()
-    known = [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
+    known = _known_metrics(schema)
     ends = ("from", "to") if times else ()
     weights = ("mean weight",) if schema.weighted else ()
     best_known = (f"best possible {m.label}" for m in known)
@@ -189,6 +192,16 @@ def print_schema(
         f"{len(schema.fields)} categorical fields with {schema.num_categories:,} categories, "
         f"{len(schema.dense)} dense features -> {out}",
     )
+
+
+def _known_metrics(schema: DatasetSchema) -> list[Metric]:
+    """Those whose best value is known, as of synthetic clicks."""
+    if not schema.splits["test"].best:
+        return []
+    from mlet.task import TASKS  # of torch, which takes a second and prepares nothing
+
+    task = TASKS["binary"]()
+    return [metric for metric in task.metrics if metric.name in schema.splits["test"].best]
 
 
 def _command(source: Callable[..., RawSource]) -> Callable[..., None]:
@@ -219,7 +232,9 @@ def _of_files(reader: str) -> Callable[[list[Path]], RawSource]:
 
 prepare_app.command(
     "criteo",
-    help="Criteo-Kaggle's train.txt or the 1 TB day files: label, 13 integers, 26 categories.",
+    help="Criteo-Kaggle's train.txt or the 1 TB logs' day_0.gz …: label, 13 integers, 26 "
+    "categories. Several day files are taken in the order of their days, and split by --split "
+    "last-day: the last day halved into validation and test.",
 )(_command(_of_files("criteo")))
 prepare_app.command("avazu", help="Avazu's train.csv.")(_command(_of_files("avazu")))
 

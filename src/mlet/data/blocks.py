@@ -38,6 +38,8 @@ def positions(block: bytes, byte: int, quoted: bool) -> np.ndarray:
 
 def _no_text(block: bytes) -> int | None:
     """Where the first byte stands that is no UTF-8 text."""
+    if block.isascii() and b"\0" not in block:  # most are, and that is soon seen
+        return None
     position = block.find(b"\0")
     try:
         (block if position < 0 else block[:position]).decode("utf-8")
@@ -210,8 +212,9 @@ def text_blocks(
             rest = damage.quotes(rest, separator, line)
             cut = _record_start(rest)
         # Blank lines are held back until it is known whether anything follows them.
-        cut = len(rest[:cut].rstrip(b"\r\n"))
-        cut = rest.find(b"\n", cut) + 1 if cut else 0
+        if cut == 1 or rest[cut - 2 : cut - 1] in (b"\r", b"\n"):
+            cut = len(rest[:cut].rstrip(b"\r\n"))
+            cut = rest.find(b"\n", cut) + 1 if cut else 0
         if cut:
             block, rest = rest[:cut], rest[cut:]
             yield line, block

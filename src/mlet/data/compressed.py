@@ -1,4 +1,4 @@
-"""The bytes of plain, .gz and .zst files, and of standard input, decompressed on the way."""
+"""The bytes of plain, .gz and .zst files, URLs and standard input, decompressed on the way."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from mlet.data.remote import as_url, opened
 from mlet.errors import DataError
 
 #: Stands for standard input among raw files; it is read once.
@@ -59,6 +60,10 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A file, or standard input, and the suffix of its compression, or any other."""
     if path == STDIN:
         yield io.BufferedReader(_Stdin(), 1 << 20), _compression(_head())
+        return
+    if (url := as_url(path)) is not None:
+        with opened(url) as remote:
+            yield remote, path.suffix
         return
     # A command would wait for ever on one that nobody writes to; those in /dev are the shell's.
     if stat.S_ISFIFO(path.stat().st_mode) and Path("/dev") not in path.parents:
@@ -116,12 +121,13 @@ def beginning(path: Path) -> bytes:
 
 @contextmanager
 def on_disk(path: Path) -> Iterator[Path]:
-    """A file that can be read from its end, as Parquet is: of standard input a temporary copy."""
-    if path != STDIN:
+    """A file that can be read from its end, as Parquet is: of a URL or standard input a copy, for
+    as long as it is read."""
+    if path != STDIN and as_url(path) is None:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="mlet-") as folder:
-        copy = Path(folder) / "stdin.parquet"
+        copy = Path(folder) / "copy.parquet"
         with copy.open("wb") as file, _opened(path) as (raw, _):
             shutil.copyfileobj(raw, file, 1 << 20)
         yield copy

@@ -7,9 +7,9 @@ damaged row is named by its line instead of being padded with missing values.
 from __future__ import annotations
 
 import csv
-import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ def read_delimited(
     block_bytes: int = _BLOCK_BYTES,
     bad_rows: BadRows | None = None,
     required: Sequence[str] = (),
+    types: Mapping[str, type[pl.DataType]] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Frames of strings, one for each block of the file, plus the column `LINE`.
 
@@ -50,6 +51,8 @@ def read_delimited(
         block_bytes: bytes of text parsed at once.
         bad_rows: records that may be left out.
         required: columns that the first line must name.
+        types: columns that are numbers, if all is well; in a block where one of them is not, all
+            are strings, for the error to be found in.
 
     Raises:
         DataError: the file is missing, empty, damaged or not text, or a record has another
@@ -59,7 +62,7 @@ def read_delimited(
         path, separator, quoted=quoted, encoding=encoding, size=block_bytes, bad_rows=bad_rows
     )
     for line, raw in blocks:
-        block = raw.replace(b"\r\n", b"\n")
+        block = raw.replace(b"\r\n", b"\n") if b"\r" in raw else raw
         single = separator
         if len(separator) > 1:
             single = "\x1f"
@@ -77,20 +80,35 @@ def read_delimited(
         if not block:
             continue
         try:
-            frame = pl.read_csv(
-                io.BytesIO(block),
-                has_header=False,
-                separator=single,
-                schema=dict.fromkeys(columns, pl.String),
-                quote_char='"' if quoted else None,
-                low_memory=True,
-            )
+            frame = _parse(block, single, columns, quoted, types or {})
         except pl.exceptions.PolarsError as error:
             raise DataError(
                 f"{path}, lines {lines[0]} to {lines[-1]}: not to be parsed "
                 f"({str(error).splitlines()[0]})"
             ) from None
         yield frame.with_columns(pl.Series(LINE, lines))
+
+
+def _parse(
+    block: bytes,
+    separator: str,
+    columns: Sequence[str],
+    quoted: bool,
+    types: Mapping[str, type[pl.DataType]],
+) -> pl.DataFrame:
+    """The records of a block, as `read_delimited` has them."""
+    strings: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
+
+    def parsed(schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+        quote = '"' if quoted else None
+        return pl.read_csv(
+            block, has_header=False, separator=separator, schema=schema, quote_char=quote
+        )
+
+    if types:
+        with suppress(pl.exceptions.PolarsError):
+            return parsed({**strings, **types})
+    return parsed(strings)
 
 
 def check_names(
@@ -161,6 +179,14 @@ def is_number(text: str) -> bool:
     return True
 
 
+def _is_even(separators: np.ndarray, starts: np.ndarray, ends: np.ndarray, each: int) -> bool:
+    """Whether there are as many separators in every record, sooner seen than how many."""
+    if each < 1 or len(separators) != each * len(ends):
+        return False
+    first, last = separators[::each], separators[each - 1 :: each]
+    return bool((first >= starts).all() and (last < ends).all())
+
+
 def _check_columns(
     path: Path,
     block: bytes,
@@ -176,12 +202,17 @@ def _check_columns(
         The lines, and the block without the records that are left out.
     """
     ends = positions(block, NEWLINE, quoted)
-    before = np.searchsorted(positions(block, ord(separator), quoted), ends)
-    found = np.diff(before, prepend=0) + 1
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lines = (line + np.searchsorted(positions(block, NEWLINE, quoted=False), starts)).astype(
-        np.uint64
-    )
+    quoted = quoted and b'"' in block
+    if quoted:
+        lines = line + np.searchsorted(positions(block, NEWLINE, quoted=False), starts)
+    else:
+        lines = np.arange(line, line + len(ends))
+    lines = lines.astype(np.uint64)
+    separators = positions(block, ord(separator), quoted)
+    if not quoted and _is_even(separators, starts, ends, len(columns) - 1):
+        return lines, block
+    found = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
     if quoted and len(rows := np.flatnonzero(np.diff(lines) > _MANY_LINES)):
         first, last = lines[rows[0]], lines[rows[0] + 1] - 1
         warnings.warn(

@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from mlet.data.compressed import STDIN, beginning
+from mlet.data.remote import Url, as_url, find, is_pattern
 from mlet.errors import DataError
 
 FileKind = Literal["parquet", "jsonl", "text"]
@@ -35,7 +36,8 @@ class RawFile:
 
 
 def find_files(paths: Sequence[Path]) -> list[RawFile]:
-    """The files of some paths, in their order: files, folders with all below them, or patterns.
+    """The files of some paths, in their order: files, folders with all below them, or patterns; of
+    URLs, too (`mlet.data.remote`).
 
     In folders, names that begin with ``.`` or ``_`` are left out, as what Spark and others note
     beside their files; the rest are in the order of their names. A path that exists is itself,
@@ -47,7 +49,9 @@ def find_files(paths: Sequence[Path]) -> list[RawFile]:
     files: list[RawFile] = []
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        if (url := as_url(path)) is not None:
+            files += _remote_files(url)
+        elif path.is_dir():
             inside = sorted(_inside(path))
             if not inside:
                 raise DataError(
@@ -72,13 +76,37 @@ def find_files(paths: Sequence[Path]) -> list[RawFile]:
             files.append(RawFile(path, _partitions(path)))
     seen: set[str] = set()
     for file in files:
-        if (whole := os.path.realpath(file.path)) in seen:  # takes links to themselves, too
+        local = str(file.path).removeprefix("file://")
+        if (whole := os.path.realpath(local)) in seen:  # takes links to themselves, too
             raise DataError(
                 f"{file.path}: named twice, alone, by a folder or by a pattern, so that its rows "
                 f"would count twice; name it once"
             )
         seen.add(whole)
     return files
+
+
+def _remote_files(url: Url) -> list[RawFile]:
+    """The files of a URL, as of a path."""
+    found = find(url)
+    if found is None:
+        return [RawFile(url, _partitions(url))]
+    start = () if is_pattern(url) else url.parts
+    inside = [
+        file
+        for file in found
+        if not any(
+            _is_hidden(name) for name in (file.parts[len(start) :] if start else [file.name])
+        )
+    ]
+    if not inside:
+        pattern = is_pattern(url)
+        raise DataError(
+            f"{url}: no file matches the pattern"
+            if pattern
+            else f"{url}: the folder holds no files (but what begins with '.' or '_', or is empty)"
+        )
+    return [RawFile(file, _partitions(file), found=True) for file in inside]
 
 
 def _inside(folder: Path) -> Iterator[Path]:
@@ -115,7 +143,9 @@ def kind_of_file(path: Path) -> FileKind:
     """
     if path.suffix == ".parquet":
         return "parquet"
-    if path != STDIN and not path.is_file():  # from a pipe, what is read is gone
+    if (
+        path != STDIN and as_url(path) is None and not path.is_file()
+    ):  # from a pipe, what is read is gone
         return "text"
     first = beginning(path).removeprefix(b"\xef\xbb\xbf").lstrip()
     if first.startswith(_PARQUET_MAGIC):

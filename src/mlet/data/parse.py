@@ -60,6 +60,8 @@ def integers(
     Raises:
         DataError: a value is no integer, does not fit 64 bits, or is missing where required.
     """
+    if frame.schema[column] == pl.Int64 and not required:  # read as such
+        return frame[column]
     text = frame[column].str.strip_chars()
     values: pl.Series = text.cast(pl.Int64, strict=False)
     bad = values.is_null() if required else values.is_null() & text.is_not_null()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +36,12 @@ from mlet.data.sharing import check_owners, check_shares, members_of
 from mlet.data.source import (
     LABEL,
     PROBABILITY,
-    SPLIT,
-    TIME,
     WEIGHT,
     RawColumns,
     RawSource,
     field_column,
 )
+from mlet.data.split import SplitRule, assign, time_ranges
 from mlet.data.staging import Report, Staged, stage
 from mlet.data.vocabulary import (
     KnownCategories,
@@ -59,30 +57,6 @@ __all__ = ["Report", "SplitRule", "TellTimes", "prepare"]
 
 #: Called with the first and the last time of every split.
 TellTimes: TypeAlias = Callable[[dict[SplitName, tuple[int, int]]], None]
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """How rows are divided into train, valid and test.
-
-    Attributes:
-        by: ``time`` (earliest rows train, latest test), ``order`` of the file, ``random``, or
-            ``given`` by the source; None takes the source's default.
-        valid, test: shares of the rows; the rest is for training.
-        seed: of the random split.
-    """
-
-    by: Literal["time", "order", "random", "given"] | None = None
-    valid: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
-            raise ConfigError(
-                f"shares valid={self.valid} and test={self.test} must be above 0 and together "
-                f"below 1, so that rows are left for training"
-            )
 
 
 def prepare(
@@ -137,20 +111,12 @@ def prepare(
         least = _min_counts(
             names, columns.shares, 1 if min_count is None else min_count, field_min_counts or {}
         )
-    if (by == "time" and not columns.time) or (by == "given" and not columns.split):
-        raise ConfigError(
-            f"cannot split by {by!r}: the source's own split is {source.default_split!r}"
-        )
-    if by == "given" and (rule.valid, rule.test) != (SplitRule.valid, SplitRule.test):
-        raise ConfigError(
-            f"shares valid={rule.valid} and test={rule.test}: the rows are split already; leave "
-            f"the shares out, or say how to split (by time, order or random)"
-        )
+    rule.check(source)
     with atomic_directory(out, overwrite=overwrite) as building:
         staged = stage(source, building / ".staging", report)
-        assignment = _assign(staged, by, rule)
+        assignment = assign(staged, by, rule)
         if columns.time:
-            tell_times(_time_ranges(staged, assignment))
+            tell_times(time_ranges(staged, assignment))
         layout.create_folders(building)
         steps = len(names) + 1
         found: dict[str, FieldSchema] = {}
@@ -211,41 +177,6 @@ def _min_counts(
         if count < 1:
             raise ConfigError(f"min_count of field {name!r} must be at least 1, got {count}")
     return result
-
-
-def _assign(staged: Staged, by: str, rule: SplitRule) -> npt.NDArray[np.uint8]:
-    """The split of every row: 0 train, 1 valid, 2 test; none is empty."""
-    rows = staged.rows
-    assignment = np.empty(rows, np.uint8)
-    if by == "given":
-        for chunk, frame in staged.chunks(SPLIT):
-            assignment[chunk] = frame[SPLIT].to_numpy()
-    else:
-        if by == "time":
-            time = np.concatenate([frame[TIME].to_numpy() for _, frame in staged.chunks(TIME)])
-            order = np.argsort(time, kind="stable")
-        elif by == "random":
-            order = np.random.default_rng(rule.seed).permutation(rows)
-        else:
-            order = np.arange(rows)
-        test = round(rows * rule.test)
-        valid = round(rows * rule.valid)
-        assignment[order[: rows - valid - test]] = 0
-        assignment[order[rows - valid - test : rows - test]] = 1
-        assignment[order[rows - test :]] = 2
-    empty = [name for place, name in enumerate(SPLITS) if not (assignment == place).any()]
-    if empty:
-        why = "no row is given to it" if by == "given" else f"{rows} rows are too few"
-        raise DataError(f"the {empty[0]} split would be empty: {why}")
-    return assignment
-
-
-def _time_ranges(
-    staged: Staged, assignment: npt.NDArray[np.uint8]
-) -> dict[SplitName, tuple[int, int]]:
-    time = np.concatenate([frame[TIME].to_numpy() for _, frame in staged.chunks(TIME)])
-    by_split = {split: time[assignment == place] for place, split in enumerate(SPLITS)}
-    return {split: (int(times.min()), int(times.max())) for split, times in by_split.items()}
 
 
 def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:

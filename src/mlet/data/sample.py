@@ -11,6 +11,7 @@ from typing import Literal
 import polars as pl
 
 from mlet.data.bad_rows import BadRows
+from mlet.data.compressed import on_disk
 from mlet.data.delimited import SEPARATORS, is_number, read_delimited
 from mlet.data.files import FileKind, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
@@ -55,8 +56,9 @@ def read_sample(path: Path) -> Sample:
     file = find_files([path])[0]
     kind = kind_of_file(file.path)
     if kind == "parquet":
-        with reading(file.path, DataError, "write the Parquet file again, or fetch it again"):
-            lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False)
+        remedy = "write the Parquet file again, or fetch it again"
+        with on_disk(file.path) as copy, reading(copy, DataError, remedy, shown=file.path):
+            lazy = pl.scan_parquet(copy, glob=False, hive_partitioning=False)
             sample = Sample(file.path, kind, lazy.head(_ROWS).collect())
     elif kind == "jsonl":
         bad_rows = BadRows(_BAD_ROWS)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from mlet.data.source import DenseScale
+from mlet.data.source import DenseScale, SplitBy
 from mlet.settings import Settings
 
 SplitName = Literal["train", "valid", "test"]
@@ -146,7 +146,7 @@ class DatasetSchema(Settings):
     format_version: int = FORMAT_VERSION
     source: str
     format: RawFormat | None = None
-    split_by: Literal["time", "order", "random", "given"]
+    split_by: SplitBy
     seed: int
     dense: list[DenseSchema]
     fields: list[FieldSchema]

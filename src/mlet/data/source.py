@@ -25,6 +25,9 @@ WEIGHT, MAX_WEIGHT = "weight", 1e30
 #: deviation, and ``quantile`` its rank, from -1 to 1, both among the training rows.
 DenseScale = Literal["log", "none", "signed_log", "standard", "quantile"]
 
+#: How rows are divided; see `mlet.data.split.SplitRule`.
+SplitBy = Literal["time", "order", "random", "given", "last-day"]
+
 
 def dense_column(name: str) -> str:
     """Frame column of a dense feature; prefixed so that no name can collide with the label's."""
@@ -50,6 +53,7 @@ class RawColumns:
         categorical: one-valued fields; String columns. Missing is a category of its own, "".
         multi_valued: fields with a bag of categories a row; List(String) columns.
         time: whether there is a ``time`` column (Int64) to split by.
+        days: whether that is whole days, of which the last may be held out.
         split: whether there is a ``split`` column (UInt8: 0 train, 1 valid, 2 test).
         probability: whether there is the true click ``probability`` (synthetic data only).
         indicated: dense features beside which a column says whether they are missing.
@@ -64,6 +68,7 @@ class RawColumns:
     categorical: tuple[str, ...]
     multi_valued: tuple[str, ...] = ()
     time: bool = False
+    days: bool = False
     split: bool = False
     probability: bool = False
     indicated: tuple[str, ...] = ()
@@ -88,7 +93,7 @@ class RawSource(Protocol):
         ...
 
     @property
-    def default_split(self) -> Literal["time", "order", "random", "given"]:
+    def default_split(self) -> SplitBy:
         """How to split unless the user says otherwise."""
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -56,12 +57,20 @@ def stage(source: RawSource, folder: Path, report: Report) -> Staged:
     folder.mkdir()
     lengths: list[int] = []
     report("reading", 0, None)
-    for frame in source.frames():
-        check_frame(frame, source)
-        if len(frame):
-            write_parquet(frame, folder / f"{len(lengths)}.parquet")
-            lengths.append(len(frame))
-            report("reading", sum(lengths), None)
+    # A part is written while the next one is read.
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written: Future[None] | None = None
+        for frame in source.frames():
+            check_frame(frame, source)
+            if len(frame):
+                if written is not None:
+                    written.result()
+                path = folder / f"{len(lengths)}.parquet"
+                written = writer.submit(write_parquet, frame, path)
+                lengths.append(len(frame))
+                report("reading", sum(lengths), None)
+        if written is not None:
+            written.result()
     if not lengths:
         raise DataError(f"{source.description}: no rows")
     return Staged(folder, lengths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field as Setting
 from pydantic import PositiveInt, model_validator
@@ -17,8 +16,8 @@ from mlet.data.checksums import crc32
 from mlet.data.files import find_files
 from mlet.data.prepare import Report
 from mlet.data.readers import READERS, TableSchema, TableSource
-from mlet.data.readers.registry import open_raw
-from mlet.data.source import RawSource
+from mlet.data.readers.registry import OF_FILES, open_raw
+from mlet.data.source import RawSource, SplitBy
 from mlet.data.synthetic import SyntheticConfig, SyntheticSource
 from mlet.errors import ConfigError
 from mlet.reading import read_sealed, write_sealed
@@ -45,7 +44,7 @@ class DatasetConfig(Settings):
     format: str | None = None
     files: list[Path] = Setting(default_factory=list)
     schema_file: Path | None = None
-    split: Literal["time", "order", "random", "given"] | None = None
+    split: SplitBy | None = None
     valid: float = 0.1
     test: float = 0.1
     seed: int = Setting(0, ge=0)
@@ -108,7 +107,7 @@ def make_ready(config: DatasetConfig, folder: Path, report: Report) -> Path:
 def _sources(config: DatasetConfig) -> list[Path]:
     """The raw files, and what describes them; those that are there."""
     files = config.raw_files
-    if config.format == "table":
+    if config.format in OF_FILES:
         files = [file.path for file in find_files(files)]
     named = [*files, *([config.schema_file] if config.schema_file else [])]
     inner = [file for path in named if path.is_dir() for file in sorted(path.iterdir())]

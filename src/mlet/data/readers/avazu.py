@@ -10,6 +10,7 @@ import polars as pl
 
 from mlet.data import parse
 from mlet.data.delimited import read_delimited
+from mlet.data.files import find_files
 from mlet.data.readers.registry import READERS
 from mlet.data.schema import RawFormat
 from mlet.data.source import LABEL, LINE, TIME, RawColumns, RawRows, field_column, kept
@@ -35,8 +36,8 @@ class AvazuSource:
     format = RawFormat(name="avazu")
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """``paths``: one file or several with the same header."""
-        self.paths = tuple(paths)
+        """``paths``: files, folders or patterns; all with the same header."""
+        self.paths = tuple(file.path for file in find_files(paths))
         self.columns = RawColumns(
             dense={}, categorical=(*CATEGORICAL, "hour", "weekday"), time=True
         )

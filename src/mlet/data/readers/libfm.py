@@ -10,6 +10,7 @@ import polars as pl
 
 from mlet.data.compressed import STDIN
 from mlet.data.delimited import read_delimited
+from mlet.data.files import find_files
 from mlet.data.readers.registry import READERS
 from mlet.data.schema import RawFormat
 from mlet.data.source import LABEL, LINE, SPLIT, RawColumns, RawRows, field_column, kept
@@ -29,16 +30,15 @@ class LibFMSource:
         """Read ``paths``, to be split by mlet, or the published ``train``/``valid``/``test``.
 
         Args:
-            paths: files whose rows are pooled and then split.
+            paths: files, folders or patterns, whose rows are pooled and then split.
             given: files by split (``train``, ``valid``, ``test``), kept as they are.
 
         Raises:
             DataError: the first row cannot be read.
         """
         splits = ("train", "valid", "test")
-        self._files = [(path, None) for path in paths] + [
-            (path, splits.index(split)) for split, path in (given or {}).items()
-        ]
+        named = [(paths, None), *(([p], splits.index(split)) for split, p in (given or {}).items())]
+        self._files = [(file.path, split) for some, split in named for file in find_files(some)]
         self.default_split: Literal["random", "given"] = "given" if given else "random"
         self._width = self._first_width(self._files[0][0])
         self._names = tuple(f"field_{place}" for place in range(1, self._width + 1))

@@ -18,6 +18,9 @@ Reader: TypeAlias = Callable[[list[Path]], RawSource]
 
 READERS: Registry[Reader] = Registry("reader", "mlet.readers")
 
+#: mlet's own formats whose input may be folders and patterns of files.
+OF_FILES = ("criteo", "avazu", "libfm", "table")
+
 
 def open_raw(name: str, files: list[Path]) -> RawSource:
     """Raw files through the reader of a name.

@@ -179,7 +179,8 @@ class TableSource:
 
     def _parquet(self, file: RawFile) -> Iterator[pl.DataFrame]:
         path, remedy = file.path, "write the Parquet file again, or fetch it again"
-        with on_disk(path) as copy, reading(copy, DataError, remedy, missing="no such file"):
+        missing = "no such file"
+        with on_disk(path) as copy, reading(copy, DataError, remedy, missing=missing, shown=path):
             # Its folders' names are read in `find_files`, the same for all kinds of files.
             lazy = pl.scan_parquet(copy, glob=False, hive_partitioning=False)
             total = lazy.select(pl.len()).collect().item()
