@@ -32,8 +32,11 @@ main()
 
 
 def limited(size: int, *arguments: object) -> str:
-    """Run ``mlet`` unable to write files above ``size`` bytes; its last line of complaint."""
-    command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
+    """Run ``mlet`` unable to write files above ``size`` bytes; its last line of complaint.
+
+    Nor modules as bytecode, which it would leave cut off.
+    """
+    command = [sys.executable, "-B", "-c", LIMITED, str(size), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
