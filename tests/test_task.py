@@ -196,3 +196,9 @@ def test_a_task_with_the_same_metrics_in_another_order(brier: str) -> None:
     assert [metric.name for metric in task.metrics] == ["logloss", "auc"]
     draws = task.resampled(y, p, samples=9)
     np.testing.assert_array_equal(draws, Binary().resampled(y, p, samples=9)[:, [1, 0]])
+
+
+def test_outputs_are_one_a_row() -> None:
+    """Not broadcast against the labels, nor an error of torch's."""
+    with pytest.raises(ConfigError, match=r"shape \(3, 1\) for 3 rows: .* outputs.squeeze\(1\)"):
+        TASKS["binary"]().batch_loss(torch.zeros(3, 1), torch.ones(3), None)

@@ -104,8 +104,14 @@ class Task(ABC):
         """`loss`, with the weights of rows where there are some.
 
         Raises:
-            ConfigError: there are, and the task takes none.
+            ConfigError: there are, and the task takes none; or outputs are not one a row.
         """
+        if outputs.shape != labels.shape:
+            raise ConfigError(
+                f"the model's outputs have the shape {tuple(outputs.shape)} for {len(labels)} "
+                f"rows: its forward must return one number a row, ({len(labels)},), as "
+                f"outputs.squeeze(1) is of a last layer of one"
+            )
         if weights is None:
             return self.loss(outputs, labels)
         self.check_weights(True)

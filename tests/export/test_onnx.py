@@ -222,6 +222,8 @@ def test_ids_outside_their_table_are_refused(schema: DatasetSchema, tmp_path: Pa
         {"C3.values": torch.tensor([0, sizes[2]])},
         {"C3.lengths": torch.tensor([1, 0])},
         {"C3.lengths": torch.tensor([2, 1])},
+        {"C3.lengths": torch.tensor([3, -1])},
+        {"C3.lengths": torch.tensor([-1, 3])},
     ):
         with pytest.raises(Exception, match=r"out of data bounds|indices|[Ii]nvalid"):
             scores(path, {**good, **wrong})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mlet.data import Batch
 from mlet.data.schema import DatasetSchema
+from mlet.engine import engine_serves
 from mlet.errors import ConfigError, ConversionError
 from mlet.models import CTRModel
 from mlet.nn import Bags
@@ -33,6 +34,7 @@ class ServingModule(nn.Module):
 
     Raises:
         IndexError: an id outside its field's table; of exported programs what their runtime raises.
+        ValueError: lengths that are not those of the values; of exported programs the same.
     """
 
     def __init__(self, model: CTRModel, schema: DatasetSchema) -> None:
@@ -51,8 +53,7 @@ class ServingModule(nn.Module):
             raise ValueError(f"expected {', '.join(self.inputs)}, got {len(inputs)} tensors")
         given = dict(zip(self.inputs, inputs, strict=True))
         bags = {
-            name: Bags(given[f"{name}.values"], _offsets(given[f"{name}.lengths"]))
-            for name in self._bags
+            name: _bags(given[f"{name}.values"], given[f"{name}.lengths"]) for name in self._bags
         }
         rows, device = inputs[-1].shape[0], inputs[-1].device
         dense = given["dense"] if self._dense else torch.zeros(rows, 0, device=device)
@@ -81,8 +82,18 @@ class ServingModule(nn.Module):
         return tuple(given)
 
 
-def _offsets(lengths: Tensor) -> Tensor:
-    return torch.cat([lengths.new_zeros(1), lengths]).cumsum(0)
+def _bags(values: Tensor, lengths: Tensor) -> Bags:
+    """The values (V,) of rows of these lengths (B,).
+
+    What those cannot be a program would score in silence; to read behind the end of a list of one
+    is an error in any runtime.
+    """
+    offsets = torch.cat([lengths.new_zeros(1), lengths]).cumsum(0)
+    if engine_serves(values, lengths):
+        return Bags(values, offsets)  # they are checked where they are looked up
+    wrong = (lengths < 0).sum() + (lengths.sum() - values.shape[0]).abs()
+    one = lengths.new_ones(1).index_select(0, wrong.reshape(1))
+    return Bags(values, offsets * one)
 
 
 def serving_module(
