@@ -30,6 +30,7 @@ WRITES: dict[str, Callable[[TwoLayerTable], object]] = {
     "power": lambda layer: layer.weight.data.__ipow__(2),
     "out": lambda layer: torch.mul(torch.ones(6, 2), 2, out=layer.weight.data),
     "copy": lambda layer: layer.weight.data.copy_(torch.zeros(6, 2)),
+    "other memory": lambda layer: layer.weight.data.set_(torch.zeros(6, 2)),
     "rows": lambda layer: [nn.init.zeros_(row) for row in layer.weight],
     "parts": lambda layer: torch.split(layer.weight, 2)[0].zero_(),
     "many": lambda layer: torch._foreach_mul_([layer.weight], 2.0),

@@ -67,6 +67,10 @@ class TableProduct(Tensor, metaclass=_OrdinaryToIsinstance):
             return type(out)(parts) if type(out) in (list, tuple) else out
         return _shown_again(out, func)
 
+    def set_(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as all that writes; torch asks nobody before this one."""
+        return self.__torch_function__(Tensor.set_, (type(self),), (self, *args), kwargs)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A table of its own; as of torch's tensors, not of one that is being differentiated."""
         plain = self.as_subclass(Tensor)
