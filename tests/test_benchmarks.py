@@ -126,3 +126,20 @@ def test_serving_is_measured_in_every_form(tmp_path: Path) -> None:
     assert all(row["peak_bytes"] > row["file_bytes"] for row in found["memory"])
     assert {row["form"] for row in found["ratios"]} == {"torch", ".pt2", "ONNX Runtime"}
     assert "collapsed MLET ÷ single layer" in result.stdout
+
+
+@pytest.mark.slow
+def test_bytes_between_processes_are_those_of_the_model(tmp_path: Path) -> None:
+    pytest.importorskip("torchrec")
+    answer = tmp_path / "scale.json"
+    command = [
+        sys.executable, ROOT / "benchmarks" / "scale.py",
+        "--processes", "2", "--steps", "1", "--json", answer,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=280)
+    rows = json.loads(answer.read_text())
+    counted = {row["way"]: row["vectors"] for row in rows["measured"]}
+    assert counted == {row["way"]: row["reckoned_vectors"] for row in rows["measured"]}
+    assert counted["one layer"] * 4 == counted["two, d wide"] * 4 == counted["two, k wide"]
+    assert all(row["seconds"] > 0 for row in rows["measured"])
+    assert {row["workers"] for row in rows["reckoned"]} == {8, 16, 32, 64, 128}

@@ -36,6 +36,7 @@ SMALLER = {
     "benchmarks/training.py": "benchmarks/training.py --rounds 2 --cap 1000 --batch 64",
     "benchmarks/engine_choices.py": "benchmarks/engine_choices.py --rounds 2",
     "benchmarks/serving.py": "benchmarks/serving.py --cap 50 --rounds 3",
+    "benchmarks/scale.py": "benchmarks/scale.py --processes 1 --steps 1",
     "benchmarks/unknown_rows.py": "benchmarks/unknown_rows.py --seeds 1",
     "benchmarks/rolling.py": "benchmarks/rolling.py --since 1995 --until 2015 --blocks 2 "
     "--months 36 --seeds 1",
