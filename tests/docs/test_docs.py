@@ -85,9 +85,9 @@ def desk(
     """A folder with the input files that the documentation speaks of."""
     (tmp_path / "train.txt").symlink_to(criteo_sample)
     (tmp_path / "ml-latest-small").symlink_to(movielens)
-    (tmp_path / "logs").mkdir()
+    (tmp_path / "days").mkdir()
     for day in range(2):
-        (tmp_path / "logs" / f"day_{day}.gz").write_bytes(gzip.compress(criteo_sample.read_bytes()))
+        (tmp_path / "days" / f"day_{day}.gz").write_bytes(gzip.compress(criteo_sample.read_bytes()))
     for name in ("benchmarks", "examples", "studies"):
         (tmp_path / name).symlink_to(ROOT / name)
     for file, every in ((debdeps, 300), (tennis, 300), (criteo80k, 20)):
