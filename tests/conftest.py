@@ -19,6 +19,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Of what its users do, MLflow would tell its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import torch
+
+# Without a GPU, Triton's interpreter runs the CUDA kernels; it must be asked before anybody, as
+# TorchRec does, imports Triton.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import numpy as np
 import pytest
 
