@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -49,7 +50,7 @@ _keys = itertools.count(1)
 _NOBODYS = torch.zeros(1, requires_grad=True)
 
 
-class HookOfRuns:
+class HookOfRuns(ABC):
     """A module's hook that is no part of a compiled graph, but called when its lookups run."""
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
@@ -57,9 +58,9 @@ class HookOfRuns:
         if not torch.compiler.is_compiling():
             self.run(module)
 
+    @abstractmethod
     def run(self, module: Any) -> None:
         """Before any forward pass."""
-        raise NotImplementedError
 
 
 def number(tables: nn.Module) -> int:
