@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,12 +188,10 @@ class _Collapse(SavePlanner):
         rows = cast("TensorStorageMetadata", entries[f"{table}.{INNER}"])
         projection = cast("TensorStorageMetadata", entries[f"{table}.{PROJECTION}"])
         dim = projection.size[1]
-        # Columns of the same rows are one part of the product.
-        spans = sorted({(chunk.offsets[0], chunk.sizes[0]) for chunk in rows.chunks})
         size = torch.Size([rows.size[0], dim])
         chunks = [
             ChunkStorageMetadata(torch.Size([first, 0]), torch.Size([count, dim]))
-            for first, count in spans
+            for first, count in _spans(rows.chunks)
         ]
         return [_item(name, chunk, projection.properties, size) for chunk in chunks]
 
@@ -217,6 +216,20 @@ class _Collapse(SavePlanner):
         wide = torch.Size([chunk.sizes[0], projection.shape[0]])
         rows = self._reader.tensor(f"{table}.{INNER}", ChunkStorageMetadata(chunk.offsets, wide))
         return collapse_table(rows, projection)
+
+
+def _spans(chunks: Sequence[ChunkStorageMetadata]) -> list[tuple[int, int]]:
+    """Where parts of the product begin, and how many rows they have: as many as the parts of W2.
+
+    Of rows whose columns are in several parts, none has more numbers of W2 than each of those.
+    """
+    found: list[tuple[int, int]] = []
+    shared = Counter((chunk.offsets[0], chunk.sizes[0]) for chunk in chunks)
+    for (first, count), parts in sorted(shared.items()):
+        step = -(-count // parts)
+        starts = range(first, first + count, step) if count else [first]
+        found += [(start, min(step, first + count - start)) for start in starts]
+    return found
 
 
 def _item(
