@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torch import distributed as dist
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -33,10 +35,11 @@ TIMEOUT = 60  # seconds that a process waits for another
 
 
 def run(task: Callable[[Path], None], rank: int, size: int, folder: Path) -> None:
-    """One of several processes; what went wrong is left in a file."""
+    """One of several processes, two of which are a machine; what went wrong is left in a file."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    os.environ.update(LOCAL_WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
+    local = min(size, 2)
+    os.environ.update(LOCAL_WORLD_SIZE=str(local), LOCAL_RANK=str(rank % local))
     try:
         with processes(rank, size, folder / f"store{size}"):
             task(folder)
@@ -68,12 +71,16 @@ def config(name: str, n: int, dim: int, *features: str, pooling: Any = SUM) -> E
 
 
 def configs() -> list[EmbeddingBagConfig]:
-    """A feature of two tables, a table of two features, sums and means, several widths."""
+    """Features of several tables, tables of two features, sums and means, several widths."""
     return [
         config("u", 40, 4, "a", "b"),
         config("v", 31, 4, "b", pooling=MEAN),
         config("w", 30, 8, "c", pooling=MEAN),
         config("x", 34, 4, "c"),
+        config("p", 33, 4, "a", "c"),
+        config("q", 32, 12, "b", pooling=MEAN),
+        config("g", 35, 4, "a", pooling=MEAN),
+        config("h", 36, 12, "b", "c"),
     ]
 
 
@@ -81,31 +88,65 @@ def built(**options: Any) -> Any:
     torch.manual_seed(0)
     plain = EmbeddingBagCollection(tables=configs(), **options)
     model = nn.ModuleDict({"sparse": plain})
-    return mlet.convert(model, {"*.w": 24, "*.[uvx]": 16})
+    return mlet.convert(model, {"*.w": 24, "*.[uvxqgh]": 16, "*.p": 32})
 
 
-#: How each table is sharded.
-SHARDED = {"u": "table_wise", "v": "row_wise", "w": "table_row_wise", "x": "row_wise"}
+#: How each table is sharded; columns of p and g in shares that are projected where they are, of q
+#: and h in such as are projected where they arrive.
+SHARDED = {
+    "u": "table_wise",
+    "v": "row_wise",
+    "w": "table_row_wise",
+    "x": "row_wise",
+    "p": "column_wise",
+    "q": "table_column_wise",
+    "g": "grid_shard",
+    "h": "grid_shard",
+}
+#: How wide the shares of columns are.
+SHARES = {"p": 8, "q": 8, "g": 8, "h": 8}
+#: What row-wise Adagrad can train; what fits on one machine.
+WHOLE_ROWS = {name: "row_wise" if name in SHARES else kind for name, kind in SHARDED.items()}
+ONE_MACHINE = {**SHARDED, "g": "column_wise", "h": "row_wise"}
 
 
-def sharded(model: nn.Module, sharder: Any, kinds: dict[str, str] | None = None) -> Any:
-    """As TorchRec's planner has it, given the kinds of sharding."""
+def sharded(
+    model: nn.Module,
+    sharder: Any,
+    kinds: dict[str, str] | None = None,
+    shares: dict[str, int] | None = None,
+) -> Any:
+    """As TorchRec's planner has it, given the kinds of sharding, and shares of columns.
+
+    Args:
+        sharder: one, or a list of several.
+    """
+    sharders = sharder if isinstance(sharder, list) else [sharder]
     size = dist.get_world_size()
+    shares = SHARES if shares is None else shares
     planner = EmbeddingShardingPlanner(
-        topology=Topology(size, "cpu", local_world_size=size),
+        topology=Topology(size, "cpu", local_world_size=get_local_size(size)),
         constraints={
-            table: ParameterConstraints(sharding_types=[kind])
+            table: ParameterConstraints(sharding_types=[kind], min_partition=shares.get(table))
             for table, kind in (kinds or SHARDED).items()
         },
     )
-    plan = planner.collective_plan(model, [sharder], dist.group.WORLD)
-    return DistributedModelParallel(
-        model, device=torch.device("cpu"), plan=plan, sharders=[sharder]
-    )
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    return DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)
 
 
-#: A table that is not converted among them.
-MIXED = {"u": "table_wise", "v": "row_wise", "w": "row_wise", "y": "row_wise"}
+#: Tables that are not converted among them, y and z; p and q as above.
+MIXED = {
+    "u": "table_wise",
+    "v": "row_wise",
+    "w": "row_wise",
+    "y": "row_wise",
+    "p": "column_wise",
+    "q": "column_wise",
+    "z": "column_wise",
+    "x": "table_row_wise",
+}
+MIXED_SHARES = {"p": 8, "q": 8, "z": 4}
 
 
 def two_layer_sharder(rule: Any = EmbOptimType.EXACT_ADAGRAD, lr: float = 0.1) -> Any:
@@ -168,19 +209,29 @@ def check_like(model: Any, reference: Any, optimizer: Any, sizes: list[int], see
 
 def check_factors(model: Any, reference: Any) -> None:
     collection = model.module["sparse"]
+    whole = {}
     for name, projection in collection.projections.items():
         factors = reference["sparse"].tables.factors(name)
         torch.testing.assert_close(projection.detach(), factors.projection, **NEAR)
+        whole[name] = factors.inner
+    for name, layer in ordinary(reference).items():
+        whole[name] = layer.weight.detach()
+    assert set(whole) == set(collection.module_sharding_plan)
+    for name, values in whole.items():
         for shard in collection.local_shards(name):
-            (first, _), (count, _) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-            torch.testing.assert_close(shard.tensor, factors.inner[first : first + count], **NEAR)
-    for name, layer in reference["sparse"].tables.named_children():
-        if isinstance(layer, nn.EmbeddingBag):
-            for shard in collection.local_shards(name):
-                first, count = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
-                torch.testing.assert_close(
-                    shard.tensor, layer.weight[first : first + count].detach(), **NEAR
-                )
+            (row, column), (rows, columns) = (
+                shard.metadata.shard_offsets,
+                shard.metadata.shard_sizes,
+            )
+            own = values[row : row + rows, column : column + columns]
+            torch.testing.assert_close(shard.tensor, own, **NEAR)
+
+
+def ordinary(reference: Any) -> dict[str, Any]:
+    """Layers of the tables that were not converted."""
+    layers = reference["sparse"].tables.named_children()
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return {name: layer for name, layer in layers if isinstance(layer, kinds)}
 
 
 def reference_optimizer(rule: Any, model: Any, lr: float) -> Any:
@@ -189,7 +240,8 @@ def reference_optimizer(rule: Any, model: Any, lr: float) -> Any:
     if rule == EmbOptimType.EXACT_ADAGRAD:
         return torch.optim.Adagrad(model.parameters(), lr=lr, eps=1e-8)
     pairs = list(model["sparse"].factor_parameters())
-    both = [RowWiseAdagrad([inner for inner, _ in pairs], lr=lr, eps=1e-8)]
+    rows = [inner for inner, _ in pairs] + [layer.weight for layer in ordinary(model).values()]
+    both = [RowWiseAdagrad(rows, lr=lr, eps=1e-8)]
     both.append(torch.optim.Adagrad([w for _, w in pairs], lr=lr, eps=1e-8))  # type: ignore[arg-type]
     return _Both(both)
 
@@ -205,3 +257,57 @@ class _Both:
     def step(self) -> None:
         for one in self.each:
             one.step()
+
+
+@contextmanager
+def counts() -> Iterator[Counter[str]]:
+    """Bytes of floating point numbers that this process hands to each collective."""
+    found: Counter[str] = Counter()
+    places = {
+        "all_to_all_single": 1,
+        "reduce_scatter_tensor": 1,
+        "all_gather_into_tensor": 1,
+        "all_reduce": 0,
+    }
+    before = {name: getattr(dist, name) for name in places}
+
+    def counted(name: str, place: int) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            sent = args[place] if len(args) > place else named["input"]
+            if sent.is_floating_point():
+                found[name] += sent.numel() * sent.element_size()
+            return before[name](*args, **named)
+
+        return call
+
+    try:
+        for name, place in places.items():
+            setattr(dist, name, counted(name, place))
+        yield found
+    finally:
+        for name, function in before.items():
+            setattr(dist, name, function)
+
+
+def batches_of_their_own() -> list[KeyedJaggedTensor]:
+    """Of each process, features with batches of different sizes, whose rows are handed out again
+    (VBE)."""
+    size = dist.get_world_size()
+    made = torch.Generator().manual_seed(5)
+    each = []
+    for process in range(size):
+        rows = [2 + process, 3, 1 + process]
+        inverse = torch.stack([torch.randint(0, n, (6,), generator=made) for n in rows])
+        lengths = torch.randint(0, 4, (sum(rows),), generator=made)
+        count = int(lengths.sum())
+        each.append(
+            KeyedJaggedTensor(
+                keys=KEYS,
+                values=torch.randint(0, 30, (count,), generator=made),
+                weights=torch.rand(count, generator=made),
+                lengths=lengths,
+                stride_per_key_per_rank=[[n] for n in rows],
+                inverse_indices=(KEYS, inverse),
+            )
+        )
+    return each

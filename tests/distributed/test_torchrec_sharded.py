@@ -21,6 +21,7 @@ from mlet.errors import ConversionError
 
 pytest.importorskip("torchrec", reason="make test installs the extra 'clients'")
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from sequence_worker import sequence_config, sequence_configs, sequence_sharder
 from sharded_models import (
     NEAR,
     TIMEOUT,
@@ -33,15 +34,19 @@ from sharded_models import (
     two_layer_sharder,
 )
 from sharded_worker import AlsoRowWise, resumes, trains_like_one, two
-from torchrec.distributed.planner import Topology
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.shard_estimators import (
     EmbeddingPerfEstimator,
     EmbeddingStorageEstimator,
 )
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from mlet.distributed import TwoLayerPerfEstimator
+from mlet.distributed.forms import projects_on_shards
 
 
 def launch(task: Callable[[Path], None], size: int, folder: Path, seconds: int = 240) -> list[int]:
@@ -91,6 +96,21 @@ def test_the_collapsed_state_is_the_plain_models(four: Path) -> None:
 
 
 @pytest.mark.slow
+def test_collapsed_sequences_are_the_plain_models(four: Path, tmp_path: Path) -> None:
+    """Of the sharded model, and of the folder that it was saved in before."""
+    mlet.collapse_state_dict(four / "sequences", tmp_path / "plain")
+    expected = mlet.collapse_state_dict(torch.load(four / "sequences.pt"))
+    for folder in (four / "collapsed-sequences", tmp_path / "plain"):
+        plain = nn.ModuleDict({"sparse": EmbeddingCollection(tables=sequence_configs())})
+        state = plain.state_dict()
+        checkpoint.load({"model": state}, checkpoint_id=folder)
+        plain.load_state_dict(state, strict=True)
+        assert set(state) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(plain.state_dict()[name], value, **NEAR)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_folder_is_collapsed(four: Path, tmp_path: Path) -> None:
     """Without the model; a shard at a time, and what was kept of the factors is left out."""
     before = torch.distributed.checkpoint.FileSystemReader(four / "checkpoint").read_metadata()
@@ -100,6 +120,9 @@ def test_a_checkpoint_folder_is_collapsed(four: Path, tmp_path: Path) -> None:
     assert {name.rpartition(".")[2] for name in metadata.state_dict_metadata} == {"weight"}
     rows: Any = metadata.state_dict_metadata["model.sparse.embedding_bags.v.weight"]
     assert [tuple(chunk.sizes) for chunk in rows.chunks] == [(8, 4), (8, 4), (8, 4), (7, 4)]
+    # Of columns in four parts, too, as many numbers as one has are in memory at a time.
+    rows = metadata.state_dict_metadata["model.sparse.embedding_bags.p.weight"]
+    assert [tuple(chunk.sizes) for chunk in rows.chunks] == [(9, 4), (9, 4), (9, 4), (6, 4)]
     plain = nn.ModuleDict({"sparse": EmbeddingBagCollection(tables=configs())})
     state = plain.state_dict()
     checkpoint.load({"model": state}, checkpoint_id=tmp_path / "plain")
@@ -174,6 +197,16 @@ def test_refusals(tmp_path: Path) -> None:
             refused(one_table().double(), kinds)
         with pytest.raises(RuntimeError, match="No available sharding type"):
             refused(one_table(), {"t": "data_parallel"})
+        rowwise = EmbOptimType.EXACT_ROWWISE_ADAGRAD
+        with pytest.raises(RuntimeError, match="No available sharding type"):
+            refused(one_table(), {"t": "column_wise"}, rowwise)
+        by_columns = planned(one_table(), two_layer_sharder(), "column_wise", 4)
+        with pytest.raises(ConversionError, match=r"'t': row-wise Adagrad keeps .* 2 shares"):
+            by_plan(one_table(), two_layer_sharder(rowwise), by_columns)
+        for shard in by_columns.plan["sparse"]["t"].sharding_spec.shards:
+            shard.shard_sizes[1] = 6
+        with pytest.raises(ConversionError, match=r"'t'.* 6 wide .* the plan's shares of columns"):
+            by_plan(one_table(), two_layer_sharder(), by_columns)
         narrow = sharded(one_table(dim=3), two_layer_sharder(), kinds)
         with pytest.raises(ConversionError, match=r"'t' of .* is 3 wide when it is collapsed"):
             mlet.collapse(narrow)
@@ -181,6 +214,57 @@ def test_refusals(tmp_path: Path) -> None:
             mlet.convert(narrow, 8)
         with pytest.raises(ConversionError, match="are not resharded while they train"):
             narrow.module["sparse"].update_shards({}, None, None)
+        with pytest.raises(ConversionError, match="are not resharded while they train"):
+            narrow.reshard({"sparse": (0.0, {"t": None})}, "sparse")
+
+
+def planned(model: Any, sharder: Any, kind: str, share: int) -> Any:
+    """By the planner, of the only table."""
+    constraints = {"t": ParameterConstraints(sharding_types=[kind], min_partition=share)}
+    topology = Topology(1, "cpu", local_world_size=1)
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
+    return planner.plan(model, [sharder])
+
+
+def by_plan(model: Any, sharder: Any, plan: Any) -> Any:
+    cpu = torch.device("cpu")
+    return DistributedModelParallel(model, device=cpu, plan=plan, sharders=[sharder])
+
+
+def one_sequence(dim: int = 4, inner_dim: int = 8) -> Any:
+    plain = EmbeddingCollection(tables=[sequence_config("t", 9, "a", dim=dim)])
+    return mlet.convert(nn.ModuleDict({"sparse": plain}), inner_dim)
+
+
+def test_refusals_of_sequences(tmp_path: Path) -> None:
+    sgd = sequence_sharder(EmbOptimType.EXACT_SGD)
+    with processes(0, 1, tmp_path / "store"):
+        for kind in ("column_wise", "data_parallel"):
+            with pytest.raises(RuntimeError, match="No available sharding type"):
+                planned(one_sequence(), sgd, kind, 4)
+        bags = planned(one_table(), two_layer_sharder(), "column_wise", 4)
+        with pytest.raises(ConversionError, match=r"'t'.* column_wise, only table_wise, row_wise"):
+            by_plan(one_sequence(), sgd, bags)
+        rows = planned(one_sequence(inner_dim=10), sgd, "row_wise", 4)
+        with pytest.raises(ConversionError, match=r"'t'.* 10 wide and FBGEMM takes multiples of 4"):
+            by_plan(one_sequence(inner_dim=10), sgd, rows)
+        narrow = by_plan(one_sequence(dim=3), sgd, planned(one_sequence(dim=3), sgd, "row_wise", 4))
+        with pytest.raises(ConversionError, match=r"'t' of .* is 3 wide when it is collapsed"):
+            mlet.collapse(narrow)
+        with pytest.raises(ConversionError, match=r"'.*sparse' has been sharded by a plan"):
+            mlet.convert(narrow, 8)
+        with pytest.raises(ConversionError, match="are not resharded while they train"):
+            narrow.reshard({"sparse": (0.0, {"t": None})}, "sparse")
+
+
+def test_whichever_form_sends_less() -> None:
+    """P d-wide sums or k numbers; and rows that are whole leave d wide, however narrow they are."""
+    assert projects_on_shards(64, 16, 1)
+    assert projects_on_shards(64, 16, 2)
+    assert projects_on_shards(64, 16, 4)
+    assert not projects_on_shards(64, 16, 5)
+    assert not projects_on_shards(64, 64, 2)
+    assert projects_on_shards(8, 16, 1)
 
 
 def test_a_planner_counts_rows_k_wide() -> None:
@@ -190,11 +274,16 @@ def test_a_planner_counts_rows_k_wide() -> None:
         "v": (31, 16),
         "w": (30, 24),
         "x": (34, 16),
+        "p": (33, 32),
+        "q": (32, 16),
+        "g": (35, 16),
+        "h": (36, 16),
     }
     assert all(one.is_meta for one in found.values())
 
 
-def test_a_planner_estimates_rows_k_wide_and_exchange_d_wide() -> None:
+@pytest.mark.parametrize("pools", [True, False])
+def test_a_planner_estimates_rows_k_wide_and_exchange_d_wide(pools: bool) -> None:
     """Of TorchRec's own collections of either width it has what each is right for."""
     topology = Topology(4, "cpu", local_world_size=2)
 
@@ -210,13 +299,19 @@ def test_a_planner_estimates_rows_k_wide_and_exchange_d_wide() -> None:
             if option.sharding_type in ("table_wise", "row_wise")
         }
 
+    def collection(dim: int) -> Any:
+        if pools:
+            return EmbeddingBagCollection(tables=[config("t", 4000, dim, "a", "b")])
+        return EmbeddingCollection(tables=[sequence_config("t", 4000, "a", "b", dim=dim)])
+
     def plain(dim: int) -> dict[tuple[str, int], Any]:
-        model = EmbeddingBagCollection(tables=[config("t", 4000, dim, "a", "b")])
-        return shards(model, AlsoRowWise(), EmbeddingPerfEstimator)
+        theirs = AlsoRowWise() if pools else EmbeddingCollectionSharder()
+        return shards(collection(dim), theirs, EmbeddingPerfEstimator)
 
     inside, outside = plain(32), plain(4)
-    model = mlet.convert(EmbeddingBagCollection(tables=[config("t", 4000, 4, "a", "b")]), 32)
-    found = shards(model, two_layer_sharder(EmbOptimType.EXACT_SGD), TwoLayerPerfEstimator)
+    sgd = EmbOptimType.EXACT_SGD
+    sharder = two_layer_sharder(sgd) if pools else sequence_sharder(sgd)
+    found = shards(mlet.convert(collection(4), 32), sharder, TwoLayerPerfEstimator)
     assert len(found) == 5
     assert set(found) == set(inside) == set(outside)
     for key, shard in found.items():
@@ -226,6 +321,47 @@ def test_a_planner_estimates_rows_k_wide_and_exchange_d_wide() -> None:
         assert shard.perf.bwd_compute == inside[key].perf.bwd_compute
         assert 0 < shard.perf.fwd_comms == outside[key].perf.fwd_comms < inside[key].perf.fwd_comms
         assert shard.perf.bwd_comms == outside[key].perf.bwd_comms
+
+
+def test_a_planner_estimates_columns_as_wide_as_they_are_exchanged() -> None:
+    """Shares of 8 of 32 columns: four sums of 4, or, where those were of 12, four parts of 8."""
+    topology = Topology(4, "cpu", local_world_size=2)
+    for dim, exchanged in ((4, 4), (12, 8)):
+        plain = EmbeddingBagCollection(tables=[config("t", 4000, dim, "a", "b")])
+        like = EmbeddingBagCollection(tables=[config("t", 4000, exchanged * 4, "a", "b")])
+        found = []
+        for model, sharder, estimator, share in (
+            (mlet.convert(plain, 32), two_layer_sharder(), TwoLayerPerfEstimator, 8),
+            (like, AlsoRowWise(), EmbeddingPerfEstimator, exchanged),
+        ):
+            limits = {
+                "t": ParameterConstraints(
+                    sharding_types=["column_wise", "grid_shard"], min_partition=share
+                )
+            }
+            enumerator = EmbeddingEnumerator(
+                topology,
+                64,
+                constraints=limits,
+                estimator=[
+                    estimator(topology, limits),
+                    EmbeddingStorageEstimator(topology, limits),
+                ],
+            )
+            options = enumerator.enumerate(nn.ModuleDict({"sparse": model}), [sharder])
+            shards = {
+                (option.sharding_type, place): shard
+                for option in options
+                for place, shard in enumerate(option.shards)
+            }
+            found.append(shards)
+        ours, theirs = found
+        assert len(ours) == 4 + 4 * 2
+        assert set(ours) == set(theirs)
+        for key, shard in ours.items():
+            assert 0 < shard.perf.fwd_comms == theirs[key].perf.fwd_comms
+            assert shard.perf.bwd_comms == theirs[key].perf.bwd_comms
+            assert shard.size[1] == 8
 
 
 def test_torchrec_is_imported_where_it_is_asked_for() -> None:

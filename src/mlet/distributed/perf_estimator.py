@@ -11,11 +11,14 @@ import torch
 from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
 from torchrec.distributed.planner.types import ShardEstimator
 
-from mlet.nn.torchrec_collections import TwoLayerEmbeddingBagCollection
+from mlet.distributed.forms import column_shares, projects_on_shards
+from mlet.distributed.table_checks import configs_of
+from mlet.nn.two_layer_collection import TwoLayerCollection
 
 
 class TwoLayerPerfEstimator(ShardEstimator):  # type: ignore[misc]
-    """TorchRec's estimate, of rows that are read k wide and vectors that are exchanged d wide.
+    """TorchRec's estimate, of rows that are read k wide and vectors that are exchanged d wide, or,
+    by columns, as `projects_on_shards` has it.
 
     Without it a planner takes the exchange for k wide too. It is given to TorchRec's enumerator in
     the place of its own::
@@ -38,7 +41,7 @@ class TwoLayerPerfEstimator(ShardEstimator):  # type: ignore[misc]
         ours = [
             option
             for option in sharding_options
-            if isinstance(option.module[1], TwoLayerEmbeddingBagCollection)
+            if isinstance(option.module[1], TwoLayerCollection)
         ]
         narrow = [_narrow(option) for option in ours]
         self._theirs.estimate(narrow, sharder_data_map)
@@ -52,10 +55,15 @@ class TwoLayerPerfEstimator(ShardEstimator):  # type: ignore[misc]
 
 
 def _narrow(option: Any) -> Any:
-    """The same rows in the same places, d wide."""
-    configs = {config.name: config for config in option.module[1].embedding_bag_configs()}
+    """The same rows in the same places, as wide as their vectors are exchanged."""
+    configs = {config.name: config for config in configs_of(option.module[1])}
+    rows, inner_dim = option.tensor.shape
     dim = configs[option.name].embedding_dim
+    shares = column_shares(shard.offset for shard in option.shards)
     made = copy.copy(option)
-    made._tensor = torch.empty(len(option.tensor), dim, dtype=option.tensor.dtype, device="meta")
-    made.shards = [replace(shard, size=[shard.size[0], dim]) for shard in option.shards]
+    if projects_on_shards(inner_dim, dim, shares):
+        made._tensor = torch.empty(rows, dim, dtype=option.tensor.dtype, device="meta")
+        made.shards = [replace(shard, size=[shard.size[0], dim]) for shard in option.shards]
+    else:
+        made.shards = [replace(shard) for shard in option.shards]
     return made

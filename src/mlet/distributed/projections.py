@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class Projections:
 
     Args:
         parameters: k × d, by table; tables without are ordinary ones.
-        widths: what each table's vectors are wide outside, d, ordinary ones' too.
+        widths: d of each table, of ordinary ones too.
+        on_shards: the tables whose vectors are projected before they are exchanged.
         group: the processes.
     """
 
@@ -27,23 +29,40 @@ class Projections:
         self,
         parameters: Mapping[str, nn.Parameter],
         widths: Mapping[str, int],
+        on_shards: Collection[str],
         group: dist.ProcessGroup,
     ) -> None:
         self.parameters, self.widths, self._group = dict(parameters), dict(widths), group
+        self.on_shards = frozenset(on_shards)
         self.rules: dict[str, ProjectionRule] = {}
 
-    def stacked(self, tables: Sequence[str]) -> Tensor:
-        """(F × k × d) of tables of one shape."""
-        return torch.stack([self.parameters[table].detach() for table in tables])
+    def stacked(self, tables: Sequence[tuple[str, int]], rows: int) -> Tensor:
+        """(F × rows × d) of tables of one shape: of each so many rows of W1, from one on."""
+        return torch.stack(
+            [self.parameters[table].detach()[first : first + rows] for table, first in tables]
+        )
+
+    def outside(self, shard: Any) -> int:
+        """What vectors are wide when they leave a shard: d, or as wide as its columns are."""
+        width: int = self.widths[shard.name] if shard.name in self.on_shards else shard.local_cols
+        return width
+
+    def first(self, tables: Sequence[str]) -> list[str]:
+        """Those of some tables that are projected before they are exchanged."""
+        return [table for table in tables if table in self.on_shards]
+
+    def last(self, tables: Sequence[str]) -> list[str]:
+        """Those that are projected where they arrive."""
+        return [name for name in tables if name in self.parameters and name not in self.on_shards]
 
     def update(self, tables: Sequence[str], gradients: Mapping[str, Tensor]) -> None:
         """Step the projections of some tables, by what this process has of their gradients.
 
         Args:
-            tables: the same, in the same order, on every process; ordinary ones are left out.
+            tables: the same, in the same order, on every process.
             gradients: k × d; of a table that this process has no shard of there is none.
         """
-        names = [table for table in tables if table in self.parameters]
+        names = list(tables)
         if not names:
             return
         shares = [self.parameters[name].detach() for name in names]

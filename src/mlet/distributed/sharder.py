@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from torchrec.distributed.embedding_types import BaseEmbeddingSharder, EmbeddingComputeKernel
+from torchrec.distributed.embedding_types import BaseEmbeddingSharder
 
-from mlet.distributed.sharded_collection import ShardedTwoLayerEmbeddingBagCollection, table_shapes
-from mlet.distributed.shardings import SHARDINGS
-from mlet.nn.torchrec_collections import TwoLayerEmbeddingBagCollection
+from mlet.distributed.sequence_shardings import SEQUENCE_SHARDINGS
+from mlet.distributed.sharded_collection import ShardedTwoLayerEmbeddingBagCollection
+from mlet.distributed.sharded_factors import is_rowwise
+from mlet.distributed.sharded_sequences import ShardedTwoLayerEmbeddingCollection
+from mlet.distributed.shardings import BY_COLUMNS, SHARDINGS
+from mlet.distributed.table_checks import fused_kernels, shardable
+from mlet.nn.torchrec_collections import (
+    TwoLayerEmbeddingBagCollection,
+    TwoLayerEmbeddingCollection,
+)
 
 
 class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingBagCollection]):  # type: ignore[misc]
@@ -20,8 +26,8 @@ class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddi
 
         sharders = [*get_default_sharders(), TwoLayerEmbeddingBagCollectionSharder(fused_params)]
 
-    A planner sees tables of n × k, which is what is stored and read. They are sharded table-wise,
-    row-wise or table-row-wise.
+    A planner sees tables of n × k, which is what is stored and read. They are sharded in all of
+    TorchRec's ways but data-parallel; not by columns, if row-wise Adagrad trains them.
 
     Args:
         fused_params: FBGEMM's of the tables, as TorchRec's sharders take them: ``optimizer``,
@@ -51,27 +57,26 @@ class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddi
             module_fqn=module_fqn,
         )
 
+    def reshard(self, sharded_module: Any, *_: Any, **__: Any) -> Any:
+        """Not of two-layer tables.
+
+        Raises:
+            ConversionError: always.
+        """
+        return sharded_module.update_shards()
+
     def shardable_parameters(self, module: TwoLayerEmbeddingBagCollection) -> dict[str, Any]:
         """Of each table one of the shape of its rows (n × k), without values."""
-        found = {}
-        for table, (shape, source) in table_shapes(module).items():
-            made = nn.Parameter(torch.empty(shape, dtype=source.dtype, device="meta"))
-            for name in ("_optimizer_classes", "_optimizer_kwargs"):
-                if hasattr(source, name):
-                    setattr(made, name, getattr(source, name))
-            found[table] = made
-        return found
+        return dict(shardable(module))
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Those whose exchange is d wide."""
-        return list(SHARDINGS)
+        """TorchRec's names of them."""
+        rowwise = is_rowwise(self.fused_params or {})
+        return [kind for kind in SHARDINGS if not (rowwise and kind in BY_COLUMNS)]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """FBGEMM's, fused with their optimizer."""
-        kernels = [EmbeddingComputeKernel.FUSED]
-        if compute_device_type == "cuda":
-            kernels += [EmbeddingComputeKernel.FUSED_UVM, EmbeddingComputeKernel.FUSED_UVM_CACHING]
-        return [kernel.value for kernel in kernels]
+        return fused_kernels(compute_device_type)
 
     @property
     def module_type(self) -> type[TwoLayerEmbeddingBagCollection]:
@@ -82,3 +87,75 @@ class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddi
     def sharded_module_type(self) -> type[ShardedTwoLayerEmbeddingBagCollection]:
         """What it becomes."""
         return ShardedTwoLayerEmbeddingBagCollection
+
+
+class TwoLayerEmbeddingCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingCollection]):  # type: ignore[misc]
+    """Shards the collection that `mlet.convert` makes of an ``EmbeddingCollection``: table-wise or
+    row-wise.
+
+    Args:
+        fused_params, qcomm_codecs_registry, use_index_dedup: as TorchRec's sharder takes them.
+    """
+
+    def __init__(
+        self,
+        fused_params: dict[str, Any] | None = None,
+        qcomm_codecs_registry: dict[str, Any] | None = None,
+        use_index_dedup: bool = False,
+    ) -> None:
+        super().__init__(fused_params, qcomm_codecs_registry)
+        self._use_index_dedup = use_index_dedup
+
+    def shard(
+        self,
+        module: TwoLayerEmbeddingCollection,
+        params: Any,
+        env: Any,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedTwoLayerEmbeddingCollection:
+        """The collection on all processes.
+
+        Raises:
+            ConversionError: it cannot be sharded, and why.
+        """
+        return ShardedTwoLayerEmbeddingCollection(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            use_index_dedup=self._use_index_dedup,
+            module_fqn=module_fqn,
+        )
+
+    def reshard(self, sharded_module: Any, *_: Any, **__: Any) -> Any:
+        """Not of two-layer tables.
+
+        Raises:
+            ConversionError: always.
+        """
+        return sharded_module.update_shards()
+
+    def shardable_parameters(self, module: TwoLayerEmbeddingCollection) -> dict[str, Any]:
+        """Of each table one of the shape of its rows (n × k), without values."""
+        return dict(shardable(module))
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """TorchRec's names of them."""
+        return list(SEQUENCE_SHARDINGS)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """FBGEMM's, fused with their optimizer."""
+        return fused_kernels(compute_device_type)
+
+    @property
+    def module_type(self) -> type[TwoLayerEmbeddingCollection]:
+        """What is sharded."""
+        return TwoLayerEmbeddingCollection
+
+    @property
+    def sharded_module_type(self) -> type[ShardedTwoLayerEmbeddingCollection]:
+        """What it becomes."""
+        return ShardedTwoLayerEmbeddingCollection

@@ -22,7 +22,7 @@ from mlet.surgery.ties import tied_to
 #: Where TorchRec has its collections: they are in no model of a process that has not imported it.
 _TORCHREC = "torchrec.modules.embedding_modules"
 #: And what shards them, ours.
-_SHARDED = "mlet.distributed.sharded_collection"
+_SHARDED = "mlet.distributed.sharded_factors"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def is_sharded(model: nn.Module) -> bool:
     """Whether there are sharded two-layer collections in a model."""
     if _SHARDED not in sys.modules:
         return False
-    from mlet.distributed.sharded_collection import ShardedTwoLayerEmbeddingBagCollection
+    from mlet.distributed.sharded_factors import ShardedFactors
 
-    return any(isinstance(m, ShardedTwoLayerEmbeddingBagCollection) for m in model.modules())
+    return any(isinstance(m, ShardedFactors) for m in model.modules())
 
 
 def check_unsharded(model: nn.Module) -> None:
