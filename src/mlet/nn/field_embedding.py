@@ -24,6 +24,7 @@ from mlet.nn.rare_rows import RareMap
 from mlet.nn.shared_tables import look_up_gathered, look_up_shared
 from mlet.nn.stacked_tables import StackedTables
 from mlet.table_files import TableFiles, current_files, tables_in
+from mlet.table_shards import current_shards
 
 
 class _Group(NamedTuple):
@@ -164,7 +165,7 @@ class FieldEmbedding(FieldEntries, Factored):
         dim, inner_dim, compression = group[0].dim, group[0].inner_dim, group[0].compression
         if self.precision != "float32" and compression is None:
             return quantized_tables(sizes, dim, self.precision)
-        build = partial(StackedTables, table_bias=self.table_bias)
+        build = partial(StackedTables, table_bias=self.table_bias, shards=current_shards())
         tables = (build if compression is None else compression.build)(
             sizes,
             dim,

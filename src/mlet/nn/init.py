@@ -17,8 +17,12 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from mlet.table_shards import Shards
+
 #: Rows that are in float64 at once.
 _BLOCK_ROWS = 65_536
+#: Numbers drawn at once where a process has some rows of a table.
+_SHARD_NUMBERS = 1 << 20
 
 InitName: TypeAlias = Literal["paper", "variance_matched"]
 
@@ -31,6 +35,21 @@ def single_layer_(weight: Tensor) -> None:
     """Fill an ordinary table (n × d) as DLRM does: uniform on ``±sqrt(1/n)``."""
     bound = 1.0 / math.sqrt(weight.shape[0])
     weight.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def single_layer_shard_(weight: Tensor, rows: int, shards: Shards) -> None:
+    """Fill what is here of a table of so many rows with what `single_layer_` fills the whole with.
+
+    All numbers are drawn, a block at a time, and those of other processes' rows forgotten.
+    """
+    bound, at = 1.0 / math.sqrt(rows), 0
+    count = max(1, _SHARD_NUMBERS // weight.shape[1])
+    for low in range(0, rows, count):
+        block = weight.new_empty(min(count, rows - low), weight.shape[1])
+        mine = block.uniform_(-bound, bound)[shards.own(low)]
+        weight[at : at + len(mine)] = mine
+        at += len(mine)
 
 
 @torch.no_grad()

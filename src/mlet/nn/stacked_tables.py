@@ -10,14 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlet.engine import Lookups, RowGradient, look_up
+from mlet.engine import FetchedRows, Lookups, RowGradient, TableStack, look_up
+from mlet.errors import ConfigError
 from mlet.nn.factored import INNER, PROJECTION, TABLE_BIAS, WEIGHT, Factors, collapse_table
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.in_the_graph import look_up_in_graph, number
-from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors, single_layer_
+from mlet.nn.init import (
+    INITIALISATIONS,
+    PROJECTION_STDS,
+    InitName,
+    balanced_factors,
+    single_layer_,
+    single_layer_shard_,
+)
 from mlet.nn.sparse_gradients import stays_sparse
 from mlet.nn.two_layer import check_dimensions
-from mlet.table_files import new_table
+from mlet.table_files import current_files, new_table
+from mlet.table_shards import Shards
 
 
 class StackedTables(FieldTables):
@@ -36,18 +45,27 @@ class StackedTables(FieldTables):
         table_bias: add a trained vector to all rows of a table, by which categories that are rare
             or never seen start from what the others have in common; zero at first.
         init_scale: the tables' rows are initialised this many times larger.
+        shards: which rows are here of large tables, where several processes have some of them each
+            (`mlet.table_shards`). Such tables are initialised to the rows of whole ones.
 
     Attributes:
-        inner, projection: (Σn × k) and (T × k × d), where ``inner_dim`` is given.
+        inner, projection: (Σn × k) and (T × k × d), where ``inner_dim`` is given; of n rows of a
+            sharded table those that are here.
         weight: (Σn × d), where it is not.
         table_bias: (T × d), or None.
         row_gradients: where a fused optimizer (`mlet.optim`) trains these tables, what the backward
             passes since its last step left for it, and neither factor gets a ``.grad``; else None.
         factored_gradient: the backward pass gives the stacked matrix a
             `mlet.engine.FactoredGradient`, for `mlet.optim.fused`.
+        sharded: the names of tables of which other rows are elsewhere.
+        asked: a list to which lookups are noted, for zeros, instead of being looked up; else None.
+        fetched: what is given for the next lookups, looked up and projected; else None.
     """
 
     factored_gradient: bool = False
+    sharded: frozenset[str] = frozenset()
+    asked: list[Lookups] | None = None
+    fetched: FetchedRows | None = None
 
     def __init__(
         self,
@@ -61,6 +79,7 @@ class StackedTables(FieldTables):
         table_dtype: torch.dtype | None = None,
         table_bias: bool = False,
         init_scale: float = 1.0,
+        shards: Shards | None = None,
     ) -> None:
         super().__init__(sizes)
         for name, size in sizes.items():
@@ -69,7 +88,14 @@ class StackedTables(FieldTables):
             self._check_inner_dim(inner_dim, dim)
         if table_dtype not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"table_dtype must be bfloat16 or float16, got {table_dtype}")
-        self.starts = dict(zip(sizes, self.stack.first_rows, strict=False))
+        self.shards = shards
+        if shards is not None:
+            width = inner_dim or dim
+            self.sharded = frozenset(
+                name for name, n in sizes.items() if shards.applies((n, width), table_dtype)
+            )
+        own = self.stack_here()
+        self.starts = dict(zip(sizes, own.first_rows, strict=False))
         self.dim = dim
         self.inner_dim = inner_dim
         self.init: InitName = init
@@ -77,7 +103,7 @@ class StackedTables(FieldTables):
         self.sparse = sparse
         self.table_dtype = table_dtype
         self.row_gradients: list[RowGradient] | None = None
-        rows = sum(sizes.values())
+        rows = sum(own.sizes)
         if inner_dim is None:
             self.weight = nn.Parameter(new_table((rows, dim), table_dtype, self.files))
         else:
@@ -95,7 +121,8 @@ class StackedTables(FieldTables):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is no longer trained by the original's fused optimizer."""
-        return {**self.__dict__, "row_gradients": None, "factored_gradient": False}
+        left = {"row_gradients": None, "factored_gradient": False, "fetched": None, "asked": None}
+        return {**self.__dict__, **left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has a number of its own."""
@@ -113,12 +140,28 @@ class StackedTables(FieldTables):
             return None
         return PROJECTION_STDS[self.init](self.inner_dim)
 
+    def stack_here(self, rank: int | None = None) -> TableStack:
+        """Which rows of the matrix are whose, in this process or another one."""
+        if not self.sharded or self.shards is None:
+            return self.stack
+        count = self.shards.count
+        sizes = (count(n, rank) if name in self.sharded else n for name, n in self.sizes.items())
+        return TableStack(self.stack.names, tuple(sizes))
+
+    def own_of(self, name: str, rows: Tensor, first: int = 0) -> Tensor:
+        """Of rows of one whole table, from number ``first`` on, those that are here: a view."""
+        return rows[self.shards.own(first)] if self.shards and name in self.sharded else rows
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise each table on its own, by its own number of categories."""
         for place, name in enumerate(self.sizes):
             rows = self.rows_of(name)
-            if self.inner_dim is None:
+            if self.shards is not None and name in self.sharded:
+                single_layer_shard_(rows, self.sizes[name], self.shards)
+                if self.projection_std is not None:
+                    self.projection[place].normal_(0.0, self.projection_std)
+            elif self.inner_dim is None:
                 single_layer_(rows)
             else:
                 INITIALISATIONS[self.init](rows, self.projection[place])
@@ -132,8 +175,10 @@ class StackedTables(FieldTables):
         return self._rows(name).detach()
 
     def _rows(self, name: str) -> Tensor:
-        start = self.starts[name]
-        return self.stacked[start : start + self.sizes[name]]
+        start, size = self.starts[name], self.sizes[name]
+        if self.shards is not None and name in self.sharded:
+            size = self.shards.count(size)
+        return self.stacked[start : start + size]
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """One table's rows and projection, or its rows alone; and its bias."""
@@ -148,7 +193,13 @@ class StackedTables(FieldTables):
         return {part: tensor.detach() for part, tensor in StackedTables.parts(self, name).items()}
 
     def table(self, name: str) -> Tensor:
-        """One table as it would be served (n × d): a copy, collapsed if two-layer."""
+        """One table as it would be served (n × d): a copy, collapsed if two-layer.
+
+        Raises:
+            ValueError: it is sharded.
+        """
+        if name in self.sharded:
+            raise ValueError(f"field {name!r}: other rows of its table are in other processes")
         parts = self._own_parts(name)
         bias = parts.get(TABLE_BIAS)
         if self.inner_dim is not None:
@@ -205,9 +256,14 @@ class StackedTables(FieldTables):
         if TABLE_BIAS in parts:
             parts[TABLE_BIAS].zero_()
         if self.inner_dim is None:
-            parts[WEIGHT].copy_(table)
+            parts[WEIGHT].copy_(self.own_of(name, table))
             return
         std = 1.0 / math.sqrt(len(table))
+        if name in self.sharded:  # made whole where tables are made now, in a file
+            whole = new_table((len(table), self.inner_dim), table.dtype, current_files())
+            balanced_factors(table, self.inner_dim, std, out=(whole, parts[PROJECTION]))
+            parts[INNER].copy_(self.own_of(name, whole))
+            return
         if self.files is not None and parts[INNER].dtype == table.dtype:
             balanced_factors(table, self.inner_dim, std, out=(parts[INNER], parts[PROJECTION]))
             return
@@ -222,6 +278,8 @@ class StackedTables(FieldTables):
         exported, which it does not train.
         """
         asked = torch.is_grad_enabled() and self.stacked.requires_grad
+        if self.asked is not None or self.fetched is not None or self.sharded:
+            return False
         if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
             return True
         if traced:
@@ -244,8 +302,13 @@ class StackedTables(FieldTables):
         """
         if lookups.each and self.table_bias is not None:
             raise ValueError("lookups of each id by itself go with no table_bias")
+        if self.asked is not None:
+            self.asked.append(lookups)
+            return self.stacked.new_zeros(lookups.batch, len(self.sizes), self.dim)
         projection = None if self.inner_dim is None else self.projection
-        if torch.compiler.is_compiling():
+        if self.fetched is not None or self.sharded:
+            vectors = self._fetched_of(lookups).hand_out(self.stacked, self.row_gradients)
+        elif torch.compiler.is_compiling():
             vectors = look_up_in_graph(self.number, projection, lookups)
         else:
             vectors = look_up(
@@ -266,3 +329,18 @@ class StackedTables(FieldTables):
         masses = lookups.masses(self.table_bias.dtype)
         bias = self.table_bias if masses is None else masses.unsqueeze(2) * self.table_bias
         return vectors + bias
+
+    def _fetched_of(self, lookups: Lookups) -> FetchedRows:
+        """What has been fetched for these.
+
+        Raises:
+            ConfigError: that is of others.
+        """
+        fetched = self.fetched
+        if fetched is None or not torch.equal(fetched.lookups.ids, lookups.ids):
+            raise ConfigError(
+                f"fields {', '.join(self.sizes)}: the model looks up other ids than those of its "
+                f"batch, which sharded tables are asked for; keep tables whole: "
+                f"training.shard_tables_above=null"
+            )
+        return fetched

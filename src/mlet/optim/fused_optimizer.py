@@ -173,7 +173,9 @@ class FusedOptimizer(Optimizer):
             if table.row_gradients:
                 gradient = RowGradient.merge(table.row_gradients, table.stack)
                 table.row_gradients.clear()
-            if table.stacked.grad is not None or _projection_grad(table) is not None:
+            if isinstance(table, StackedTables) and table.sharded:
+                self._update_shard(table, gradient, own)
+            elif table.stacked.grad is not None or _projection_grad(table) is not None:
                 self._update_by_grad(table, gradient, own)
             elif gradient is not None:
                 self._update(table, gradient, own)
@@ -233,6 +235,22 @@ class FusedOptimizer(Optimizer):
         projection_grad = backend.update(table.stacked.detach(), projections, gradient, rule, state)
         if projection_grad is not None and table.projection.requires_grad:
             self._update_shared(table.projection, projection_grad, rule)
+
+    def _update_shard(self, table: StackedTables, gradient: RowGradient | None, rule: Rule) -> None:
+        """The rows that are here, by the sum of all processes' gradients; W1 by its ``.grad``, to
+        which other processes' rows have added."""
+        if gradient is not None:
+            choose_backend(table.stacked).update(
+                table.stacked.detach(),
+                projections_of(table),
+                gradient,
+                rule,
+                self._state(table.stacked, self.rule_name),
+                projection_grad=False,
+            )
+        shared = _projection_grad(table)
+        if shared is not None and table.projection.requires_grad:
+            self._update_shared(table.projection, shared, rule)
 
     def _update_by_grad(self, table: Tables, gradient: RowGradient | None, rule: Rule) -> None:
         """With what the backward pass left in ``.grad``."""

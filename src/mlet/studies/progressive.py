@@ -22,6 +22,7 @@ from mlet.models import CTRModel, build_model
 from mlet.training import RunConfig
 from mlet.training.inner_dims import with_inner_dims
 from mlet.training.optimizers import Optimizers
+from mlet.training.processes import Processes
 from mlet.training.start import start_from_co_occurrence
 from mlet.training.unknown import UnknownRows
 
@@ -89,7 +90,7 @@ def progress(config: RunConfig, block_rows: int) -> Progress | None:
     for epoch in range(settings.epochs):
         if not all(learn(batch) for batch in loader.epoch(epoch)):
             return None
-    UnknownRows(model, data).fill()
+    UnknownRows(model, data, Processes()).fill()
     scores: dict[str, dict[str, float]] = {}
     blocks: list[float | None] = []
     for name in ("valid", "test"):

@@ -152,6 +152,9 @@ class TrainingConfig(Settings):
             (``--resume RUN --epochs N``): as large as all parameters and their optimizers' states.
         tables_in: ``memory``, or ``file``: tables and the optimizer's states of them are mapped
             from a file on the disk of the run, of which memory holds what it has room for.
+        shard_tables_above: where several processes train, each has some of the rows alone of every
+            table that takes more bytes than this in training, and what the optimizer keeps of
+            those; smaller tables are whole in all. null keeps all tables whole.
     """
 
     batch_size: int = Setting(512, ge=1)
@@ -165,6 +168,7 @@ class TrainingConfig(Settings):
     device: str = "cpu"
     keep_state: bool = False
     tables_in: Literal["memory", "file"] = "memory"
+    shard_tables_above: int | None = Setting(64 << 20, ge=0)
 
 
 class GrowConfig(Settings):

@@ -16,7 +16,7 @@ from mlet.data import Batch, BatchLoader, PreparedDataset
 from mlet.errors import ConfigError, DataError, RunError, TrainingError
 from mlet.export import save_collapsed
 from mlet.interrupts import DeferredInterrupt
-from mlet.models import CTRModel, build_model
+from mlet.models import CTRModel
 from mlet.reading import first_line
 from mlet.training.config import RunConfig
 from mlet.training.continuation import with_epochs
@@ -29,9 +29,9 @@ from mlet.training.logs import RunLogs, check_logs, with_log_places
 from mlet.training.memory import tables_of
 from mlet.training.observer import Observer, SilentObserver
 from mlet.training.optimizers import Optimizers
-from mlet.training.predict import predict
 from mlet.training.processes import Processes
 from mlet.training.run import Progress, RunDirectory, Summary
+from mlet.training.run_tables import build_tables, tables_of_run
 from mlet.training.spectra import SpectraRecorder
 from mlet.training.start import begin
 from mlet.training.unknown import UnknownRows
@@ -129,7 +129,6 @@ class _Trainer:
                 f"training.device={settings.device!r}: tables in a file are trained on the CPU; "
                 f"leave out this setting, or training.tables_in"
             )
-        self._mapped = settings.tables_in == "file"
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         # torch's own sparse optimizers build tensors from indices that are valid by construction.
@@ -139,10 +138,11 @@ class _Trainer:
         self.loader = BatchLoader(self.data.split("train"), settings.batch_size, settings.seed)
         valid = self.data.split("valid")
         self.validation = valid.rows(processes.part(len(valid)))
-        self.model: CTRModel = build_model(config.model, self.data.schema).to(self.device)
+        self.model: CTRModel = build_tables(config, self.data.schema, processes).to(self.device)
         self.task = self.model.task
-        self.unknown = UnknownRows(self.model, self.data)
+        self.unknown = UnknownRows(self.model, self.data, processes)
         self.optimizers = Optimizers(config.optimizer, self.model, settings.batch_size)
+        self.tables = tables_of_run(config, run, self.model, self.optimizers, processes)
         if self.task.label not in self.validation.labels:
             raise DataError(
                 f"{self.data.root}: no labels {self.task.label!r}, which task "
@@ -155,12 +155,11 @@ class _Trainer:
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
         self.run.check_data(self.data, same_rows=True)
-        state = self.run.load_last(mapped=self._mapped)
+        state = self.run.load_last(mapped=self.tables.mapped)
         if state is None:
             return
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizers"])
+            self.tables.load(state)
             torch.set_rng_state(state["random"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(
@@ -203,7 +202,7 @@ class _Trainer:
             self.run.write_begun(self.config)
         self.observer.start(self.task, settings.epochs * len(self.loader), progress.step)
         if progress.step == 0:
-            with self.processes.lead_first():
+            with self.processes.lead_first(), self.tables.begun():
                 begin(self.config, self.model, self.optimizers, self.data, self.run)
         if settings.record_spectra and not progress.spectra:
             self._record_spectra()
@@ -262,6 +261,7 @@ class _Trainer:
 
     def _step(self, batch: Batch) -> float:
         own, loss = self.processes.own(batch), None
+        self.tables.fetch(own if len(own.dense) else None)
         if rows := len(own.dense):
             labels = own.labels[self.task.label]
             loss = self.task.batch_loss(self.model(own), labels, own.weights)
@@ -269,12 +269,13 @@ class _Trainer:
                 loss = loss * (rows / len(batch.dense))
         value = self.processes.sum(0.0 if loss is None else loss.item())
         if not math.isfinite(value):
+            self.tables.fetch(batch)
             place = f"{self.run.root}: the loss is {value} at step {self.progress.step + 1}"
             raise explained(place, batch, self.data.schema, self.model, self.config.optimizer)
         self.optimizers.zero_grad()
         if loss is not None:
             loss.backward()
-        self.processes.add_gradients(self.model)
+        self.tables.add_gradients()
         self.optimizers.step()
         return value
 
@@ -283,7 +284,8 @@ class _Trainer:
         settings, progress = self.config.training, self.progress
         self.logs.flush()
         self.unknown.fill()
-        predictions = predict(self.model, self.validation, device=settings.device)
+        rows = -(-len(self.data.split("valid")) // self.processes.size)
+        predictions = self.tables.predict(self.validation, rows)
         if self.processes.any(not np.isfinite(predictions).all()):
             raise TrainingError(
                 f"{self.run.root}: predictions for the validation split are NaN or infinite after "
@@ -303,7 +305,7 @@ class _Trainer:
         quality = self.task.headline.quality(scores[self.task.headline.name])
         if quality > progress.best:
             progress.best, progress.best_step, progress.stale = quality, progress.step, 0
-            self.run.save_best({"model": self.model.state_dict(), "step": progress.step})
+            self.run.save_best({"model": self.tables.weights(), "step": progress.step})
         else:
             progress.stale += 1
             if settings.patience is not None and progress.stale >= settings.patience:
@@ -325,8 +327,8 @@ class _Trainer:
         self.logs.flush()  # before it: steps that are made again are logged again
         self.run.save_last(
             {
-                "model": self.model.state_dict(),
-                "optimizers": self.optimizers.state_dict(),
+                "model": self.tables.weights(),
+                "optimizers": self.tables.states(),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
                 "arithmetic": self._arithmetic(),
@@ -349,9 +351,9 @@ class _Trainer:
 
     def _write_end(self) -> Summary:
         progress = self.progress
-        self.model.load_state_dict(self.run.load_best(mapped=self._mapped)["model"])
+        model = self.tables.best(self.data.schema)
         model_bytes = save_collapsed(
-            self.model,
+            model,
             self.config.model,
             self.data.schema,
             self.run.model_file,
@@ -371,7 +373,7 @@ class _Trainer:
             },
             seconds=progress.seconds,
             rows_per_second=rows / max(progress.seconds, 1e-9),
-            training_bytes=sum(p.nbytes for p in self.model.parameters()),
+            training_bytes=sum(p.nbytes for p in model.parameters()),
             model_bytes=model_bytes,
         )
         self.logs.end(self.run.model_file, self.data, {"step": progress.best_step, **summary.valid})

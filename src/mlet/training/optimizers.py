@@ -103,6 +103,11 @@ class Optimizers:
         """Each of them."""
         return list(self._optimizers.values())
 
+    def of_tables(self) -> list[nn.Parameter]:
+        """What the tables' optimizer trains, in the order of its state."""
+        (group,) = self._optimizers["embeddings"].param_groups
+        return list(group["params"])
+
     def go_on_from(self, other: Optimizers) -> None:
         """Take over what another one has kept of equal parameters; settings stay as they are.
 

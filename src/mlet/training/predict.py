@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,21 +19,39 @@ _BATCH_ROWS = 8_192
 
 @torch.no_grad()
 def predict(
-    model: CTRModel, columns: SplitColumns, *, device: str = "cpu", max_rows: int | None = None
+    model: CTRModel,
+    columns: SplitColumns,
+    *,
+    device: str = "cpu",
+    max_rows: int | None = None,
+    fetch: Callable[[Batch | None], None] | None = None,
+    most_rows: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Predictions of the model's task (N,) in row order, or of the first ``max_rows`` rows.
 
     The model's mode is left as it was.
+
+    Args:
+        model, columns, device, max_rows: what predicts, what for, where, and how much of it.
+        fetch: to be called with each batch before the model is, and with None so often that it has
+            been called as often as with ``most_rows`` rows: where several processes predict
+            together, each for rows of its own.
+        most_rows: that any of them has.
     """
     training = model.training
     model.eval()
-    parts: list[npt.NDArray[np.float64]] = []
+    parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
     done = 0
     for batch in BatchLoader(columns, _BATCH_ROWS).epoch():
+        if fetch is not None:
+            fetch(batch)
         parts.append(model.task.predictions(model(batch.to(device)).double()).cpu().numpy())
         done += len(parts[-1])
         if max_rows is not None and done >= max_rows:
             break
+    if fetch is not None:
+        for _ in range(-(-most_rows // _BATCH_ROWS) - len(parts) + 1):
+            fetch(None)
     model.train(training)
     return np.concatenate(parts)[:max_rows]
 

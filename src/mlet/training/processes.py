@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from mlet.data import Batch
 from mlet.engine import RowGradient
@@ -47,9 +47,10 @@ def joined() -> Iterator[None]:
 class Processes:
     """Those that train one run together; most often one alone, for which all this does nothing.
 
-    Every process has all parameters and makes the same steps: gradients are summed over the parts
-    of a batch, of tables the rows that were looked up and their d-wide sums. What is decided is
-    decided alike, and the first process alone writes.
+    Every process makes the same steps, with gradients that are summed over the parts of a batch, of
+    tables of the rows that were looked up; and has all parameters, but for rows of large tables
+    (`mlet.training.sharded_rows`). What is decided is decided alike, and the first process alone
+    writes.
 
     Attributes:
         rank: the place of this process, 0 of the first.
@@ -79,10 +80,14 @@ class Processes:
         """The sum of everybody's."""
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64)
-        with named_failures():
-            distributed.all_reduce(total)
-        return total.item()
+        return self.sum_of(torch.tensor(value, dtype=torch.float64)).item()
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """The sum of everybody's, of one shape; in the place of this process'."""
+        if self.size > 1:
+            with named_failures():
+                distributed.all_reduce(values)
+        return values
 
     def any(self, value: bool) -> bool:
         """Whether it is so for anybody."""
@@ -101,17 +106,41 @@ class Processes:
         if self.lead:
             self.wait()
 
+    def exchange(self, parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Give part r to process r; what the others gave to this one, in their order.
+
+        Args:
+            parts: of one dtype, of any shapes.
+            lengths: how many numbers each of the others gives.
+
+        Returns:
+            One-dimensional tensors.
+        """
+        sent = torch.cat([part.reshape(-1) for part in parts])
+        got = sent.new_empty(sum(lengths))
+        with named_failures():
+            distributed.all_to_all_single(
+                got, sent, list(lengths), [part.numel() for part in parts]
+            )
+        return list(got.split(list(lengths)))
+
     @torch.no_grad()
     def add_gradients(self, model: nn.Module) -> None:
         """Let every gradient be the sum of all processes'."""
         if self.size == 1:
             return
         tables = [part for part in model.modules() if isinstance(part, StackedTables)]
+        self.add_shared(model, tables)
+        with named_failures():
+            _add_rows(tables, self.size)
+
+    @torch.no_grad()
+    def add_shared(self, model: nn.Module, tables: Sequence[StackedTables]) -> None:
+        """Let the gradients of all but the rows of tables be the sum of all processes'."""
         stacked = {id(table.stacked) for table in tables}
         shared = [p for p in model.parameters() if p.requires_grad and id(p) not in stacked]
         with named_failures():
             _add_shared(shared)
-            _add_rows(tables, self.size)
 
 
 def _add_shared(parameters: Sequence[nn.Parameter]) -> None:

@@ -44,6 +44,7 @@ _FREE = (
     "device",
     "keep_state",
     "tables_in",
+    "shard_tables_above",
 )
 _ELSEWHERE = {"data", "log"}  # of which its weights are not
 

@@ -64,6 +64,7 @@ def start_from_co_occurrence(
                         rows = _means(
                             vectors[name], model.embedding.rows.of(name), table.sizes[name]
                         )
+                        rows = table.own_of(name, rows)
                         own, count = table.rows_of(name), block_rows(width)
                         for low in range(0, len(own), count):
                             block = ROW_NORM * table.init_scale * rows[low : low + count]

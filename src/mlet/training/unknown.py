@@ -17,6 +17,7 @@ from mlet.data import PreparedDataset
 from mlet.models import CTRModel
 from mlet.nn.factored import block_rows
 from mlet.nn.stacked_tables import StackedTables
+from mlet.training.processes import Processes
 
 #: Share of a field's categories that stand for those never seen, and how many they are at least.
 _SHARE, _AT_LEAST = 0.1, 10
@@ -28,9 +29,11 @@ class UnknownRows:
     Args:
         model: tables that share rows between categories, or compute them, are left alone.
         data: what it is trained on.
+        processes: that train it.
     """
 
-    def __init__(self, model: CTRModel, data: PreparedDataset) -> None:
+    def __init__(self, model: CTRModel, data: PreparedDataset, processes: Processes) -> None:
+        self._processes = processes
         least = {}
         for field in data.schema.fields:
             if not data.vocabulary(field.name)["count"][0]:
@@ -49,15 +52,33 @@ class UnknownRows:
         so that the mean is that of the product."""
         for table, name, ids in self._rows:
             rows = table.rows_of(name)
-            rows[0] = _mean(rows, ids.to(rows.device)).to(rows.dtype)
+            if name in table.sharded:
+                self._fill_sharded(table, rows, ids)
+            else:
+                rows[0] = _mean(rows, ids.to(rows.device)).to(rows.dtype)
+
+    def _fill_sharded(self, table: StackedTables, rows: Tensor, ids: Tensor) -> None:
+        """With what every process has of them; row 0 is that of the first."""
+        shards = table.shards
+        assert shards is not None
+        own = ids[ids % shards.size == shards.rank] // shards.size
+        total = self._processes.sum_of(_sum(rows, own))
+        if self._processes.lead:
+            rows[0] = (total / len(ids)).to(rows.dtype)
 
 
 def _mean(rows: Tensor, ids: Tensor) -> Tensor:
     """Of some rows, in float32, a block of them at a time."""
-    blocks = ids.split(block_rows(rows.shape[1]))
-    if len(blocks) == 1:
+    if len(ids) <= block_rows(rows.shape[1]):
         return rows[ids].float().mean(dim=0)
-    return sum((rows[block].float().sum(dim=0) for block in blocks), rows.new_zeros(())) / len(ids)
+    return _sum(rows, ids) / len(ids)
+
+
+def _sum(rows: Tensor, ids: Tensor) -> Tensor:
+    """The same of their sum."""
+    blocks = ids.split(block_rows(rows.shape[1]))
+    nothing = torch.zeros(rows.shape[1], device=rows.device)
+    return sum((rows[block].float().sum(dim=0) for block in blocks), nothing)
 
 
 def least_seen(counts: npt.NDArray[np.int64]) -> Tensor:
