@@ -70,7 +70,7 @@ class ShardedRows:
         widths = torch.tensor([table.dim for table in self.tables])
         lengths = (counts[:, :, 0] * widths).sum(dim=1).tolist()
         found = self._processes.exchange(answers, lengths)
-        parts = [each.split((c[:, 0] * widths).tolist()) for each, c in zip(found, counts)]
+        parts = [each.split((c[:, 0] * widths).tolist()) for each, c in zip(found, counts, strict=True)]
         for place, share in enumerate(self._shares):
             share.take_vectors([of_rank[place] for of_rank in parts])
         self._theirs = theirs
@@ -100,7 +100,7 @@ class ShardedRows:
         widths = torch.tensor([table.dim for table in self.tables])
         lengths = theirs.sum(dim=2) * widths
         found = self._processes.exchange(messages, lengths.sum(dim=1).tolist())
-        parts = [each.split(of_rank.tolist()) for each, of_rank in zip(found, lengths)]
+        parts = [each.split(of_rank.tolist()) for each, of_rank in zip(found, lengths, strict=True)]
         for place, share in enumerate(self._shares):
             share.take_sums([of_rank[place] for of_rank in parts])
 
@@ -200,7 +200,7 @@ class _Share:
         sums = gradients[0].sums
         for gradient in gradients[1:]:  # of a layer that was called again
             sums = sums + gradient.sums
-        return sums[self._places(rank)]
+        return sums.index_select(0, self._places(rank))
 
     def take_sums(self, given: list[Tensor]) -> None:
         """Add up, in the order of the processes."""

@@ -1,0 +1,137 @@
+"""Tables sharded over processes train to the numbers of one process that has them whole."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed, multiprocessing
+
+from mlet.data import PreparedDataset, SplitRule, prepare
+from mlet.data.readers import TableSchema, TableSource
+from mlet.training import RunConfig, RunDirectory, resume, train
+
+ROWS = 1_500
+#: Bytes of tables: with k = 8 those of items and users are sharded, the others whole.
+ABOVE = 4_000
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users and items, those that were shown before among them, and a field that is small."""
+    folder, draw = tmp_path_factory.mktemp("logs"), np.random.default_rng(0)
+    item = draw.zipf(1.3, ROWS).clip(max=400)
+    history = [draw.zipf(1.3, draw.integers(5)).clip(max=500).tolist() for _ in range(ROWS)]
+    tags = [draw.integers(0, 30, draw.integers(1, 4)).tolist() for _ in range(ROWS)]
+    rows = pl.DataFrame(
+        {
+            "click": (draw.random(ROWS) < 0.2 + 0.5 * (item % 2)).astype(int),
+            "user": [f"u{user}" for user in draw.zipf(1.2, ROWS).clip(max=300)],
+            "item": [f"i{one}" for one in item],
+            "device": [f"d{one}" for one in draw.integers(0, 4, ROWS)],
+            "history": ["|".join(f"i{one}" for one in items) for items in history],
+            "tags": ["|".join(map(str, some)) for some in tags],
+            "price": draw.random(ROWS),
+        }
+    )
+    rows.write_csv(folder / "rows.csv")
+    schema = {
+        "label": "click", "dense": ["price"], "categorical": ["user", "item", "device"],
+        "multi_valued": {"history": "|", "tags": "|"}, "shares": {"history": "item"},
+    }  # fmt: skip
+    source = TableSource([folder / "rows.csv"], TableSchema.parse(schema, "schema"))
+    prepare(source, folder / "data", split=SplitRule(by="order", valid=0.1, test=0.05))
+    return folder / "data"
+
+
+def settings(data: Path, name: str, **training: object) -> dict[str, Any]:
+    """Of a run by the name of what it is about."""
+    models: dict[str, dict[str, Any]] = {
+        "sgd": {"name": "fm", "dim": 8},
+        "adagrad": {"name": "fm", "inner_dim": 8, "table_bias": True},
+        "rowwise": {"name": "deepfm", "inner_dim": 8, "two_layer_first_order": True, "mlp": [4]},
+        "adam": {"name": "fm", "inner_dim": 8, "min_count": 2, "rare_rows": 3, "pooling": "sum"},
+        "start": {"name": "fm", "inner_dim": 8, "init": "co_occurrence"},
+    }
+    optimizers: dict[str, dict[str, Any]] = {
+        "sgd": {"name": "sgd", "weight_decay": 1e-3},
+        "adagrad": {"damping": 0.5, "matched_steps": True, "weight_decay": 1e-3},
+        "rowwise": {"name": "rowwise_adagrad", "damping": 0.1},
+        "adam": {"name": "adam"},
+        "start": {"damping": 0.5},
+    }
+    return {
+        "data": str(data),
+        "model": {"dim": 4, **models[name]},
+        "optimizer": {"tables": optimizers[name]},
+        "training": {
+            # The last batch is one row, which one process has.
+            "batch_size": 53, "epochs": 1, "threads": 1, "keep_state": True,
+            "shard_tables_above": ABOVE, **training,
+        },
+    }  # fmt: skip
+
+
+NAMES = ("sgd", "adagrad", "rowwise", "adam", "start")
+
+
+def together(size: int, work: Callable[..., None], *given: Any) -> None:
+    """Do some work in processes that are one group."""
+    multiprocessing.start_processes(
+        _join, (size, work, given), nprocs=size, start_method="forkserver"
+    )
+
+
+def _join(rank: int, size: int, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    meeting = Path(given[0]) / f"meeting-{size}-{work.__name__}"
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size,
+        timeout=timedelta(seconds=60),
+    )  # fmt: skip
+    work(*given)
+    distributed.destroy_process_group()
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def are_alike(one: Path, other: Path, tolerance: float) -> None:
+    """Metrics, the model that is served, and all that training would go on from."""
+    for mine, theirs in zip(numbers(one), numbers(other), strict=True):
+        assert mine == pytest.approx(theirs, rel=50 * tolerance)
+    models = [load_file(run / "model.safetensors") for run in (one, other)]
+    states = [RunDirectory(run).load_last() for run in (one, other)]
+    torch.testing.assert_close(models[0], models[1], rtol=tolerance, atol=tolerance)
+    for part in ("model", "optimizers", "random"):
+        torch.testing.assert_close(
+            states[0][part], states[1][part], rtol=tolerance, atol=tolerance
+        )
+    summaries = [RunDirectory(run).summary() for run in (one, other)]
+    assert summaries[0].training_bytes == summaries[1].training_bytes
+    assert summaries[0].model_bytes == summaries[1].model_bytes
+
+
+def _train(folder: str, data: str, names: tuple[str, ...], suffix: str) -> None:
+    for name in names:
+        config = RunConfig.parse(settings(Path(data), name), name)
+        train(config, Path(folder, f"{name}-{suffix}"))
+
+
+def test_four_processes_train_to_the_numbers_of_one(logs: Path, tmp_path: Path) -> None:
+    together(4, _train, str(tmp_path), str(logs), NAMES, "four")
+    _train(str(tmp_path), str(logs), NAMES, "one")
+    for name in NAMES:
+        are_alike(tmp_path / f"{name}-four", tmp_path / f"{name}-one", 1e-5)
