@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import resource
+import shutil
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,11 +21,39 @@ from torch import distributed, multiprocessing
 
 from mlet.data import PreparedDataset, SplitRule, prepare
 from mlet.data.readers import TableSchema, TableSource
+from mlet.models import build_model
 from mlet.training import RunConfig, RunDirectory, resume, train
 
 ROWS = 1_500
 #: Bytes of tables: with k = 8 those of items and users are sharded, the others whole.
 ABOVE = 4_000
+
+
+#: k of the table of many categories.
+WIDTH = 768
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few rows with many categories."""
+    folder, draw = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    bags = [*draw.permutation(24_000).reshape(2_000, -1), *draw.integers(0, 24_000, (200, 12))]
+    rows = pl.DataFrame(
+        {
+            "click": draw.integers(0, 2, len(bags)),
+            "user": [f"u{u}" for u in draw.integers(0, 20, len(bags))],
+            "tags": ["|".join(map(str, bag)) for bag in bags],
+            "price": draw.random(len(bags)),
+        }
+    )
+    rows.write_csv(folder / "rows.csv")
+    schema = {
+        "label": "click", "dense": ["price"], "categorical": ["user"],
+        "multi_valued": {"tags": "|"},
+    }  # fmt: skip
+    source = TableSource([folder / "rows.csv"], TableSchema.parse(schema, "schema"))
+    prepare(source, folder / "data", split=SplitRule(by="order", valid=0.05, test=0.04))
+    return folder / "data"
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +147,7 @@ def are_alike(one: Path, other: Path, tolerance: float) -> None:
     states = [RunDirectory(run).load_last() for run in (one, other)]
     torch.testing.assert_close(models[0], models[1], rtol=tolerance, atol=tolerance)
     for part in ("model", "optimizers", "random"):
-        torch.testing.assert_close(
-            states[0][part], states[1][part], rtol=tolerance, atol=tolerance
-        )
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=tolerance, atol=tolerance)
     summaries = [RunDirectory(run).summary() for run in (one, other)]
     assert summaries[0].training_bytes == summaries[1].training_bytes
     assert summaries[0].model_bytes == summaries[1].model_bytes
@@ -130,8 +159,62 @@ def _train(folder: str, data: str, names: tuple[str, ...], suffix: str) -> None:
         train(config, Path(folder, f"{name}-{suffix}"))
 
 
-def test_four_processes_train_to_the_numbers_of_one(logs: Path, tmp_path: Path) -> None:
-    together(4, _train, str(tmp_path), str(logs), NAMES, "four")
+def test_four_processes_train_to_the_numbers_of_one(logs: Path, many: Path, tmp_path: Path) -> None:
+    """And have at no time had a whole table in their memory."""
+    together(4, _train_within_limits, str(tmp_path), str(logs), str(many))
     _train(str(tmp_path), str(logs), NAMES, "one")
     for name in NAMES:
         are_alike(tmp_path / f"{name}-four", tmp_path / f"{name}-one", 1e-5)
+    one = tmp_path / "many-one"
+    train(of_many(many, None), one)
+    resume(one, epochs=2)
+    are_alike(tmp_path / "many-four", one, 1e-4)
+
+
+def _train_within_limits(folder: str, data: str, many: str) -> None:
+    _train(folder, data, NAMES, "four")
+    warm = of_many(Path(many), 0).model_dump(mode="json")
+    warm["model"].update(dim=2, inner_dim=4)
+    train(RunConfig.parse(warm, "warm"), Path(folder, "warm"))
+    table = PreparedDataset(Path(many)).schema.num_categories * WIDTH * 4
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    gc.collect()
+    resource.setrlimit(resource.RLIMIT_DATA, (private_memory() + table * 9 // 10, hard))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        build_model(of_many(Path(many), None).model, PreparedDataset(Path(many)).schema)
+    run = Path(folder, "many-four")
+    train(of_many(Path(many), 1 << 20), run)
+    gc.collect()
+    resume(run, epochs=2)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def private_memory() -> int:
+    """What RLIMIT_DATA counts: memory that is this process' alone, and may be written to."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+
+
+def of_many(data: Path, above: int | None) -> RunConfig:
+    """A run with a table of more than a process is allowed."""
+    values = settings(
+        data, "rowwise", batch_size=256, validate_every=1_000, shard_tables_above=above
+    )
+    values["model"] = {"name": "fm", "dim": 8, "inner_dim": WIDTH}
+    return RunConfig.parse(values, "many")
+
+
+def _go_on(folder: str, data: str) -> None:
+    for name in ("adagrad", "rowwise"):
+        resume(Path(folder, f"{name}-two"), epochs=2)
+
+
+def test_a_run_goes_on_with_any_number_of_processes(logs: Path, tmp_path: Path) -> None:
+    names = ("adagrad", "rowwise")
+    _train(str(tmp_path), str(logs), names, "one")
+    for name in names:
+        shutil.copytree(tmp_path / f"{name}-one", tmp_path / f"{name}-two")
+    together(2, _go_on, str(tmp_path), str(logs))
+    for name in names:
+        resume(tmp_path / f"{name}-one", epochs=2)
+        are_alike(tmp_path / f"{name}-two", tmp_path / f"{name}-one", 1e-4)

@@ -70,7 +70,9 @@ class ShardedRows:
         widths = torch.tensor([table.dim for table in self.tables])
         lengths = (counts[:, :, 0] * widths).sum(dim=1).tolist()
         found = self._processes.exchange(answers, lengths)
-        parts = [each.split((c[:, 0] * widths).tolist()) for each, c in zip(found, counts, strict=True)]
+        parts = [
+            each.split((c[:, 0] * widths).tolist()) for each, c in zip(found, counts, strict=True)
+        ]
         for place, share in enumerate(self._shares):
             share.take_vectors([of_rank[place] for of_rank in parts])
         self._theirs = theirs
