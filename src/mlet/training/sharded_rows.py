@@ -10,6 +10,7 @@ these. All tables of a model are in one exchange each way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -45,6 +46,7 @@ class ShardedRows:
         self.tables = [part for part in model.modules() if isinstance(part, StackedTables)]
         self._processes = processes
         self._shares = [_Share(table, processes) for table in self.tables]
+        self._widths = torch.tensor([table.dim for table in self.tables])
 
     @torch.no_grad()
     def fetch(self, batch: Batch | None) -> None:
@@ -52,32 +54,17 @@ class ShardedRows:
 
         All processes call it together, for each batch once.
         """
-        asked = [None] * len(self.tables) if batch is None else self._asked(batch)
+        asked = [None for _ in self.tables] if batch is None else self._asked(batch)
         for share, lookups in zip(self._shares, asked, strict=True):
             share.ask(lookups)
-        size = self._processes.size
-        counts = torch.tensor([[s.counts(rank) for s in self._shares] for rank in range(size)])
-        theirs = torch.stack(self._processes.exchange(list(counts), [counts[0].numel()] * size))
-        theirs = theirs.view(counts.shape)
-        messages = [torch.cat([s.rows_for(rank) for s in self._shares]) for rank in range(size)]
-        got = self._processes.exchange(messages, theirs.sum(dim=(1, 2)).tolist())
-        for place, share in enumerate(self._shares):
-            share.take_rows(_cut(got, theirs, place))
-        answers = [
-            torch.cat([share.vectors_for(rank).reshape(-1) for share in self._shares])
-            for rank in range(size)
-        ]
-        widths = torch.tensor([table.dim for table in self.tables])
-        lengths = (counts[:, :, 0] * widths).sum(dim=1).tolist()
-        found = self._processes.exchange(answers, lengths)
-        parts = [
-            each.split((c[:, 0] * widths).tolist()) for each, c in zip(found, counts, strict=True)
-        ]
-        for place, share in enumerate(self._shares):
-            share.take_vectors([of_rank[place] for of_rank in parts])
-        self._theirs = theirs
+        ranks = range(self._processes.size)
+        counts = torch.tensor([[share.counts(rank) for share in self._shares] for rank in ranks])
+        heads = self._processes.exchange(list(counts), [counts[0].numel() for _ in ranks])
+        self._theirs = torch.stack(heads).view(counts.shape)  # (N × T × 2)
+        self._exchange(_Share.rows_for, self._theirs.flatten(1), _Share.take_rows)
+        self._exchange(_Share.vectors_for, counts[:, :, 0] * self._widths, _Share.take_vectors)
 
-    def _asked(self, batch: Batch) -> list[Lookups | None]:
+    def _asked(self, batch: Batch) -> list[Lookups]:
         """What a batch asks of each of the tables."""
         noted: list[list[Lookups]] = [[] for _ in self.tables]
         try:
@@ -94,26 +81,32 @@ class ShardedRows:
     def send_gradients(self) -> None:
         """Let every row's gradient be the sum of all processes', where the row is, and projections
         of sharded tables have that of the rows that are here for their ``.grad``."""
-        size, theirs = self._processes.size, self._theirs
+        sizes = self._theirs.sum(dim=2) * self._widths
+        self._exchange(_Share.sums_for, sizes, _Share.take_sums)
+
+    def _exchange(
+        self,
+        give: Callable[[_Share, int], Tensor],
+        sizes: Tensor,
+        take: Callable[[_Share, list[tuple[Tensor, ...]]], None],
+    ) -> None:
+        """One exchange of what all tables have to give.
+
+        Args:
+            give: what a table has for a process.
+            sizes: of what comes from each process (N × …), as many pieces of every table.
+            take: a table takes its pieces of every process.
+        """
         messages = [
-            torch.cat([share.sums_for(rank).reshape(-1) for share in self._shares])
-            for rank in range(size)
+            torch.cat([give(share, rank).reshape(-1) for share in self._shares])
+            for rank in range(self._processes.size)
         ]
-        widths = torch.tensor([table.dim for table in self.tables])
-        lengths = theirs.sum(dim=2) * widths
-        found = self._processes.exchange(messages, lengths.sum(dim=1).tolist())
-        parts = [each.split(of_rank.tolist()) for each, of_rank in zip(found, lengths, strict=True)]
+        lengths = sizes.tolist()
+        found = self._processes.exchange(messages, [sum(pieces) for pieces in lengths])
+        pieces = [message.split(own) for message, own in zip(found, lengths, strict=True)]
+        count = sizes.shape[1] // len(self._shares)
         for place, share in enumerate(self._shares):
-            share.take_sums([of_rank[place] for of_rank in parts])
-
-
-def _cut(got: list[Tensor], counts: Tensor, place: int) -> list[tuple[Tensor, Tensor]]:
-    """Of what came from every process one table's: rows that are asked for, and those of all."""
-    parts = []
-    for message, of_rank in zip(got, counts.flatten(1).tolist(), strict=True):
-        asked, of_all = message.split(of_rank)[2 * place : 2 * place + 2]
-        parts.append((asked, of_all))
-    return parts
+            take(share, [each[place * count : (place + 1) * count] for each in pieces])
 
 
 class _Share:
@@ -165,7 +158,7 @@ class _Share:
         places = self._places(rank)
         return self._first[rank][self._whose[places]] + self._within[places]
 
-    def take_rows(self, given: list[tuple[Tensor, Tensor]]) -> None:
+    def take_rows(self, given: list[tuple[Tensor, ...]]) -> None:
         """Look up what the processes ask for, and what this one has itself."""
         table = self._table
         self._given = torch.cat([rows for both in given for rows in both])
@@ -180,14 +173,15 @@ class _Share:
 
     def vectors_for(self, rank: int) -> Tensor:
         """What a process has asked for, (… × d)."""
-        return self._answers[rank]
+        answer: Tensor = self._answers[rank]
+        return answer
 
-    def take_vectors(self, given: list[Tensor]) -> None:
+    def take_vectors(self, given: list[tuple[Tensor, ...]]) -> None:
         """Put together what this process has asked for."""
         distinct, table = self._distinct, self._table
         vectors = torch.zeros(len(distinct.rows), table.dim, dtype=self._dtype)
         vectors[self._of_all] = self._own
-        for places, found in zip(self._of_each, given, strict=True):
+        for places, (found,) in zip(self._of_each, given, strict=True):
             vectors[places] = found.view(-1, table.dim).to(self._dtype)
         table.fetched = None
         if self._lookups is not None:
@@ -204,13 +198,14 @@ class _Share:
             sums = sums + gradient.sums
         return sums.index_select(0, self._places(rank))
 
-    def take_sums(self, given: list[Tensor]) -> None:
+    def take_sums(self, given: list[tuple[Tensor, ...]]) -> None:
         """Add up, in the order of the processes."""
         table = self._table
         assert table.row_gradients is not None, "a fused optimizer trains it"
         rows, slots = torch.unique(self._given, return_inverse=True)
         sums = torch.zeros(len(rows), table.dim, dtype=self._dtype)
-        sums.index_add_(0, slots, torch.cat(given).view(-1, table.dim).to(self._dtype))
+        values = torch.cat([part for (part,) in given]).view(-1, table.dim)
+        sums.index_add_(0, slots, values.to(self._dtype))
         gradient = RowGradient(rows, self._here.starts_in(rows), sums)
         # Its optimizer knows it by this very list.
         table.row_gradients[:] = [gradient] if len(rows) else []
