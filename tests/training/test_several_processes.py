@@ -199,10 +199,11 @@ def test_who_follows_writes_nothing() -> None:
 def endless(
     mlet_command: Path, small_data: Path, tmp_path: Path
 ) -> Iterator[subprocess.Popen[str]]:
-    """Two processes at work, past their first checkpoint."""
+    """Two processes at work, past their first checkpoint; their tables are sharded."""
     words = [
         "train", small_data, "--out", "run", "--processes", "2", *SETTINGS, "--epochs", "2000",
         "--set", "training.patience=null", "--set", "training.checkpoint_every=5",
+        "--set", "training.shard_tables_above=0",
     ]  # fmt: skip
     process = subprocess.Popen(
         [mlet_command, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

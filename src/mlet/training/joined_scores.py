@@ -91,11 +91,9 @@ def _exchanged(parts: list[Floats], processes: Processes) -> list[Floats]:
         _of_all(np.array([[part.shape[1] for part in parts]], np.float64), processes)
     ).astype(int)
     height = parts[0].shape[0]
-    sent = torch.from_numpy(np.concatenate([part.reshape(-1) for part in parts]))
     theirs = [int(size) * height for size in sizes[:, processes.rank]]
-    got = sent.new_empty(sum(theirs))
-    distributed.all_to_all_single(got, sent, theirs, [part.size for part in parts])
-    return [each.numpy().reshape(height, -1) for each in got.split(theirs)]
+    got = processes.exchange([torch.from_numpy(part) for part in parts], theirs)
+    return [each.numpy().reshape(height, -1) for each in got]
 
 
 def _of_all(own: Floats, processes: Processes) -> list[Floats]:
