@@ -3,7 +3,7 @@
 Three ways to train embedding tables that TorchRec shards: single layers, d wide; two layers whose
 vectors are exchanged k wide and projected where they arrive, as TorchRec alone would have it; and
 mlet's, projected before they leave. Bytes that processes exchange are counted and compared with the
-model of cost; a step is timed, the three in turns. The same model then speaks of a billion
+model of cost; a step is timed, the three in turns. So are those of mlet's own trainer. The same model then speaks of a billion
 categories on 8 to 128 GPUs, whose speeds are the manufacturer's.
 
     python benchmarks/scale.py --json scale.json     # about three minutes
@@ -30,6 +30,7 @@ import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from rich.console import Console
 from rich.table import Table
+from scale_trainer import exchanged
 from timing import environment, write_json
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -249,21 +250,24 @@ def work(rank: int, size: int, job: Job, steps: int, folder: str) -> None:
                 sent[way] = found["vectors"]
     totals = torch.tensor([sent[way] for way in WAYS], dtype=torch.float64)
     dist.all_reduce(totals)
+    own = exchanged(job.categories, job.fields, job.d, job.k, job.batch, steps)
     if rank == 0:
-        measured = {
+        measured: dict[str, Any] = {
             way: {"seconds": median(times[way]), "vectors": float(total) / size}
             for way, total in zip(WAYS, totals, strict=True)
         }
+        measured["trainer"] = own
         Path(folder, f"{size}.json").write_text(json.dumps(measured))
     dist.barrier()
     os._exit(0)  # freeing a gloo group may wait for ever
 
 
-def measured(job: Job, size: int, steps: int) -> dict[str, dict[str, float]]:
-    """Of each way, on so many processes of this machine: seconds of a step, bytes of vectors."""
+def measured(job: Job, size: int, steps: int) -> dict[str, Any]:
+    """Of each way, on so many processes of this machine: seconds of a step, bytes of vectors; and
+    what mlet's own trainer exchanges."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, args=(size, job, steps, folder), nprocs=size)
-        found: dict[str, dict[str, float]] = json.loads(Path(folder, f"{size}.json").read_text())
+        found: dict[str, Any] = json.loads(Path(folder, f"{size}.json").read_text())
     return found
 
 
@@ -303,8 +307,10 @@ def main() -> None:
     table = Table(
         "processes", "way", "bytes counted", "reckoned", "step", "reckoned", "÷ one layer"
     )
+    trainer: list[dict[str, Any]] = []
     for size in options.processes:
         found = measured(here, size, options.steps)
+        trainer += found["trainer"]
         single = found["one layer"]["seconds"]
         for way in WAYS:
             expected = cost(here, size, way).vectors
@@ -322,6 +328,13 @@ def main() -> None:
                 f"{1e3 * found[way]['seconds']:.0f} ms", f"{1e3 * step:.0f} ms",
                 f"{one['ratio']:.2f}",
             )  # fmt: skip
+    console.print(table)
+    table = Table("processes", "ids", "tables", "bytes to others", "collectives", "step", "held")
+    for one in trainer:
+        table.add_row(
+            str(one["processes"]), one["ids"], one["tables"], f"{one['bytes']:,.0f}",
+            f"{one['collectives']:.0f}", f"{1e3 * one['seconds']:.0f} ms", f"{one['held']:,}",
+        )  # fmt: skip
     console.print(table)
     far = Job(categories=10**9, fields=26, d=16, k=64, batch=65_536)
     reckoned = []
@@ -342,7 +355,13 @@ def main() -> None:
     console.print(table)
     if options.json:
         write_json(
-            options.json, {"environment": environment(), "measured": rows, "reckoned": reckoned}
+            options.json,
+            {
+                "environment": environment(),
+                "measured": rows,
+                "trainer": trainer,
+                "reckoned": reckoned,
+            },
         )
 
 

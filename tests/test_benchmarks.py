@@ -143,3 +143,6 @@ def test_bytes_between_processes_are_those_of_the_model(tmp_path: Path) -> None:
     assert counted["one layer"] * 4 == counted["two, d wide"] * 4 == counted["two, k wide"]
     assert all(row["seconds"] > 0 for row in rows["measured"])
     assert {row["workers"] for row in rows["reckoned"]} == {8, 16, 32, 64, 128}
+    for whole, sharded in zip(rows["trainer"][::2], rows["trainer"][1::2], strict=True):
+        assert (whole["tables"], sharded["tables"]) == ("whole", "sharded")
+        assert whole["held"] > 1.9 * sharded["held"]

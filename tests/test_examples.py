@@ -20,6 +20,7 @@ import torch
 from mlet.data import PreparedDataset
 from mlet.export import serving_module, to_onnx
 from mlet.models import DLRMConfig, build_model
+from mlet.training import RunDirectory, train
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIENTS = {
@@ -37,6 +38,7 @@ LAUNCHED = {
 
 def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(CLIENTS)
+    assert [path.name for path in EXAMPLES.glob("*.sh")] == ["train_sharded.sh"]
 
 
 @pytest.mark.slow
@@ -56,6 +58,29 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert identity is not None
     assert float(scores[1]) <= 1e-6
     assert float(identity[1]) <= 1e-6
+
+
+@pytest.mark.slow
+def test_training_by_several_processes(warm: Path, tmp_path: Path) -> None:
+    """Two of them, as tests have no more cores; the numbers are those of one."""
+    path = f"{warm}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PROCESSES": "2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [EXAMPLES / "train_sharded.sh"], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "model.safetensors").exists()
+    run = RunDirectory(tmp_path / "run")
+    config = run.config()
+    assert config.training.shard_tables_above == 100_000
+    schema = PreparedDataset(tmp_path / "clicks").schema
+    sizes = [4 * 32 * field.num_categories for field in schema.fields]
+    assert max(sizes) > 100_000, "one is sharded"
+    train(config, tmp_path / "alone")
+    for mine, theirs in zip(run.metrics(), RunDirectory(tmp_path / "alone").metrics(), strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+        assert mine["valid_logloss"] == pytest.approx(theirs["valid_logloss"], rel=1e-3)
 
 
 def free_port() -> int:
