@@ -3,8 +3,8 @@
 Three ways to train embedding tables that TorchRec shards: single layers, d wide; two layers whose
 vectors are exchanged k wide and projected where they arrive, as TorchRec alone would have it; and
 mlet's, projected before they leave. Bytes that processes exchange are counted and compared with the
-model of cost; a step is timed, the three in turns. So are those of mlet's own trainer. The same model then speaks of a billion
-categories on 8 to 128 GPUs, whose speeds are the manufacturer's.
+model of cost; a step is timed, the three in turns. So are those of mlet's own trainer. The same
+model then speaks of a billion categories on 8 to 128 GPUs, whose speeds are the manufacturer's.
 
     python benchmarks/scale.py --json scale.json     # about three minutes
 """

@@ -41,8 +41,8 @@ class Sum(CTRModel):
 
 @contextmanager
 def counted() -> Iterator[dict[str, float]]:
-    """Bytes that this process gives to others: to each in an all-gather, and in an all-reduce, which
-    is a ring, all that it has, nearly twice."""
+    """Bytes that this process gives to others: to each in an all-gather, and in an all-reduce,
+    which is a ring, all that it has, nearly twice."""
     found = {"bytes": 0.0, "collectives": 0.0}
     size, rank = dist.get_world_size(), dist.get_rank()
     originals = dist.all_to_all_single, dist.all_gather, dist.all_reduce

@@ -118,11 +118,16 @@ def rows_of_all(
         counts: R of each table, by process.
         group: of processes; all by default.
     """
-    flat = torch.cat([of_table.reshape(-1) for of_table in values])
+    numbers, flat = torch.cat(list(rows)), torch.cat([of_table.reshape(-1) for of_table in values])
     widths = [of_table.shape[1] for of_table in values]
     lengths = [[c * w for c, w in zip(each, widths, strict=True)] for each in counts]
-    all_rows = _gather(torch.cat(list(rows)), [sum(each) for each in counts], group)
-    all_values = _gather(flat, [sum(each) for each in lengths], group)
+    # In one exchange, as bytes: numbers of rows, then values.
+    ends = [8 * sum(each) for each in counts]
+    sizes = [end + flat.itemsize * sum(each) for end, each in zip(ends, lengths, strict=True)]
+    all_of = _gather(torch.cat([numbers.view(torch.uint8), flat.view(torch.uint8)]), sizes, group)
+    parts = list(zip(all_of, ends, strict=True))
+    all_rows = [both[:end].view(torch.int64) for both, end in parts]
+    all_values = [both[end:].view(flat.dtype) for both, end in parts]
     return [
         [
             (
