@@ -101,7 +101,8 @@ def train(
     its optimizers kept goes on if RUN was trained with --set training.keep_state=true.
 
     With --processes N, or started by torchrun on several machines, every process has a part of
-    every batch: --batch-size stays that of all together, and so do the numbers, to rounding.
+    every batch: --batch-size stays that of all together, and so do the numbers, to rounding. Each
+    has some rows alone of tables above 64 MiB (--set training.shard_tables_above=BYTES).
 
     Example: mlet train DATA --out RUN --dim 8 --inner-dim 64 --optimizer adagrad
 
