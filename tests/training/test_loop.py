@@ -18,7 +18,7 @@ from mlet.data.readers import TableSchema, TableSource
 from mlet.errors import RunError, TrainingError
 from mlet.export import load_collapsed
 from mlet.models import DLRMConfig, build_model
-from mlet.training import RunConfig, RunDirectory, loop, resume, train
+from mlet.training import RunConfig, RunDirectory, loop, resume, run_tables, train
 from mlet.training.collapse import collapse_run
 from mlet.training.config import OptimizersConfig, TrainingConfig
 from mlet.training.evaluate import evaluate
@@ -103,7 +103,7 @@ def test_patience_starts_anew_at_a_better_validation(
         result[clicks[: round(abs(share) * len(clicks))]] = 0.9 if share > 0 else 0.1
         return result
 
-    monkeypatch.setattr(loop, "predict", predictions)
+    monkeypatch.setattr(run_tables, "predict", predictions)
     summary = train(config(small_data, patience=2), tmp_path / "run")
     assert (summary.steps, summary.best_step) == (40, 24)
 
@@ -124,7 +124,7 @@ def test_the_clock_runs_while_training_alone(
         return predict(*args, **kwargs)
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(loop, "predict", slow)
+    monkeypatch.setattr(run_tables, "predict", slow)
     summary = train(config(small_data), tmp_path / "run", Clock())
     assert summary.seconds == 58
     assert summary.rows_per_second == pytest.approx(1800 / EPOCH)
@@ -344,7 +344,7 @@ def test_divergence_that_shows_in_validation_ends_the_run(
         found[-1] = np.nan
         return found
 
-    monkeypatch.setattr(loop, "predict", diverged)
+    monkeypatch.setattr(run_tables, "predict", diverged)
     with pytest.raises(TrainingError, match=r"validation split are NaN or infinite after step 8"):
         train(config(small_data), tmp_path / "run")
     with pytest.raises(TrainingError, match=r"lower optimizer\.tables\.learning_rate"):
