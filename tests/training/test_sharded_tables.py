@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_several_processes import in_parts, numbers
+from test_tables_in_files import Interrupted
 from torch import distributed, multiprocessing
 
 from mlet.data import PreparedDataset, SplitRule, prepare
@@ -269,9 +270,16 @@ def test_a_run_goes_on_with_any_number_of_processes(
 ) -> None:
     """And begins with another's weights, and has its shards in files; what is sent is d wide."""
     names = ("adagrad", "rowwise")
-    _train(str(tmp_path), str(logs), names, "one")
+    _train(str(tmp_path), str(logs), names[:1], "one")
+    config = RunConfig.parse(settings(logs, "rowwise"), "rowwise")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "rowwise-one", Interrupted())
     for name in names:
         shutil.copytree(tmp_path / f"{name}-one", tmp_path / f"{name}-two")
+    settled = tmp_path / "rowwise-two" / "config.yaml"  # to go on with all of them sharded
+    text = settled.read_text()
+    assert f"shard_tables_above: {ABOVE}" in text
+    settled.write_text(text.replace(f"above: {ABOVE}", "above: 0"))
     together(2, _go_on, str(tmp_path), str(logs))
     for name, changed in VARIANTS.items():
         if name == "halves":
