@@ -18,9 +18,8 @@ from mlet.engine.cpu.compile import parallel_kernel
 @parallel_kernel
 def find_distinct(which: Any, starts: Any, arguments: Any) -> Any:
     """`distinct.find_distinct_of`: each step for every thread's share of tables."""
-    ids, lookups, sizes, whole, first_rows, loose, loose_touched, row_starts, rows, touched, slots = (
-        arguments
-    )
+    ids, lookups, sizes, whole, first_rows = arguments[:5]
+    loose, loose_touched, row_starts, rows, touched, slots = arguments[5:]
     counts = row_starts[1:]
     bad = np.full(len(starts) - 1, len(ids), np.int64)
     for s in numba.prange(len(starts) - 1):
