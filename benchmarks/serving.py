@@ -155,7 +155,7 @@ def timed(
     part: str, contenders: Contenders, sizes: list[int], rows: int, rounds: int
 ) -> list[dict[str, Any]]:
     """p50 and p99 (microseconds) and rows a second of each."""
-    times = interleaved_times(contenders, batches(sizes, rows, rounds + 3), shuffled=True)
+    times = interleaved_times(contenders, batches(sizes, rows, rounds + 3))
     found = []
     for name, values in times.items():
         p50, p99 = (1e3 * float(np.percentile(values, q)) for q in (50, 99))

@@ -29,23 +29,17 @@ def interleave(
 
 
 def interleaved_times(
-    contenders: Mapping[str, Callable[[Input], object]],
-    inputs: Iterable[Input],
-    *,
-    shuffled: bool = False,
+    contenders: Mapping[str, Callable[[Input], object]], inputs: Iterable[Input]
 ) -> dict[str, list[float]]:
     """Milliseconds of each contender's steps, the first three inputs left out.
 
-    Every input goes to all contenders, in an order that moves on by one with every turn: whoever
-    goes after a heavy one finds its caches cold. ``shuffled``, in another order every turn: nobody
-    then always goes after the same one, which short steps feel.
+    Every input goes to all contenders, in another order every turn: whoever goes after a heavy one
+    finds its caches cold, so that nobody may always go after the same one.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for turn, value in enumerate(inputs):
-        order = names[turn % len(names) :] + names[: turn % len(names)]
-        if shuffled:
-            random.Random(turn).shuffle(order)
+        order = random.Random(turn).sample(names, len(names))
         for name in order:
             began = time.perf_counter()
             contenders[name](value)

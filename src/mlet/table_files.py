@@ -20,6 +20,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from mlet.engine import empty_rows
 from mlet.errors import WriteError
 
 _ZEROS = bytes(1 << 20)
@@ -96,5 +97,5 @@ def current_files() -> TableFiles | None:
 def new_table(shape: Sequence[int], dtype: torch.dtype | None, files: TableFiles | None) -> Tensor:
     """A table to be filled, in a file or in memory; in torch's default dtype for None."""
     if files is None:
-        return torch.empty(tuple(shape), dtype=dtype)
+        return empty_rows(shape, dtype)
     return files.zeros(shape, dtype or torch.get_default_dtype())

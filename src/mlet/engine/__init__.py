@@ -5,6 +5,7 @@ from mlet.engine.choice import BackendName, choose_backend, use_backend
 from mlet.engine.factored_gradient import FactoredGradient, rows_of
 from mlet.engine.fetched import FetchedRows
 from mlet.engine.function import Asked, look_up, projection_gradient
+from mlet.engine.large_pages import empty_rows
 from mlet.engine.reference import update_rows
 from mlet.engine.rules import Rule, RuleName, new_state
 from mlet.engine.vectors import distinct_vectors, each_projected, engine_serves
@@ -23,6 +24,7 @@ __all__ = [
     "choose_backend",
     "distinct_vectors",
     "each_projected",
+    "empty_rows",
     "engine_serves",
     "look_up",
     "new_state",

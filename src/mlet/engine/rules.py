@@ -27,6 +27,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from mlet.engine.large_pages import empty_rows
+
 
 class RuleName(IntEnum):
     """A rule, and its number in kernels."""
@@ -83,9 +85,7 @@ def new_state(
     dtype = torch.float64 if table.dtype == torch.float64 else torch.float32
     if zeros is not None:
         return {part: zeros(shape, dtype) for part in STATE_NAMES[name]}
-    return {
-        part: torch.zeros(shape, dtype=dtype, device=table.device) for part in STATE_NAMES[name]
-    }
+    return {part: empty_rows(shape, dtype, table.device).zero_() for part in STATE_NAMES[name]}
 
 
 def check_state(name: RuleName, table: Tensor, state: Mapping[str, Tensor] | None) -> None:

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from mlet.engine import empty_rows
 from mlet.table_shards import Shards
 
 #: Rows that are in float64 at once.
@@ -123,7 +124,10 @@ def balanced_factors(
             f"inner_dim={inner_dim} is below embedding_dim={d}: such a product cannot hold the "
             f"weights there are"
         )
-    inner, projection = out or (table.new_empty(n, inner_dim), table.new_empty(inner_dim, d))
+    inner, projection = out or (
+        empty_rows((n, inner_dim), table.dtype, table.device),
+        table.new_empty(inner_dim, d),
+    )
     if table.is_meta:
         return inner, projection
     gram = torch.zeros(d, d, dtype=torch.float64, device=table.device)

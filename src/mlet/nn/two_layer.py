@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlet.engine import RowGradient, TableStack, distinct_vectors, engine_serves
+from mlet.engine import (
+    RowGradient,
+    TableStack,
+    distinct_vectors,
+    empty_rows,
+    engine_serves,
+)
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.init import INITIALISATIONS, PROJECTION_STDS, InitName, balanced_factors
 from mlet.nn.plain_state import TakesPlainWeight
@@ -138,9 +144,7 @@ class TwoLayerTable(TakesPlainWeight, Factored):
         self.init: InitName = init
         self.stack = TableStack(("",), (num_embeddings,))
         self.row_gradients: list[RowGradient] | None = None
-        self.inner = nn.Parameter(
-            torch.empty(num_embeddings, inner_dim, device=device, dtype=dtype)
-        )
+        self.inner = nn.Parameter(empty_rows((num_embeddings, inner_dim), dtype, device))
         self.projection = nn.Parameter(
             torch.empty(inner_dim, embedding_dim, device=device, dtype=dtype)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,42 +44,31 @@ class CPUBackend:
         ids = _memory(lookups.ids)
         if len(stack) == 1:
             return self._find_in_one(ids, lookups, stack, whole[0])
-        starts = np.array(lookups.starts, dtype=np.int64)
-        loose = np.empty(total, np.int64)
-        loose_touched = np.empty(total, np.bool_)
+        rows, loose = torch.empty(2, total, dtype=torch.int64, device="cpu")
+        touched, loose_touched = torch.empty(2, total, dtype=torch.bool, device="cpu")
         slots = torch.empty(total, dtype=torch.int32, device="cpu")
-        counts = np.zeros(len(stack), np.int64)
-        sizes = np.array(stack.sizes, dtype=np.int64)
+        row_starts = np.zeros(len(stack) + 1, np.int64)
         bad = run(
             distinct_ids.find_distinct_of,
             parallel.find_distinct,
             work,
             ids,
-            starts,
-            sizes,
+            np.array(lookups.starts, dtype=np.int64),
+            np.array(stack.sizes, dtype=np.int64),
             np.array(whole),
-            loose,
-            slots.numpy(),
-            counts,
-            loose_touched,
-        )
-        bad = np.atleast_1d(bad)
-        if bad.max() >= 0:
-            raise stack.out_of_range(lookups, int(bad[bad >= 0].min()))
-        row_starts = tuple(accumulate(counts.tolist(), initial=0))
-        rows = torch.empty(row_starts[-1], dtype=torch.int64, device="cpu")
-        touched = torch.empty(row_starts[-1], dtype=torch.bool, device="cpu")
-        distinct_ids.compact(
-            starts,
-            np.array(row_starts, dtype=np.int64),
             np.array(stack.first_rows, dtype=np.int64),
-            loose,
-            loose_touched,
+            loose.numpy(),
+            loose_touched.numpy(),
+            row_starts,
             rows.numpy(),
             touched.numpy(),
             slots.numpy(),
         )
-        return Distinct(rows, row_starts, slots, touched if any(whole) else None)
+        if bad >= 0:
+            raise stack.out_of_range(lookups, bad)
+        starts = tuple(row_starts.tolist())
+        touched = touched[: starts[-1]]
+        return Distinct(rows[: starts[-1]], starts, slots, touched if any(whole) else None)
 
     def _find_in_one(self, ids: Any, lookups: Lookups, stack: TableStack, whole: bool) -> Distinct:
         """Without what several tables need."""
@@ -139,8 +128,7 @@ class CPUBackend:
     ) -> tuple[Tensor, Tensor]:
         """Both factors' gradients in one pass over the rows."""
         rows_grad = _floats(len(gradient.rows), table.shape[1])
-        wide = _transposed(projection)
-        projection_grad = _floats(*wide.shape)
+        projection_grad = _floats(*projection.shape)
         run(
             kernels.factor_gradients_of,
             parallel.factor_gradients,
@@ -148,12 +136,12 @@ class CPUBackend:
             gradient.rows.numpy(),
             np.array(gradient.starts, dtype=np.int64),
             *_table(table),
-            wide,
+            _wide(projection),
             gradient.sums.numpy(),
             rows_grad.numpy(),
             projection_grad.numpy(),
         )
-        return rows_grad, projection_grad.transpose(1, 2).contiguous()
+        return rows_grad, projection_grad
 
     def update(
         self,
@@ -166,7 +154,7 @@ class CPUBackend:
         projection_grad: bool = True,
     ) -> Tensor | None:
         """Factor gradients and the rule in one pass over the rows."""
-        wide = _transposed(projection)
+        wide = _wide(projection)
         asked = projection is not None and projection_grad
         grad = _floats(*(wide.shape if asked else (0, 0, 0)))
         touched = gradient.touched
@@ -201,7 +189,7 @@ class CPUBackend:
         )
         # torch cannot see that its memory was written to; autograd relies on the count.
         torch.autograd.graph.increment_version([table, *state])
-        return grad.transpose(1, 2).contiguous() if asked else None
+        return grad if asked else None
 
 
 def _floats(*shape: int) -> Tensor:
@@ -255,11 +243,6 @@ def _wide(projection: Tensor | None) -> Any:
     if projection is None:
         return np.empty((0, 0, 0), np.float32)
     return projection.detach().float().contiguous().numpy()
-
-
-def _transposed(projection: Tensor | None) -> Any:
-    """W1 as T × d × k."""
-    return np.ascontiguousarray(_wide(projection).swapaxes(1, 2))
 
 
 def _pooling(lookups: Lookups, distinct: Distinct) -> tuple[Any, ...]:

@@ -65,16 +65,16 @@ def hash_table(longest: int) -> Any:
 
 
 @kernel
-def find_distinct_of(
+def list_of(
     which: Any,
     ids: Any,
     starts: Any,
     sizes: Any,
     whole: Any,
     rows: Any,
+    touched: Any,
     slots: Any,
     counts: Any,
-    touched: Any,
 ) -> int:
     """`distinct_of_table` of each table; its rows are put at ``rows[starts[t]:]``.
 
@@ -108,15 +108,60 @@ def find_distinct_of_one(
 
 
 @kernel
-def compact(
-    starts: Any, row_starts: Any, first_rows: Any, loose: Any, loose_touched: Any, rows: Any,
-    touched: Any, slots: Any,
-) -> None:  # fmt: skip
-    """Close the gaps that `find_distinct_of` left, and count rows and slots within the stack."""
-    for t in range(len(row_starts) - 1):
+def compact_of(
+    which: Any,
+    starts: Any,
+    row_starts: Any,
+    first_rows: Any,
+    loose: Any,
+    loose_touched: Any,
+    rows: Any,
+    touched: Any,
+    slots: Any,
+) -> None:
+    """Close the gaps that `list_of` left, and count rows and slots within the stack."""
+    for t in which:
         low = row_starts[t]
         for r in range(row_starts[t + 1] - low):
             rows[low + r] = loose[starts[t] + r] + first_rows[t]
             touched[low + r] = loose_touched[starts[t] + r]
         for i in range(starts[t], starts[t + 1]):
             slots[i] += low
+
+
+@kernel
+def add_up(counts: Any) -> None:
+    """From how many there are of each, after a zero, to where each begins."""
+    for t in range(1, len(counts)):
+        counts[t] += counts[t - 1]
+
+
+@kernel
+def find_distinct_of(
+    which: Any,
+    ids: Any,
+    starts: Any,
+    sizes: Any,
+    whole: Any,
+    first_rows: Any,
+    loose: Any,
+    loose_touched: Any,
+    row_starts: Any,
+    rows: Any,
+    touched: Any,
+    slots: Any,
+) -> int:
+    """The distinct rows of all tables, one table's after another's, from ``row_starts[t]`` on.
+
+    ``loose`` and ``loose_touched`` are room for as many ids as are looked up. Returns the position
+    of an id that is out of range, or −1.
+    """
+    bad: int = list_of(
+        which, ids, starts, sizes, whole, loose, loose_touched, slots, row_starts[1:]
+    )
+    if bad < 0:
+        add_up(row_starts)
+        compact_of(
+            which, starts, row_starts, first_rows, loose, loose_touched, rows, touched, slots
+        )
+    return bad

@@ -133,6 +133,14 @@ def sum_gradients_of(
                     sums[place, c] += scale * grad[b, t, c]
 
 
+@kernel
+def _transpose(matrix: Any, factor: Any, out: Any) -> None:
+    """Its transpose, times a factor."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = matrix[j, i] * factor
+
+
 @fast_kernel
 def factor_gradients_of(
     which: Any,
@@ -145,15 +153,19 @@ def factor_gradients_of(
     rows_grad: Any,
     projection_grad: Any,
 ) -> None:
-    """``∂W2`` of the rows, and ``∂W1``; it and ``projection`` are T × d × k."""
+    """``∂W2`` of the rows, and ``∂W1``; it and ``projection`` are T × k × d."""
     block = np.empty((BLOCK, table.shape[1]), np.float32)
+    wide = np.empty((projection.shape[2], projection.shape[1]), np.float32)
+    outer = np.empty_like(wide)
     for t in which:
-        projection_grad[t] = np.float32(0.0)
+        _transpose(projection[t], np.float32(1.0), wide)
+        outer[:] = np.float32(0.0)
         for low in range(row_starts[t], row_starts[t + 1], BLOCK):
             count = min(BLOCK, row_starts[t + 1] - low)
             load_rows(table, rows, low, count, half, block, 0)
-            product(sums, low, count, projection[t], rows_grad, low)
-            add_outer(sums, low, count, block, projection_grad[t])
+            product(sums, low, count, wide, rows_grad, low)
+            add_outer(sums, low, count, block, outer)
+        _transpose(outer, np.float32(1.0), projection_grad[t])
 
 
 @fast_kernel
@@ -219,7 +231,7 @@ def update_of(
     """Factor gradients and the rule in one pass over the rows; ``∂W1`` uses their old values.
 
     Piece p is ``rows[starts[p] : starts[p + 1]]``, of table ``whose[p]``. ``projection`` and
-    ``projection_grad`` are T × d × k; either may be empty. A rule without a state passes one that
+    ``projection_grad`` are T × k × d; either may be empty. A rule without a state passes one that
     is left alone.
     """
     width = table.shape[1]
@@ -228,13 +240,14 @@ def update_of(
     grad = np.empty((BLOCK, width), np.float32)
     # Plain SGD is one product more, of W1ᵀ times the step size.
     direct = projected and name == _SGD and decay == 0
-    steps = np.empty((projection.shape[1], projection.shape[2]), np.float32)
+    wide = np.empty((projection.shape[2], projection.shape[1]), np.float32)
+    outer = np.empty_like(wide)
     for p in which:
         t, end = whose[p], starts[p + 1]
-        if direct:
-            steps[:] = projection[t] * -lr
+        if projected:
+            _transpose(projection[t], -lr if direct else np.float32(1.0), wide)
         if asked:
-            projection_grad[t] = np.float32(0.0)
+            outer[:] = np.float32(0.0)
         _expect_rows(table, rows, starts[p], end)
         _expect_rows(first, rows, starts[p], end)
         _expect_rows(second, rows, starts[p], end)
@@ -245,12 +258,12 @@ def update_of(
             _expect_rows(second, rows, low + count, end)
             load_rows(table, rows, low, count, half, block, 0)
             if asked:
-                add_outer(sums, low, count, block, projection_grad[t])
+                add_outer(sums, low, count, block, outer)
             if direct:
-                add_product(sums, low, count, steps, block)
+                add_product(sums, low, count, wide, block)
             else:
                 if projected:
-                    product(sums, low, count, projection[t], grad, 0)
+                    product(sums, low, count, wide, grad, 0)
                 else:
                     for q in range(count):
                         for j in range(width):
@@ -262,3 +275,5 @@ def update_of(
             for q in range(count):
                 if touched[low + q]:
                     store_row(block, q, half, seed, table, rows[low + q])
+        if asked:
+            _transpose(outer, np.float32(1.0), projection_grad[t])

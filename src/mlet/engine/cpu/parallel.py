@@ -17,11 +17,28 @@ from mlet.engine.cpu.compile import parallel_kernel
 
 @parallel_kernel
 def find_distinct(which: Any, starts: Any, arguments: Any) -> Any:
-    """`distinct.find_distinct_of` for every thread's share of tables."""
-    bad = np.full(len(starts) - 1, -1, np.int64)
+    """`distinct.find_distinct_of`: each step for every thread's share of tables."""
+    ids, lookups, sizes, whole, first_rows = arguments[:5]
+    loose, loose_touched, row_starts, rows, touched, slots = arguments[5:]
+    counts = row_starts[1:]
+    bad = np.full(len(starts) - 1, len(ids), np.int64)
     for s in numba.prange(len(starts) - 1):
-        bad[s] = distinct.find_distinct_of(which[starts[s] : starts[s + 1]], *arguments)
-    return bad
+        share = which[starts[s] : starts[s + 1]]
+        wrong = distinct.list_of(
+            share, ids, lookups, sizes, whole, loose, loose_touched, slots, counts
+        )
+        if wrong >= 0:
+            bad[s] = wrong
+    first = bad.min()
+    if first < len(ids):
+        return first
+    distinct.add_up(row_starts)
+    for s in numba.prange(len(starts) - 1):
+        distinct.compact_of(
+            which[starts[s] : starts[s + 1]], lookups, row_starts, first_rows, loose,
+            loose_touched, rows, touched, slots,
+        )  # fmt: skip
+    return -1
 
 
 @parallel_kernel
