@@ -2,8 +2,8 @@
 
 Of Criteo-Kaggle's 45,840,617 rows 33,762,577 categories are known, most of them in five fields.
 `mlet synthesize` draws them independently, by a Zipf law, which meets only a part of them. Here the
-r-th row brings a field's next category as often as makes ``n (r / 45,840,617)^0.85`` of them, n being
-Criteo's number, and one of those before, early ones most, otherwise.
+r-th row brings a field's next category as often as makes ``n (r / 45,840,617)^0.85`` of them, n
+being Criteo's number, and one of those before, early ones most, otherwise.
 """
 
 from __future__ import annotations

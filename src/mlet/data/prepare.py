@@ -34,7 +34,7 @@ from mlet.data.source import RawColumns, RawSource, field_column
 from mlet.data.split import Division, SplitRule, divide, time_ranges
 from mlet.data.staging import Report, check_parts, stage
 from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
-from mlet.data.workers import Here, Promise, Workers, begun_ahead
+from mlet.data.workers import Here, Promise, Workers, begun_ahead, stopped_on_failure
 from mlet.errors import ConfigError, RunError
 from mlet.reading import write_sealed
 
@@ -102,7 +102,7 @@ def prepare(
     workers = workers or Here()
     if not workers.here:
         check_parts(source)
-    with atomic_directory(out, overwrite=overwrite) as building:
+    with atomic_directory(out, overwrite=overwrite) as building, stopped_on_failure(workers):
         staged = stage(source, building / ".staging", workers, report)
         division = divide(staged, by, rule)
         if columns.time:

@@ -111,7 +111,7 @@ class RawPart:
     """Rows of a source that can be read by themselves.
 
     Attributes:
-        file: its place among the source's files, in the order in which they are read.
+        file: its place among the source's paths.
         first: the first of its rows, where a file's rows can be counted off.
         rows: how many at most; None for all that follow.
     """

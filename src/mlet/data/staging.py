@@ -16,7 +16,7 @@ import polars as pl
 from mlet.data.compressed import STDIN
 from mlet.data.parquet import read_parquet, write_parquet
 from mlet.data.source import Notes, PartedSource, RawPart, RawSource, check_frame
-from mlet.data.workers import Workers
+from mlet.data.workers import WorkerDied, Workers
 from mlet.errors import ConfigError, DataError, RunError
 
 #: Called with what is being done and how many of how many steps (None: unknown) are behind.
@@ -195,6 +195,8 @@ def _by_workers(
             for frame in source.read(part, before):
                 check_frame(frame, source)
             raise error
+        except WorkerDied as error:
+            raise WorkerDied(f"{source.paths[part.file]}: {error}") from None
         for message, category in read.warned:
             warnings.warn(message, category, stacklevel=2)
         files += read.files

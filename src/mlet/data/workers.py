@@ -8,8 +8,11 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias, TypeVar
+
+from mlet.errors import RunError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,6 +22,10 @@ Promise: TypeAlias = Callable[[], Result]
 
 #: Tasks of one kind for each worker, so that none is long without one at the end.
 _TASKS = 4
+
+
+class WorkerDied(RunError):
+    """A worker died, and so did those that took over."""
 
 
 class Workers(Protocol):
@@ -36,12 +43,16 @@ class Workers(Protocol):
         """Begin ``function(*arguments)``; it may be begun again if a worker dies.
 
         Raises:
-            RunError: (by the promise) a worker died, and so did those that were to take over.
+            WorkerDied: (by the promise) it did every time.
         """
         ...
 
     def shared(self, value: Any) -> Any:
         """What to submit in place of a value that many functions are given."""
+        ...
+
+    def stop(self) -> None:
+        """Give up what was begun; nothing of it runs any more when this returns."""
         ...
 
 
@@ -58,6 +69,19 @@ class Here:
     def shared(self, value: Any) -> Any:
         """See `Workers`."""
         return value
+
+    def stop(self) -> None:
+        """See `Workers`."""
+
+
+@contextmanager
+def stopped_on_failure(workers: Workers) -> Iterator[None]:
+    """Stop workers before what they write to is removed."""
+    try:
+        yield
+    except BaseException:
+        workers.stop()
+        raise
 
 
 def shares(workers: Workers, chunks: list[Item]) -> list[list[Item]]:
