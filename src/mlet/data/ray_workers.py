@@ -32,9 +32,11 @@ _STORE_BYTES = 100_000_000
 _SOCKET_NAME = 70
 #: Seconds that workers have to be gone.
 _GRACE = 20
-#: Each worker is one of many: one thread for Polars, no reports of Ray's to its makers.
+#: Each worker is one of many: one thread for Polars. They are what the machine is to do, where Ray
+#: gives them what others leave. No reports of Ray's to its makers.
 _SETTINGS = {
     "POLARS_MAX_THREADS": "1",
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
