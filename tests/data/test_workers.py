@@ -254,7 +254,8 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, mlet_command: Path) -> No
         [*command, "--on", "ray"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + 120
-    while not list(tmp_path.glob(".d.*/.staging")) and time.monotonic() < end:
+    while process.poll() is None and not list(tmp_path.glob(".d.*/.staging")):
+        assert time.monotonic() < end
         time.sleep(0.02)
     theirs = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in one.name() for one in theirs)
