@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import joblib
+
 from mlet.data.workers import Promise, WorkerDied
 from mlet.errors import ConfigError, MletError, RunError
 from mlet.reading import first_line
@@ -59,7 +61,7 @@ class RayWorkers:
 
     def __init__(self, address: str | None = None) -> None:
         self._address = address
-        self._begun: list[Any] = []
+        self._begun: dict[Any, None] = {}  # in order
         self._folder: Path | None = None
         self._own = False
 
@@ -84,7 +86,7 @@ class RayWorkers:
             self._folder = Path(tempfile.mkdtemp(prefix="mlet-ray-"))
             how = {
                 "address": "local",
-                "num_cpus": len(os.sched_getaffinity(0)),
+                "num_cpus": joblib.cpu_count(),
                 "object_store_memory": _STORE_BYTES,
                 "include_dashboard": False,
             }
@@ -93,8 +95,11 @@ class RayWorkers:
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
-        except Exception as error:  # each failure of another kind
+        except BaseException as error:  # each failure of another kind
+            ray.shutdown()
             self._remove_folder()
+            if not isinstance(error, Exception):
+                raise
             where = self._address or "this machine"
             raise ConfigError(
                 f"--on ray: no cluster at {where} ({first_line(error)}); is the address right, and "
@@ -115,12 +120,13 @@ class RayWorkers:
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Promise[Result]:
         """See `Workers`."""
         task = self._call.remote(os.getcwd(), function, *arguments)
-        self._begun.append(task)
+        self._begun[task] = None
 
         def result() -> Result:
             exceptions = self._ray.exceptions
             try:
                 found: Result = self._ray.get(task)
+                self._begun.pop(task, None)
             except exceptions.RayTaskError as error:
                 if isinstance(error.cause, (MletError, OSError)):
                     raise error.cause from None
@@ -141,8 +147,8 @@ class RayWorkers:
 
     def stop(self) -> None:
         """See `Workers`."""
-        ray, begun = self._ray, self._begun
-        self._begun = []
+        ray, begun = self._ray, list(self._begun)
+        self._begun = {}
         if begun and ray.is_initialized():
             _, left = ray.wait(begun, num_returns=len(begun), timeout=0, fetch_local=False)
             for task in left:
