@@ -68,12 +68,12 @@ def ray_data(folder: Path, field: str) -> Found:
 
     began = time.perf_counter()
     ray.init(
-        num_cpus=2, include_dashboard=False, object_store_memory=10**9,
+        num_cpus=4, include_dashboard=False, object_store_memory=10**9,  # with 2 it waits for ever
         log_to_driver=False, logging_level=logging.CRITICAL,
     )  # fmt: skip
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.default_hash_shuffle_parallelism = 2  # 200 wait for ever for so few processors
+    context.default_hash_shuffle_parallelism = 2  # of 200, which are for clusters
     ray.get([ray.remote(lambda: 0).remote() for _ in range(2)])
     start, began = time.perf_counter() - began, time.perf_counter()
     files = sorted(map(str, folder.glob("*.parquet")))
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--field", default="C3")
     parser.add_argument("--folder", type=Path, help="where to put the rows; default: temporary")
     parser.add_argument("--spark-python", help="a Python with pyspark; without it, no Spark")
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -129,7 +130,7 @@ def main() -> None:
             frame.write_parquet(Path(scratch) / f"{place:04d}.parquet")
         raw.unlink()
         counted = set()
-        for engine in ENGINES:
+        for engine in options.engines:
             python = sys.executable if engine != "spark" else options.spark_python
             if python is None:
                 continue
