@@ -243,6 +243,13 @@ def test_what_workers_cannot_read(tmp_path: Path, movielens: Path, ray_workers: 
             _workers(wrong)
 
 
+def test_no_cluster_there(mlet: Callable[..., Any]) -> None:
+    """It is seen at once, where Ray alone would wait for minutes."""
+    command = ("prepare", "criteo", "rows.txt", "--out", "d", "--on", "ray=127.0.0.1:1")
+    result = mlet(*command, code=2)
+    assert "--on ray: no cluster at 127.0.0.1:1" in result.stderr
+
+
 @pytest.mark.slow
 def test_interrupted_it_leaves_nothing(tmp_path: Path, mlet_command: Path) -> None:
     """Cold: signals are the matter."""

@@ -34,6 +34,8 @@ _STORE_BYTES = 100_000_000
 _SOCKET_NAME = 70
 #: Seconds that workers have to be gone.
 _GRACE = 20
+#: Seconds that a cluster has to answer.
+_KNOCK = 10
 #: Each worker is one of many: one thread for Polars. They are what the machine is to do, where Ray
 #: gives them what others leave. No reports of Ray's to its makers.
 _SETTINGS = {
@@ -94,6 +96,7 @@ class RayWorkers:
                 how["_temp_dir"] = str(self._folder)
         before = signal.getsignal(signal.SIGTERM)
         try:
+            _knock(self._address or "")
             ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
         except BaseException as error:  # each failure of another kind
             ray.shutdown()
@@ -159,6 +162,13 @@ class RayWorkers:
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens, which Ray takes minutes for."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), _KNOCK).close()
 
 
 def _call(folder: str, function: Callable[..., Result], *arguments: Any) -> Result:
