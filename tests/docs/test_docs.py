@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: What is done in the documentation with a Criteo-sized file is tested with a small one.
 SMALLER = {
-    "--rows 10000000": "--rows 5000",
+    "--rows 1000000 10000000 50000000": "--rows 5000",
     "--grid --rounds 8": "",
     " --device cuda": "",  # the test of what runs on a GPU is tests/training/test_cuda.py
     "benchmarks/embedding.py": "benchmarks/embedding.py --rounds 2 --cap 1000 --batch 64",

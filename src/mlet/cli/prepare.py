@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -27,6 +28,7 @@ from mlet.data.readers.registry import open_raw
 from mlet.data.schema import SplitName
 from mlet.data.source import RawSource, SplitBy
 from mlet.data.times import kind_of, show_time
+from mlet.data.workers import Workers
 from mlet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +88,16 @@ Extend: TypeAlias = Annotated[
         "holds the new rows alone; mlet train NEW --from RUN goes on with a model on them.",
     ),
 ]
+On: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="ray[=ADDRESS]",
+        help="Share the work: 'ray' among processes of this machine, 'ray=ADDRESS' among those of "
+        "a Ray cluster (ray=auto: of the one that runs here), whose machines all see the files and "
+        "--out's folder. The data set is the same, to the byte.",
+    ),
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")]
 
 
@@ -100,11 +112,12 @@ def _prepare(
     min_count: MinCount = None,
     extend: Extend = None,
     overwrite: Overwrite = False,
+    on: On = None,
 ) -> None:
     default, by_field = _parse_min_counts(min_count or [])
     rule = SplitRule(by=split, valid=valid, test=test, seed=seed)
     times: dict[SplitName, tuple[int, int]] = {}
-    with counting() as report:
+    with _workers(on) as workers, counting() as report:
         schema = prepare_source(
             source,
             out,
@@ -115,12 +128,25 @@ def _prepare(
             overwrite=overwrite,
             report=report,
             tell_times=times.update,
+            workers=workers,
         )
     print_schema(schema, out, _shown(times, source))
     if extend is not None:
         _print_new_categories(PreparedDataset(extend).schema, schema, extend)
     if isinstance(source, TableSource) and source.bad_rows is not None:
         _print_bad_rows(source.bad_rows)
+
+
+def _workers(on: str | None) -> AbstractContextManager[Workers | None]:
+    """Who is to work, by ``--on``; None is this process."""
+    if on is None:
+        return nullcontext()
+    engine, equals, address = on.partition("=")
+    if engine != "ray" or bool(equals) != bool(address):
+        raise ConfigError(f"--on {on!r}: expected ray or ray=ADDRESS")
+    from mlet.data.ray_workers import RayWorkers
+
+    return RayWorkers(address or None)
 
 
 def _shown(

@@ -46,6 +46,15 @@ class BadRows:
                 f"skipped ({reasons})"
             )
 
+    def add(self, later: BadRows) -> None:
+        """Take over what was left out of the files that come next.
+
+        Raises:
+            DataError: together they are more than allowed.
+        """
+        for reason, rows in later.counts.items():
+            self.leave_out(reason, later.first[reason], rows)
+
 
 class Sieve:
     """The rows of one frame that are kept."""

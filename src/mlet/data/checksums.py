@@ -6,16 +6,19 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+from mlet.data.workers import Here, Workers
 from mlet.errors import DataError
 from mlet.reading import reading
 
 _BLOCK_BYTES = 1 << 20
 
 
-def checksums(root: Path) -> dict[str, int]:
+def checksums(root: Path, workers: Workers | None = None) -> dict[str, int]:
     """CRC-32 of every file below ``root``, by its path from there with forward slashes."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): crc32(path) for path in files}
+    workers = workers or Here()
+    promises = [(path, workers.submit(crc32, path)) for path in files]
+    return {path.relative_to(root).as_posix(): promise() for path, promise in promises}
 
 
 def verify(root: Path, path: Path, expected: dict[str, int] | None) -> None:

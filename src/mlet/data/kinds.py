@@ -66,6 +66,12 @@ class SameKinds:
             if kind is not None:
                 by_file[path] = _together(kind, by_file.get(path))
 
+    def add_all(self, later: SameKinds) -> None:
+        """Take over what was seen of rows that come next."""
+        for name, by_file in later._kinds.items():
+            for path, kind in by_file.items():
+                self._kinds[name][path] = _together(kind, self._kinds[name].get(path))
+
     def warn(self) -> None:
         """Name every column that is of one kind in some file and of another in another."""
         for name, by_file in self._kinds.items():

@@ -12,45 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-
 from mlet.atomic import atomic_directory
 from mlet.data import layout
+from mlet.data.categories import (
+    BagSizes,
+    Known,
+    begin_bag_sizes,
+    begin_bags,
+    begin_counting,
+    begin_ids,
+    field_ids,
+)
 from mlet.data.checksums import checksums
-from mlet.data.column_file import ColumnFile
 from mlet.data.dense import write_dense
-from mlet.data.encoding import explode
 from mlet.data.extension import Extension
 from mlet.data.groups import write_groups, write_kept
-from mlet.data.schema import (
-    SPLITS,
-    DatasetSchema,
-    FieldSchema,
-    RawFormat,
-    SplitName,
-    SplitSchema,
-)
+from mlet.data.labels import write_labels
+from mlet.data.schema import DatasetSchema, FieldSchema, RawFormat, SplitName
 from mlet.data.sharing import check_owners, check_shares, members_of
-from mlet.data.source import (
-    LABEL,
-    PROBABILITY,
-    WEIGHT,
-    RawColumns,
-    RawSource,
-    field_column,
-)
-from mlet.data.split import SplitRule, assign, time_ranges
-from mlet.data.staging import Report, Staged, stage
-from mlet.data.vocabulary import (
-    KnownCategories,
-    Vocabulary,
-    VocabularyBuilder,
-    digest_categories,
-)
-from mlet.errors import ConfigError, DataError, RunError
-from mlet.metrics import score, taken
+from mlet.data.source import RawColumns, RawSource, field_column
+from mlet.data.split import Division, SplitRule, divide, time_ranges
+from mlet.data.staging import Report, check_parts, stage
+from mlet.data.vocabulary import Vocabulary, VocabularyBuilder, digest_categories
+from mlet.data.workers import Here, Promise, Workers, begun_ahead, stopped_on_failure
+from mlet.errors import ConfigError, RunError
 from mlet.reading import write_sealed
 
 __all__ = ["Report", "SplitRule", "TellTimes", "prepare"]
@@ -70,6 +55,7 @@ def prepare(
     overwrite: bool = False,
     report: Report = lambda what, done, total: None,
     tell_times: TellTimes = lambda times: None,
+    workers: Workers | None = None,
 ) -> DatasetSchema:
     """Turn raw data into a prepared data set at ``out``, which appears whole or not at all.
 
@@ -85,6 +71,7 @@ def prepare(
         overwrite: replace an existing data set, once the new one is complete.
         report: told of progress.
         tell_times: told the first and the last time of every split, where the source has times.
+        workers: who does the work; this process by default. The data set is the same to the byte.
 
     Raises:
         DataError: the input is damaged or too small; names file and line.
@@ -112,36 +99,27 @@ def prepare(
             names, columns.shares, 1 if min_count is None else min_count, field_min_counts or {}
         )
     rule.check(source)
-    with atomic_directory(out, overwrite=overwrite) as building:
-        staged = stage(source, building / ".staging", report)
-        assignment = assign(staged, by, rule)
+    workers = workers or Here()
+    if not workers.here:
+        check_parts(source)
+    with atomic_directory(out, overwrite=overwrite) as building, stopped_on_failure(workers):
+        staged = stage(source, building / ".staging", workers, report)
+        division = divide(staged, by, rule)
         if columns.time:
-            tell_times(time_ranges(staged, assignment))
+            tell_times(time_ranges(division))
         layout.create_folders(building)
         steps = len(names) + 1
-        found: dict[str, FieldSchema] = {}
         report("encoding fields", 0, steps)
-        for owner in least:
-            members = members_of(columns.shares, owner)
-            bags = {name: name in columns.multi_valued for name in members}
-            vocabulary = _build_vocabulary(
-                staged, assignment, bags, least[owner], base.known(owner) if base else None
-            )
-            vocabulary.write(layout.vocabulary(building, owner), layout.rare(building, owner))
-            for name in members:
-                encode = _encode_bags if bags[name] else _encode_field
-                encode(staged, assignment, building, name, vocabulary)
-                found[name] = _field_schema(
-                    name, vocabulary, least[owner], multi_valued=bags[name],
-                    shares=columns.shares.get(name),
-                )  # fmt: skip
-                report("encoding fields", len(found), steps)
+        found = _write_fields(
+            workers, division, building, columns, least, base,
+            lambda done: report("encoding fields", done, steps),
+        )  # fmt: skip
         dense = write_dense(
-            staged, assignment, building, columns, base.schema.dense if base else None
+            workers, division, building, columns, base.schema.dense if base else None
         )
         if columns.group is not None:
-            write_groups(staged, assignment, building)
-        write_kept(staged, assignment, building, columns.kept)
+            write_groups(workers, division, building, staged.folder)
+        write_kept(workers, division, building, columns.kept, staged.folder)
         known = getattr(source, "format", None)
         schema = DatasetSchema(
             source=source.description,
@@ -150,14 +128,14 @@ def prepare(
             seed=rule.seed,
             dense=dense,
             fields=[found[name] for name in names],
-            splits=_write_labels(staged, assignment, building, columns),
+            splits=write_labels(workers, division, building, columns),
             extends=base.earlier if base else None,
             group=columns.group,
             kept=list(columns.kept),
         )
         report("encoding fields", steps, steps)
         shutil.rmtree(staged.folder)
-        schema = schema.model_copy(update={"checksums": checksums(building)})
+        schema = schema.model_copy(update={"checksums": checksums(building, workers)})
         write_sealed(building / layout.SCHEMA, schema.model_dump(mode="json"))
     return schema
 
@@ -179,26 +157,6 @@ def _min_counts(
     return result
 
 
-def _train_rows(assignment: npt.NDArray[np.uint8], chunk: slice) -> pl.Series:
-    return pl.Series(assignment[chunk] == 0)
-
-
-def _build_vocabulary(
-    staged: Staged,
-    assignment: npt.NDArray[np.uint8],
-    bags: Mapping[str, bool],
-    min_count: int,
-    known: KnownCategories | None,
-) -> Vocabulary:
-    """From the training rows alone, of fields that may be multi-valued, and what was known."""
-    builder = VocabularyBuilder()
-    for name, multi_valued in bags.items():
-        for chunk, frame in staged.chunks(field_column(name)):
-            column = frame[field_column(name)].filter(_train_rows(assignment, chunk))
-            builder.add(explode(column) if multi_valued else column)
-    return builder.build(min_count, known)
-
-
 def _field_schema(
     name: str, vocabulary: Vocabulary, min_count: int, *, multi_valued: bool, shares: str | None
 ) -> FieldSchema:
@@ -213,80 +171,52 @@ def _field_schema(
     )
 
 
-def _encode_field(
-    staged: Staged,
-    assignment: npt.NDArray[np.uint8],
+def _write_fields(
+    workers: Workers,
+    division: Division,
     root: Path,
-    name: str,
-    vocabulary: Vocabulary,
-) -> None:
-    outputs = [
-        ColumnFile(layout.ids(root, split, name), np.int32, int((assignment == place).sum()))
-        for place, split in enumerate(SPLITS)
-    ]
-    for chunk, frame in staged.chunks(field_column(name)):
-        ids = vocabulary.encode(frame[field_column(name)])
-        for place, output in enumerate(outputs):
-            output.append(ids[assignment[chunk] == place])
+    columns: RawColumns,
+    least: Mapping[str, int],
+    base: Extension | None,
+    tell: Callable[[int], None],
+) -> dict[str, FieldSchema]:
+    """Count, number and write all fields; ``least`` are the minimum counts of those that have a
+    vocabulary of their own, and ``tell`` is told how many fields are done."""
+    scratch = division.chunks[0].assignment.parent
+    members = {owner: members_of(columns.shares, owner) for owner in least}
+    order = {owner: place for place, owner in enumerate(least)}
 
+    def begin(owner: str) -> Promise[tuple[VocabularyBuilder, dict[str, list[BagSizes]]]]:
+        bags = {name: name in columns.multi_valued for name in members[owner]}
+        fields = {field_column(name): bag for name, bag in bags.items()}
+        counting = begin_counting(workers, division, fields, scratch / f"counts-{order[owner]}")
+        sizes = {
+            name: begin_bag_sizes(workers, division, name) for name, bag in bags.items() if bag
+        }
+        return lambda: (counting(), {name: promise() for name, promise in sizes.items()})
 
-def _encode_bags(
-    staged: Staged,
-    assignment: npt.NDArray[np.uint8],
-    root: Path,
-    name: str,
-    vocabulary: Vocabulary,
-) -> None:
-    lengths = np.concatenate(
-        [frame.to_series().list.len().to_numpy() for _, frame in staged.chunks(field_column(name))]
-    )
-    outputs = []
-    for place, split in enumerate(SPLITS):
-        offsets = np.concatenate([[0], np.cumsum(lengths[assignment == place], dtype=np.int64)])
-        np.save(layout.bag_offsets(root, split, name), offsets)
-        outputs.append(ColumnFile(layout.bag_values(root, split, name), np.int32, int(offsets[-1])))
-    for chunk, frame in staged.chunks(field_column(name)):
-        bags = frame[field_column(name)]
-        for place, output in enumerate(outputs):
-            output.append(
-                vocabulary.encode(explode(bags.filter(pl.Series(assignment[chunk] == place))))
-            )
-
-
-def _write_labels(
-    staged: Staged, assignment: npt.NDArray[np.uint8], root: Path, columns: RawColumns
-) -> dict[SplitName, SplitSchema]:
-    def gather(column: str) -> npt.NDArray[np.float64]:
-        return np.concatenate([frame[column].to_numpy() for _, frame in staged.chunks(column)])
-
-    labels = gather(LABEL)
-    truth = gather(PROBABILITY) if columns.probability else None
-    weights = gather(WEIGHT).astype(np.float32) if columns.weight else None
-    splits = {}
-    for place, name in enumerate(SPLITS):
-        rows = assignment == place
-        clicks = labels[rows]
-        np.save(layout.labels(root, name), clicks)
-        counting, mine = clicks, taken(weights, rows)
-        if mine is not None:
-            np.save(layout.weights(root, name), mine)
-            counting = clicks[mine > 0]
-            if not len(counting):
-                raise DataError(f"the {name} split has only weights of 0; weigh some of its rows")
-        if name != "train" and len(np.unique(counting)) < 2:
-            raise DataError(
-                f"the {name} split has only labels {int(counting[0])}, so AUC is undefined; "
-                f"give it more rows or split at random"
-            )
-        bayes: dict[str, float] = {}
-        if truth is not None:
-            np.save(layout.probabilities(root, name), truth[rows])
-            best = score(clicks, truth[rows], mine)
-            bayes = {"bayes_auc": best.auc, "bayes_logloss": best.logloss}
-        splits[name] = SplitSchema(
-            rows=len(clicks),
-            click_rate=float(clicks.mean()),
-            mean_weight=None if mine is None else float(mine.mean(dtype=np.float64)),
-            **bayes,
-        )
-    return splits
+    found: dict[str, FieldSchema] = {}
+    writing: list[tuple[int, list[Promise[None]]]] = []
+    for owner, (builder, sizes) in begun_ahead(workers, begin, least):
+        vocabulary = builder.build(least[owner], base.known(owner) if base else None)
+        del builder  # its counts are as large
+        file = layout.vocabulary(root, owner)
+        vocabulary.write(file, layout.rare(root, owner))
+        known: Known = vocabulary if workers.here else file
+        for name in members[owner]:
+            if name in sizes:
+                promises = begin_bags(workers, division, root, name, sizes[name], known)
+            else:
+                promises = begin_ids(workers, division, field_ids(root, division, name), known)
+            found[name] = _field_schema(
+                name, vocabulary, least[owner], multi_valued=name in sizes,
+                shares=columns.shares.get(name),
+            )  # fmt: skip
+            writing.append((len(found), promises))
+            if workers.here:
+                tell(len(found))
+    for done, promises in writing:
+        for promise in promises:
+            promise()
+        tell(done)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -104,6 +104,100 @@ class RawSource(Protocol):
             DataError: the input is damaged; names the file and line.
         """
         ...
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """Rows of a source that can be read by themselves.
+
+    Attributes:
+        file: its place among the source's paths.
+        first: the first of its rows, where a file's rows can be counted off.
+        rows: how many at most; None for all that follow.
+    """
+
+    file: int
+    first: int = 0
+    rows: int | None = None
+
+
+class Notes(Protocol):
+    """What reading rows leaves behind for those that follow, and for the end."""
+
+    def add(self, later: Any) -> None:
+        """Take over the notes of the rows that come next.
+
+        Raises:
+            DataError: together they cannot be read.
+        """
+        ...
+
+
+class NoNotes:
+    """Of sources whose files have nothing to do with one another."""
+
+    def add(self, later: NoNotes) -> None:
+        """There is nothing to take over."""
+
+
+@runtime_checkable
+class PartedSource(RawSource, Protocol):
+    """Raw data that several workers can read, each some parts: ``frames`` gives the frames of all
+    parts, read in order with the same notes, and then finishes those."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """All files."""
+        ...
+
+    def parts(self) -> list[RawPart]:
+        """All rows, in order."""
+        ...
+
+    def notes(self) -> Notes:
+        """Of no rows."""
+        ...
+
+    def read(self, part: RawPart, notes: Any) -> Iterator[pl.DataFrame]:
+        """The frames of a part; ``notes`` are of all rows before it, and then of its own too.
+
+        Raises:
+            DataError: the input is damaged; names the file and line.
+        """
+        ...
+
+    def finish(self, notes: Any) -> None:
+        """Say what is to be said of all rows.
+
+        Raises:
+            DataError: together they are not what they should be.
+        """
+        ...
+
+
+class WholeFiles:
+    """The parts of a source with ``paths`` of which each is read whole, by itself."""
+
+    paths: tuple[Path, ...]
+
+    def parts(self) -> list[RawPart]:
+        """See `PartedSource`."""
+        return [RawPart(place) for place in range(len(self.paths))]
+
+    def notes(self) -> NoNotes:
+        """See `PartedSource`."""
+        return NoNotes()
+
+    def finish(self, notes: NoNotes) -> None:
+        """See `PartedSource`."""
+
+
+def frames_of(source: PartedSource) -> Iterator[pl.DataFrame]:
+    """All rows in order, as `RawSource.frames`."""
+    notes = source.notes()
+    for part in source.parts():
+        yield from source.read(part, notes)
+    source.finish(notes)
 
 
 class RawRows(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mlet.data.schema import SPLITS, SplitName
 from mlet.data.source import SPLIT, TIME, RawSource, SplitBy
-from mlet.data.staging import Staged
+from mlet.data.staging import Chunk, Staged
 from mlet.errors import ConfigError, DataError
 
 
@@ -59,21 +60,71 @@ class SplitRule:
             )
 
 
-def assign(staged: Staged, by: SplitBy, rule: SplitRule) -> npt.NDArray[np.uint8]:
-    """The split of every row: 0 train, 1 valid, 2 test; none is empty.
+@dataclass(frozen=True)
+class DividedChunk(Chunk):
+    """Rows whose splits are known.
+
+    Attributes:
+        assignment: .npy file of the split of every row of all.
+        starts: for each split, how many of its rows come before these.
+    """
+
+    assignment: Path
+    starts: tuple[int, ...]
+
+    def places(self) -> npt.NDArray[np.uint8]:
+        """The split of each row: 0 train, 1 valid, 2 test."""
+        places: npt.NDArray[np.uint8] = np.load(self.assignment, mmap_mode="r")[self.slice]
+        return np.array(places)
+
+    def of_splits(self) -> list[tuple[int, npt.NDArray[np.bool_]]]:
+        """For each split, where its rows among these begin among all its rows, and which they
+        are."""
+        places = self.places()
+        return [(start, places == place) for place, start in enumerate(self.starts)]
+
+
+@dataclass(frozen=True)
+class Division:
+    """All rows, divided.
+
+    Attributes:
+        chunks: in order.
+        rows: of each split.
+    """
+
+    chunks: list[DividedChunk]
+    rows: tuple[int, ...]
+
+
+def divide(staged: Staged, by: SplitBy, rule: SplitRule) -> Division:
+    """Which rows are for what; no split is empty.
 
     Raises:
         DataError: one would be.
     """
+    assignment, file = _assign(staged, by, rule), staged.folder / "assignment.npy"
+    np.save(file, assignment)
+    chunks: list[DividedChunk] = []
+    rows = (0,) * len(SPLITS)
+    for chunk in staged.chunks:
+        chunks.append(DividedChunk(chunk.files, chunk.start, chunk.rows, file, rows))
+        found = np.bincount(assignment[chunk.slice], minlength=len(SPLITS))
+        rows = tuple(before + int(more) for before, more in zip(rows, found, strict=True))
+    return Division(chunks, rows)
+
+
+def _assign(staged: Staged, by: SplitBy, rule: SplitRule) -> npt.NDArray[np.uint8]:
+    """The split of every row: 0 train, 1 valid, 2 test; none is empty."""
     rows = staged.rows
     assignment = np.empty(rows, np.uint8)
     if by == "given":
-        for chunk, frame in staged.chunks(SPLIT):
-            assignment[chunk] = frame[SPLIT].to_numpy()
+        for chunk in staged.chunks:
+            assignment[chunk.slice] = chunk.read(SPLIT)[SPLIT].to_numpy()
     elif by == "last-day":
-        last = max(int(frame[TIME].max()) for _, frame in staged.chunks(TIME))  # type: ignore[arg-type]
-        for chunk, frame in staged.chunks(TIME):
-            assignment[chunk] = (frame[TIME] == last).to_numpy()
+        last = max(int(chunk.read(TIME)[TIME].max()) for chunk in staged.chunks)  # type: ignore[arg-type]
+        for chunk in staged.chunks:
+            assignment[chunk.slice] = (chunk.read(TIME)[TIME] == last).to_numpy()
         test = int((assignment == 1).sum()) // 2
         assignment[np.flatnonzero(assignment)[-test or rows :]] = 2
     else:
@@ -81,7 +132,7 @@ def assign(staged: Staged, by: SplitBy, rule: SplitRule) -> npt.NDArray[np.uint8
         valid = round(rows * rule.valid)
         order: npt.NDArray[np.int64] | None = None
         if by == "time":
-            time = np.concatenate([frame[TIME].to_numpy() for _, frame in staged.chunks(TIME)])
+            time = np.concatenate([chunk.read(TIME)[TIME].to_numpy() for chunk in staged.chunks])
             order = np.argsort(time, kind="stable")
         elif by == "random":
             order = np.random.default_rng(rule.seed).permutation(rows)
@@ -98,15 +149,13 @@ def assign(staged: Staged, by: SplitBy, rule: SplitRule) -> npt.NDArray[np.uint8
     return assignment
 
 
-def time_ranges(
-    staged: Staged, assignment: npt.NDArray[np.uint8]
-) -> dict[SplitName, tuple[int, int]]:
+def time_ranges(division: Division) -> dict[SplitName, tuple[int, int]]:
     """The first and the last time of every split."""
     found: dict[SplitName, tuple[int, int]] = {}
-    for chunk, frame in staged.chunks(TIME):
-        time = frame[TIME].to_numpy()
-        for place, split in enumerate(SPLITS):
-            some = time[assignment[chunk] == place]
+    for chunk in division.chunks:
+        time = chunk.read(TIME)[TIME].to_numpy()
+        for split, (_, rows) in zip(SPLITS, chunk.of_splits(), strict=True):
+            some = time[rows]
             if len(some):
                 low, high = int(some.min()), int(some.max())
                 first, last = found.get(split, (low, high))

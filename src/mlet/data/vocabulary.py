@@ -65,12 +65,17 @@ class VocabularyBuilder:
 
     def add(self, categories: pl.Series) -> None:
         """Count a batch of categories (String; missing counts as the category "")."""
-        counts = pl.DataFrame({"category": categories.fill_null("")})
-        self._counts.append(counts.group_by("category").agg(pl.len().cast(pl.Int64).alias("count")))
-        if len(self._counts) >= _FOLD:
-            self._counts = [self._fold()]
+        rows = pl.DataFrame({"category": categories.fill_null("")})
+        self.merge(rows.group_by("category").agg(pl.len().cast(pl.Int64).alias("count")))
 
-    def _fold(self) -> pl.DataFrame:
+    def merge(self, counts: pl.DataFrame) -> None:
+        """Take over what was counted elsewhere, as `counts`."""
+        self._counts.append(counts)
+        if len(self._counts) >= _FOLD:
+            self._counts = [self.counts()]
+
+    def counts(self) -> pl.DataFrame:
+        """``category`` and ``count`` so far, in any order."""
         return pl.concat(self._counts).group_by("category").agg(pl.col("count").sum())
 
     def build(self, min_count: int, known: KnownCategories | None = None) -> Vocabulary:
@@ -79,7 +84,7 @@ class VocabularyBuilder:
         Categories that are ``known`` come before them, with the ids they have; what was counted of
         all others adds up.
         """
-        counts = self._fold()
+        counts = self.counts()
         numbered, forgotten, total = counts.clear(), 0, len(counts)
         if known is not None:
             numbered = _added_up(known.table.slice(1), counts)

@@ -13,7 +13,19 @@ from mlet.data.delimited import read_delimited
 from mlet.data.files import find_files
 from mlet.data.readers.registry import READERS
 from mlet.data.schema import RawFormat
-from mlet.data.source import LABEL, LINE, TIME, RawColumns, RawRows, field_column, kept
+from mlet.data.source import (
+    LABEL,
+    LINE,
+    TIME,
+    NoNotes,
+    RawColumns,
+    RawPart,
+    RawRows,
+    WholeFiles,
+    field_column,
+    frames_of,
+    kept,
+)
 from mlet.errors import DataError
 
 CATEGORICAL = (
@@ -25,7 +37,7 @@ CATEGORICAL = (
 
 
 @READERS.register("avazu")
-class AvazuSource:
+class AvazuSource(WholeFiles):
     """Comma-separated with a header; ``hour`` is YYMMDDHH.
 
     The 21 published categorical columns, plus ``hour`` (of the day) and ``weekday`` read off the
@@ -45,29 +57,34 @@ class AvazuSource:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
-        for path, raw in self._raw("click", "hour", *CATEGORICAL):
+        return frames_of(self)
+
+    def read(self, part: RawPart, notes: NoNotes) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.PartedSource`."""
+        path = self.paths[part.file]
+        for raw in self._raw(path, "click", "hour", *CATEGORICAL):
             time = parse.integers(raw, "hour", path, required=True)
             features = _features(raw, path)
             yield pl.DataFrame({LABEL: parse.labels(raw, "click", path), TIME: time, **features})
 
     def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
         """See `mlet.data.source.RowSource`."""
-        for path, raw in self._raw("hour", *CATEGORICAL):
-            parse.integers(raw, "hour", path, required=True)
-            features = pl.DataFrame(_features(raw, path))
-            yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
-
-    def _raw(self, *names: str) -> Iterator[tuple[Path, pl.DataFrame]]:
-        """Frames of text with at least these columns."""
         for path in self.paths:
-            for raw in read_delimited(path, ",", None, quoted=False):
-                missing = [name for name in names if name not in raw.columns]
-                if missing:
-                    raise DataError(
-                        f"{path}, line 1: no column {missing[0]!r}; expected the header of Avazu's "
-                        f"train.csv (id, click, hour, C1, …)"
-                    )
-                yield path, raw
+            for raw in self._raw(path, "hour", *CATEGORICAL):
+                parse.integers(raw, "hour", path, required=True)
+                features = pl.DataFrame(_features(raw, path))
+                yield RawRows(path, raw[LINE], features, kept(raw, keep, path))
+
+    def _raw(self, path: Path, *names: str) -> Iterator[pl.DataFrame]:
+        """A file's frames of text with at least these columns."""
+        for raw in read_delimited(path, ",", None, quoted=False):
+            missing = [name for name in names if name not in raw.columns]
+            if missing:
+                raise DataError(
+                    f"{path}, line 1: no column {missing[0]!r}; expected the header of Avazu's "
+                    f"train.csv (id, click, hour, C1, …)"
+                )
+            yield raw
 
 
 def _features(raw: pl.DataFrame, path: Path) -> dict[str, pl.Series]:

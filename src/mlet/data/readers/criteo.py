@@ -19,12 +19,16 @@ from mlet.data.source import (
     LABEL,
     LINE,
     TIME,
+    NoNotes,
     RawColumns,
+    RawPart,
     RawRows,
     RawSource,
     SplitBy,
+    WholeFiles,
     dense_column,
     field_column,
+    frames_of,
     kept,
 )
 from mlet.errors import ConfigError, DataError
@@ -37,7 +41,7 @@ _DAY_FILE = re.compile(r"day_(\d+)(?:\.|$)")
 
 
 @READERS.register("criteo")
-class CriteoSource:
+class CriteoSource(WholeFiles):
     """Tab-separated, no header: label, 13 integers, 26 hashed categories, empty where missing.
 
     The rows are in order of time (Criteo's readme), so the default split is by their order; of
@@ -65,18 +69,30 @@ class CriteoSource:
             time=self.days is not None,
             days=self.days is not None,
         )
-        self._in_order = sorted(zip(self.days or range(len(self.paths)), self.paths, strict=True))
-        self.description = f"criteo: {', '.join(path.name for _, path in self._in_order)}"
+        self._order = sorted(
+            range(len(self.paths)), key=lambda place: self.days[place] if self.days else place
+        )
+        self.description = f"criteo: {', '.join(self.paths[place].name for place in self._order)}"
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`; day 10 comes after day 9, however they are named."""
-        for day, path in self._in_order:
-            names = ("label", *DENSE, *CATEGORICAL)
-            for raw in read_delimited(path, "\t", names, quoted=False, types=_TYPES):
-                columns = {LABEL: parse.labels(raw, "label", path), **_features(raw, path)}
-                if self.days is not None:
-                    columns[TIME] = pl.repeat(day, len(raw), dtype=pl.Int64, eager=True)
-                yield pl.DataFrame(columns)
+        return frames_of(self)
+
+    def parts(self) -> list[RawPart]:
+        """See `mlet.data.source.PartedSource`."""
+        return [RawPart(place) for place in self._order]
+
+    def read(self, part: RawPart, notes: NoNotes) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.PartedSource`."""
+        path = self.paths[part.file]
+        names = ("label", *DENSE, *CATEGORICAL)
+        for raw in read_delimited(path, "\t", names, quoted=False, types=_TYPES):
+            columns = {LABEL: parse.labels(raw, "label", path), **_features(raw, path)}
+            if self.days is not None:
+                columns[TIME] = pl.repeat(
+                    self.days[part.file], len(raw), dtype=pl.Int64, eager=True
+                )
+            yield pl.DataFrame(columns)
 
     def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
         """See `mlet.data.source.RowSource`; rows without a label have one column less. They come

@@ -13,12 +13,24 @@ from mlet.data.delimited import read_delimited
 from mlet.data.files import find_files
 from mlet.data.readers.registry import READERS
 from mlet.data.schema import RawFormat
-from mlet.data.source import LABEL, LINE, SPLIT, RawColumns, RawRows, field_column, kept
+from mlet.data.source import (
+    LABEL,
+    LINE,
+    SPLIT,
+    NoNotes,
+    RawColumns,
+    RawPart,
+    RawRows,
+    WholeFiles,
+    field_column,
+    frames_of,
+    kept,
+)
 from mlet.errors import ConfigError, DataError
 
 
 @READERS.register("libfm")
-class LibFMSource:
+class LibFMSource(WholeFiles):
     """One-hot libFM rows with one feature a field: the i-th feature of every row is field i.
 
     Labels are 1 and -1 (or 0). Rows of varying length have no fields and are refused.
@@ -39,6 +51,7 @@ class LibFMSource:
         splits = ("train", "valid", "test")
         named = [(paths, None), *(([p], splits.index(split)) for split, p in (given or {}).items())]
         self._files = [(file.path, split) for some, split in named for file in find_files(some)]
+        self.paths = tuple(path for path, _ in self._files)
         self.default_split: Literal["random", "given"] = "given" if given else "random"
         self._width = self._first_width(self._files[0][0])
         self._names = tuple(f"field_{place}" for place in range(1, self._width + 1))
@@ -56,21 +69,25 @@ class LibFMSource:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
-        for path, split in self._files:
-            for raw in read_delimited(path, " ", ("label", *self._names), quoted=False):
-                label = raw["label"].cast(pl.Float64, strict=False)
-                bad = ~label.is_in([1.0, 0.0, -1.0]).fill_null(False)
-                if bad.any():
-                    row = raw.filter(bad).row(0, named=True)
-                    raise DataError(
-                        f"{path}, line {row[LINE]}: label {row['label']!r}, expected 1, 0 or -1"
-                    )
-                columns: dict[str, pl.Series] = {LABEL: (label > 0).cast(pl.UInt8)}
-                if split is not None:
-                    columns[SPLIT] = pl.repeat(split, len(raw), dtype=pl.UInt8, eager=True)
-                for name in self._names:
-                    columns[field_column(name)] = _category(raw, name, path)
-                yield pl.DataFrame(columns)
+        return frames_of(self)
+
+    def read(self, part: RawPart, notes: NoNotes) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.PartedSource`."""
+        path, split = self._files[part.file]
+        for raw in read_delimited(path, " ", ("label", *self._names), quoted=False):
+            label = raw["label"].cast(pl.Float64, strict=False)
+            bad = ~label.is_in([1.0, 0.0, -1.0]).fill_null(False)
+            if bad.any():
+                row = raw.filter(bad).row(0, named=True)
+                raise DataError(
+                    f"{path}, line {row[LINE]}: label {row['label']!r}, expected 1, 0 or -1"
+                )
+            columns: dict[str, pl.Series] = {LABEL: (label > 0).cast(pl.UInt8)}
+            if split is not None:
+                columns[SPLIT] = pl.repeat(split, len(raw), dtype=pl.UInt8, eager=True)
+            for name in self._names:
+                columns[field_column(name)] = _category(raw, name, path)
+            yield pl.DataFrame(columns)
 
     def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
         """See `mlet.data.source.RowSource`; the first row says whether there are labels."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,8 @@ from mlet.data.compressed import on_disk
 from mlet.data.delimited import check_names, read_delimited
 from mlet.data.files import RawFile, find_files, kind_of_file
 from mlet.data.jsonl import read_jsonl
-from mlet.data.kinds import SameKinds
 from mlet.data.readers.columns import TableColumns
+from mlet.data.readers.table_notes import TableNotes
 from mlet.data.readers.table_schema import SplitColumn, TableSchema
 from mlet.data.schema import SPLITS, RawFormat, SplitName
 from mlet.data.source import (
@@ -28,18 +28,23 @@ from mlet.data.source import (
     TIME,
     WEIGHT,
     RawColumns,
+    RawPart,
     RawRows,
+    frames_of,
     kept,
     kept_column,
 )
 from mlet.data.texts import one_spelling, texts_of
-from mlet.data.times import OneKind, read_times
+from mlet.data.times import read_times
 from mlet.errors import ConfigError, DataError
 from mlet.reading import reading
 
 __all__ = ["SplitColumn", "TableSchema", "TableSource"]
 
 _PARQUET_ROWS = 500_000
+#: Rows of a Parquet file that one worker reads.
+_PART_ROWS = 4 * _PARQUET_ROWS
+_WHOLE = RawPart(0)
 
 
 class TableSource:
@@ -109,34 +114,45 @@ class TableSource:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """See `mlet.data.source.RawSource`."""
-        schema = self.schema
-        self.bad_rows = BadRows(self.skip_bad_rows) if self.skip_bad_rows else None
-        times, clicks = OneKind(schema.time or ""), set[str]()
-        some, fields = False, (*schema.categorical, *schema.multi_valued)
-        kinds = SameKinds(fields if len(self._files) > 1 else ())
-        for file, split in self._files:
-            for raw in self._read(file, schema.names()):
-                check_names(file.path, raw.columns, schema.names())
-                raw = self._table.without_nulls(raw, schema.names())
-                kinds.add(raw, file.path)
-                typed, kind = self._typed(raw, file.path, clicks)
-                if split is not None:
-                    given = pl.repeat(split, len(typed), dtype=pl.UInt8, eager=True)
-                    typed = typed.with_columns(given.alias(SPLIT))
-                if kind is not None and len(typed):
-                    times.add(kind, file.path, int(raw[LINE][0]))
-                some = some or len(typed) > 0
-                yield typed
-        if not some and self.bad_rows is not None and self.bad_rows.total:
-            first = next(iter(self.bad_rows.first.values()))
-            raise DataError(f"{self.description}: no row can be read; {first}")
-        self.time_kind = times.finish()
-        kinds.warn()
-        words = [value for value in schema.positive or [] if not isinstance(value, bool)]
-        for value, text in zip(words, texts_of(words), strict=True):
-            if text.lower() not in clicks:
-                what = f"label {schema.label!r}: no row holds the positive value {value!r}"
-                warnings.warn(what, stacklevel=2)
+        return frames_of(self)
+
+    def parts(self) -> list[RawPart]:
+        """See `mlet.data.source.PartedSource`; Parquet files are several if they are long."""
+        parts: list[RawPart] = []
+        for place, (file, _) in enumerate(self._files):
+            rows = _rows_of_parquet(file.path)
+            if rows <= _PART_ROWS:
+                parts.append(RawPart(place))
+            else:
+                parts += [RawPart(place, at, _PART_ROWS) for at in range(0, rows, _PART_ROWS)]
+        return parts
+
+    def notes(self) -> TableNotes:
+        """See `mlet.data.source.PartedSource`."""
+        notes = TableNotes(self.schema, len(self._files), self.skip_bad_rows)
+        self.bad_rows = notes.bad_rows
+        return notes
+
+    def read(self, part: RawPart, notes: TableNotes) -> Iterator[pl.DataFrame]:
+        """See `mlet.data.source.PartedSource`."""
+        schema, (file, split) = self.schema, self._files[part.file]
+        for raw in self._read(file, schema.names(), bad_rows=notes.bad_rows, part=part):
+            check_names(file.path, raw.columns, schema.names())
+            raw = self._table.without_nulls(raw, schema.names())
+            notes.add_raw(raw, file.path)
+            typed, kind = self._typed(raw, file.path, notes)
+            if split is not None:
+                given = pl.repeat(split, len(typed), dtype=pl.UInt8, eager=True)
+                typed = typed.with_columns(given.alias(SPLIT))
+            if kind is not None and len(typed):
+                notes.add_times(kind, file.path, int(raw[LINE][0]))
+            notes.rows = notes.rows or len(typed) > 0
+            yield typed
+
+    def finish(self, notes: TableNotes) -> None:
+        """See `mlet.data.source.PartedSource`."""
+        self.bad_rows = notes.bad_rows
+        self.time_kind = notes.finish(self.description, self.schema)
 
     def rows(self, keep: Sequence[str]) -> Iterator[RawRows]:
         """See `mlet.data.source.RowSource`; of the schema's columns the features alone are read."""
@@ -150,9 +166,16 @@ class TableSource:
                 yield RawRows(file.path, raw[LINE], features, kept(raw, keep, file.path))
 
     def _read(
-        self, file: RawFile, names: Sequence[str], keep: Sequence[str] = ()
+        self,
+        file: RawFile,
+        names: Sequence[str],
+        keep: Sequence[str] = (),
+        *,
+        bad_rows: BadRows | None = None,
+        part: RawPart = _WHOLE,
     ) -> Iterator[pl.DataFrame]:
-        """The frames of one file, its partitions' columns among them; ``keep`` may be missing."""
+        """The frames of a part of one file, its partitions' columns among them; ``keep`` may be
+        missing."""
         path, schema = file.path, self.schema
         if file.found and path.is_file() and path.stat().st_size == 0:
             return
@@ -160,15 +183,15 @@ class TableSource:
         inside = [name for name in names if name not in file.partitions]
         kind = kind_of_file(path)
         if kind == "parquet":
-            frames = self._parquet(file)
+            frames = _parquet(file, part)
         elif kind == "jsonl":
             keys = [name for name in needed if name not in file.partitions]
             bags = [name for name in schema.multi_valued if name in inside]
-            frames = read_jsonl(path, keys, bags, bad_rows=self.bad_rows)
+            frames = read_jsonl(path, keys, bags, bad_rows=bad_rows)
         else:
             frames = read_delimited(
                 path, schema.separator_of(path), None, quoted=schema.quote == "double",
-                bad_rows=self.bad_rows, required=inside,
+                bad_rows=bad_rows, required=inside,
             )  # fmt: skip
         for frame in frames:
             yield frame.with_columns(
@@ -177,26 +200,12 @@ class TableSource:
                 if name in needed and name not in frame.columns
             )
 
-    def _parquet(self, file: RawFile) -> Iterator[pl.DataFrame]:
-        path, remedy = file.path, "write the Parquet file again, or fetch it again"
-        missing = "no such file"
-        with on_disk(path) as copy, reading(copy, DataError, remedy, missing=missing, shown=path):
-            # Its folders' names are read in `find_files`, the same for all kinds of files.
-            lazy = pl.scan_parquet(copy, glob=False, hive_partitioning=False)
-            total = lazy.select(pl.len()).collect().item()
-            if total == 0 and not file.found:
-                raise DataError(f"{path}: the file is empty")
-            for start in range(0, total, _PARQUET_ROWS):
-                frame = lazy.slice(start, _PARQUET_ROWS).collect()
-                rows = np.arange(start + 1, start + 1 + len(frame), dtype=np.uint64)
-                yield frame.with_columns(pl.Series(LINE, rows))
-
     def _typed(
-        self, raw: pl.DataFrame, path: Path, clicks: set[str]
+        self, raw: pl.DataFrame, path: Path, notes: TableNotes
     ) -> tuple[pl.DataFrame, str | None]:
         """The columns of a raw frame, and what its times are; notes the labels that are clicks."""
-        schema, kind = self.schema, None
-        sieve = Sieve(self.bad_rows, len(raw)) if self.bad_rows else None
+        schema, kind, clicks = self.schema, None, notes.clicks
+        sieve = Sieve(notes.bad_rows, len(raw)) if notes.bad_rows else None
         text = self._table.texts(raw, schema.names(), path)
         columns = {LABEL: self._labels(text, path, clicks, sieve)}
         if schema.time is not None:
@@ -229,6 +238,31 @@ class TableSource:
         clicks.update(values.filter(found).str.to_lowercase().unique())
         clicked: pl.Series = found.cast(pl.UInt8)
         return clicked
+
+
+def _parquet(file: RawFile, part: RawPart) -> Iterator[pl.DataFrame]:
+    path, remedy = file.path, "write the Parquet file again, or fetch it again"
+    missing = "no such file"
+    with on_disk(path) as copy, reading(copy, DataError, remedy, missing=missing, shown=path):
+        # Its folders' names are read in `find_files`, the same for all kinds of files.
+        lazy = pl.scan_parquet(copy, glob=False, hive_partitioning=False)
+        total = lazy.select(pl.len()).collect().item()
+        if total == 0 and not file.found:
+            raise DataError(f"{path}: the file is empty")
+        end = total if part.rows is None else min(total, part.first + part.rows)
+        for start in range(part.first, end, _PARQUET_ROWS):
+            frame = lazy.slice(start, min(_PARQUET_ROWS, end - start)).collect()
+            rows = np.arange(start + 1, start + 1 + len(frame), dtype=np.uint64)
+            yield frame.with_columns(pl.Series(LINE, rows))
+
+
+def _rows_of_parquet(path: Path) -> int:
+    """How many rows a file on disk has; 0 of one that is no Parquet, which is read as a whole."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return 0
+    with suppress(pl.exceptions.PolarsError, OSError):  # to be found when it is read
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    return 0
 
 
 def _positive(schema: TableSchema) -> list[str]:
