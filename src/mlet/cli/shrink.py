@@ -68,11 +68,11 @@ def shrink(
 ) -> None:
     """The smallest served model that is about as good as a wide one.
 
-    Tunes the reference, single layers of --reference-dim in float32, and searches over d, one layer
-    or two, k, shared rows of rare categories and precisions of tables, every arm with as many
-    trials. What is chosen is trained with fresh seeds, with and without each of its parts, and
-    scored on test. Called again after an interruption, it continues. OUT gets model.safetensors,
-    report.html, tables.md and shrink.json.
+    Tunes the reference, single layers of --reference-dim in float32, and searches over d, the same
+    for all fields or less for larger tables, one layer or two, k, shared rows of rare categories
+    and precisions of tables, every arm with as many trials. What is chosen is trained with fresh
+    seeds, with and without each of its parts, and scored on test. Called again after an
+    interruption, it continues. OUT gets model.safetensors, report.html, tables.md and shrink.json.
 
     Example: mlet shrink DATA --model deepfm --reference-dim 32 --tolerance 0.0005 --out small
     """

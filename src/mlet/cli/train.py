@@ -34,7 +34,7 @@ from mlet.training import resume as resume_run
 from mlet.training import train as train_run
 from mlet.training.collapse import collapse_run
 from mlet.training.grow import with_grown
-from mlet.training.inner_dims import inner_dims_of, with_inner_dims
+from mlet.training.inner_dims import inner_dims_of, with_field_dims, with_inner_dims
 from mlet.training.launch import launch, without_option
 from mlet.training.presets import RECIPE, with_preset
 from mlet.training.processes import Processes, ProcessLostError, joined
@@ -190,7 +190,7 @@ def _watch(
         try:
             with TrainingBar() as bar:
                 if config is not None:
-                    config = _telling_inner_dims(config)
+                    config = _telling_inner_dims(_telling_field_dims(config))
                 summary = _train(path, config, bar, data, epochs)
         except KeyboardInterrupt:
             complain(f"stopped; continue with: mlet train --resume {path}")
@@ -208,6 +208,16 @@ def _train(
     if config is not None:
         return train_run(config, path, bar)
     return resume_run(path, bar, data=data, epochs=epochs)
+
+
+def _telling_field_dims(config: RunConfig) -> RunConfig:
+    """The settings with what ``dim_exponent`` comes to, which is said."""
+    config = with_field_dims(config)
+    if config.model.dim_exponent:
+        dims = config.model.field_dims
+        for d in sorted(set(dims.values()), reverse=True):
+            say(f"d = {d}: {_some([name for name in dims if dims[name] == d])}")
+    return config
 
 
 def _telling_inner_dims(config: RunConfig) -> RunConfig:

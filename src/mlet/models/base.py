@@ -20,6 +20,7 @@ from mlet.data.schema import DatasetSchema, FieldSchema
 from mlet.errors import ConfigError
 from mlet.models.registry import MODELS
 from mlet.nn.compression import AnyCompression, Precision, of_linear_parts
+from mlet.nn.field_dims import field_dim
 from mlet.nn.init import InitName
 from mlet.nn.rare_rows import RareRows
 from mlet.settings import Choice
@@ -56,7 +57,12 @@ class ModelConfig(Choice):
 
     Attributes:
         name: which model it is, of `MODELS`; DLRM where none is given.
-        dim: embedding dimension d of every field.
+        dim: embedding dimension d of every field, or of the widest.
+        field_dims: d of single fields by name, at most ``dim``, where it is to differ. Their
+            vectors are filled up with zeros, so that to the model all are ``dim`` wide.
+        dim_exponent: α; d of the fields that ``field_dims`` does not name falls with their numbers
+            of categories n, from ``dim`` of the smallest, by the power −α (see
+            `mlet.nn.field_dims`). What it comes to is in ``field_dims`` when training begins.
         inner_dim: inner dimension k of two-layer tables; null trains ordinary ones (SLT); ``auto``
             chooses for each field, before training, and may leave it ordinary (see
             `mlet.nn.inner_dim`).
@@ -88,6 +94,8 @@ class ModelConfig(Choice):
 
     name: str
     dim: int = Setting(16, ge=1)
+    field_dims: dict[str, Annotated[int, Setting(ge=1)]] = Setting(default_factory=dict)
+    dim_exponent: float = Setting(0.0, ge=0, le=1)
     inner_dim: InnerDimSetting = None
     inner_dims: dict[str, Annotated[int, Setting(ge=1)] | None] = Setting(default_factory=dict)
     budget: int | None = Setting(None, ge=1)
@@ -146,6 +154,25 @@ class ModelConfig(Choice):
                 "min_count: rows of ordinary tables are shared, not of compressed ones"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fields_are_no_wider(self) -> Self:
+        for name, dim in self.field_dims.items():
+            if dim > self.dim:
+                raise ValueError(
+                    f"field_dims: d = {dim} of field {name!r} is above dim = {self.dim}; lower it, "
+                    f"or raise dim"
+                )
+        return self
+
+    def dims_of(self, schema: DatasetSchema) -> dict[str, int]:
+        """d of every table of a data set, by the field that it is of."""
+        sizes = {field.name: field.num_categories for field in schema.vocabulary_fields}
+        smallest = min(sizes.values(), default=1)
+        return {
+            name: self.field_dims.get(name) or field_dim(n, smallest, self.dim, self.dim_exponent)
+            for name, n in sizes.items()
+        }
 
     @field_validator("task")
     @classmethod
@@ -215,12 +242,13 @@ def embed_fields(
             means that an item is shown, and that it was seen before, are two weights.
 
     Raises:
-        ValueError: ``inner_dims`` names a field that there is not, or that has no table of its own.
+        ValueError: ``inner_dims``, ``own_rows`` or ``field_dims`` names a field that there is not,
+            or that has no table of its own.
     """
     names = [field.name for field in schema.fields]
     inner_dim = config.inner_dim
     assert inner_dim != "auto"  # build_model has refused it
-    for setting in ("inner_dims", "own_rows"):
+    for setting in ("inner_dims", "own_rows", "field_dims"):
         given = getattr(config, setting)
         unknown = sorted(set(given) - set(names))
         if unknown:
@@ -232,12 +260,13 @@ def embed_fields(
                     f"{setting}: field {field.name!r} is looked up in the table of "
                     f"{field.shares!r}; give that one's"
                 )
+    dims = config.dims_of(schema)
     return mlet_nn.FieldEmbedding(
         [
             mlet_nn.Field(
                 name=field.name,
                 num_embeddings=field.num_categories,
-                dim=config.dim,
+                dim=dims[field.owner],
                 inner_dim=config.inner_dims.get(field.owner, inner_dim),
                 multi_valued=field.multi_valued,
                 pooling=config.pooling,
@@ -252,6 +281,7 @@ def embed_fields(
         table_dtype=None if config.table_dtype == "float32" else getattr(torch, config.table_dtype),
         table_bias=config.biased,
         init_scale=config.init_scale,
+        width=config.dim,
     )
 
 

@@ -36,7 +36,8 @@ class FirstOrder(nn.Module):
         super().__init__()
         layers = config if config.two_layer_first_order else config.single_layer()
         ordinary = {"compression": None, "table_dtype": "float32", "table_bias": False}
-        narrow = layers.model_copy(update={"dim": 1, **ordinary})
+        same = {"dim": 1, "field_dims": {}, "dim_exponent": 0.0}
+        narrow = layers.model_copy(update={**same, **ordinary})
         self.tables: mlet_nn.FieldEmbedding = embed_fields(narrow, schema, share=False)
         for field in self.tables.fields:
             # Of a product, W2 alone: were W1 zero as well, neither would ever move.

@@ -18,7 +18,7 @@ from mlet.nn.compression import Precision, quantize, quantized_tables
 from mlet.nn.factored import Factored, Factors
 from mlet.nn.field_names import FieldEntries
 from mlet.nn.field_tables import FieldTables
-from mlet.nn.fields import Bags, Field, owners_of
+from mlet.nn.fields import Bags, Field, check_bags, check_integers, owners_of
 from mlet.nn.init import InitName
 from mlet.nn.rare_rows import RareMap
 from mlet.nn.shared_tables import look_up_gathered, look_up_shared
@@ -59,11 +59,14 @@ class FieldEmbedding(FieldEntries, Factored):
             and gives categories that are rare or never seen what the others have in common. Not
             with a ``compression``.
         init_scale: initialise the rows this many times larger.
+        width: let every field have vectors of this length, those of narrower tables filled up with
+            zeros; None leaves them as they are.
 
     Shape:
         - ``ids``: (B, F₁), the one-valued fields in the order of ``fields``; int32 or int64.
         - ``bags``: for each multi-valued field by name, `Bags` of B bags.
-        - Output: (B, F, d) if all fields share d, else (B, Σ d) with the fields end to end.
+        - Output: (B, F, ``width``); without one (B, F, d) if all fields share d, else (B, Σ d) with
+          the fields end to end.
 
     Raises:
         ValueError: duplicate names, impossible shapes, or tables that cannot be shared.
@@ -93,6 +96,7 @@ class FieldEmbedding(FieldEntries, Factored):
         table_dtype: torch.dtype | None = None,
         table_bias: bool = False,
         init_scale: float = 1.0,
+        width: int | None = None,
         _precision: Precision = "float32",
     ) -> None:
         super().__init__()
@@ -122,6 +126,10 @@ class FieldEmbedding(FieldEntries, Factored):
         self.table_bias, self.init_scale = table_bias, init_scale
         if not 0 < init_scale < math.inf:
             raise ValueError(f"init_scale must be positive, got {init_scale}")
+        self.width = width
+        for field in fields:
+            if width is not None and field.dim > width:
+                raise ValueError(f"field {field.name!r}: d = {field.dim} is above {width}")
         by_kind: dict[tuple[int, int | None, str], list[Field]] = defaultdict(list)
         shared = {field.shares for field in fields}
         sharing: dict[str, list[Field]] = defaultdict(list)
@@ -200,10 +208,10 @@ class FieldEmbedding(FieldEntries, Factored):
         return len({field.dim for field in self.fields}) == 1
 
     def forward(self, ids: Tensor, bags: Mapping[str, Bags] | None = None) -> Tensor:
-        """Embeddings of every field: (B, F, d), or (B, Σ d) where dimensions differ."""
+        """Embeddings of every field: (B, F, width or d), or (B, Σ d) where dimensions differ."""
         bags = bags or {}
         traced = not engine_serves(ids)
-        _check_integers("ids", ids)
+        check_integers("ids", ids)
         if ids.dim() != 2 or ids.shape[1] != len(self._column):
             raise ValueError(
                 f"ids has shape {tuple(ids.shape)}; expected (B, {len(self._column)}), one column "
@@ -214,7 +222,9 @@ class FieldEmbedding(FieldEntries, Factored):
             self._embed_group(group, table, ids, bags, traced)
             for group, table in zip(self._groups, self.tables, strict=True)
         ]
-        if self.same_dim:
+        if self.width is not None:
+            groups = [_filled_up(vectors, self.width) for vectors in groups]
+        if self.same_dim or self.width is not None:
             vectors = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
             return vectors if self._in_order else vectors[:, self._order]
         columns = [vector for group in groups for vector in group.unbind(1)]
@@ -233,7 +243,7 @@ class FieldEmbedding(FieldEntries, Factored):
             if field.name not in bags:
                 raise ValueError(f"no bags given for the multi-valued field {field.name!r}")
             if not traced:
-                self._check_bags(field.name, bags[field.name], len(ids))
+                check_bags(field.name, bags[field.name], len(ids))
         assert isinstance(table, FieldTables)
         block = ids if len(group.columns) == ids.shape[1] else ids[:, group.columns]
         mine = [
@@ -248,22 +258,6 @@ class FieldEmbedding(FieldEntries, Factored):
         if table.is_plain(traced):
             return table.plain(block, mine, group.mean, traced=traced)
         return look_up_gathered(table, block, mine, group.mean)
-
-    @staticmethod
-    def _check_bags(name: str, bags: Bags, rows: int) -> None:
-        values, offsets = bags
-        _check_integers(f"field {name!r}: values", values)
-        _check_integers(f"field {name!r}: offsets", offsets)
-        if values.dim() != 1 or offsets.shape != (rows + 1,):
-            raise ValueError(
-                f"field {name!r}: values and offsets have shapes {tuple(values.shape)} and "
-                f"{tuple(offsets.shape)}; expected (V,) and ({rows + 1},), one more than the "
-                f"{rows} rows"
-            )
-        if offsets[0] != 0 or offsets[-1] != len(values) or bool((offsets.diff() < 0).any()):
-            raise ValueError(
-                f"field {name!r}: offsets must rise from 0 to the number of values, {len(values)}"
-            )
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """All that is one field's own, by name: views of the parameters and buffers it lies in."""
@@ -364,6 +358,7 @@ class FieldEmbedding(FieldEntries, Factored):
                 [replace(field, inner_dim=None) for field in self.fields],
                 init=self.init,
                 sparse=self.sparse,
+                width=self.width,
                 _precision=precision,
             )
         like = self._float_like()
@@ -386,12 +381,12 @@ class FieldEmbedding(FieldEntries, Factored):
         self.tables_of(name).load_collapsed(self._owners[name], parts)
 
 
-def _check_integers(what: str, given: Tensor) -> None:
-    """Floats would be cut off, and lose ids above 2^24, or above 256 in bfloat16."""
-    if given.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{what} must be int32 or int64, got {given.dtype}")
-
-
 def _one_valued_first(field: Field) -> bool:
     """The order of fields within a stack; else it is that of the fields."""
     return field.multi_valued
+
+
+def _filled_up(vectors: Tensor, width: int) -> Tensor:
+    """Vectors (B, T, d) with zeros behind: (B, T, width)."""
+    more = width - vectors.shape[2]
+    return nn.functional.pad(vectors, (0, more)) if more else vectors

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mlet.nn.compression import Compression
@@ -85,3 +86,34 @@ def owners_of(fields: Sequence[Field]) -> dict[str, str]:
                 f"{field.pooling} where another field of it pools by {pooling[owner.name]}"
             )
     return {field.name: field.shares or field.name for field in fields}
+
+
+def check_integers(what: str, given: Tensor) -> None:
+    """Floats would be cut off, and lose ids above 2^24, or above 256 in bfloat16.
+
+    Raises:
+        TypeError: it is neither int32 nor int64.
+    """
+    if given.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{what} must be int32 or int64, got {given.dtype}")
+
+
+def check_bags(name: str, bags: Bags, rows: int) -> None:
+    """Refuse what is no bag for each of ``rows`` rows.
+
+    Raises:
+        TypeError, ValueError: it is not; names the field.
+    """
+    values, offsets = bags
+    check_integers(f"field {name!r}: values", values)
+    check_integers(f"field {name!r}: offsets", offsets)
+    if values.dim() != 1 or offsets.shape != (rows + 1,):
+        raise ValueError(
+            f"field {name!r}: values and offsets have shapes {tuple(values.shape)} and "
+            f"{tuple(offsets.shape)}; expected (V,) and ({rows + 1},), one more than the "
+            f"{rows} rows"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(values) or bool((offsets.diff() < 0).any()):
+        raise ValueError(
+            f"field {name!r}: offsets must rise from 0 to the number of values, {len(values)}"
+        )

@@ -35,6 +35,7 @@ _SHORT = {
     "init_scale": "init",
     "dense_learning_rate": "dense",
     "dim": "d",
+    "dim_exponent": "a",
     "inner_dim": "k",
     "co_occurrence": "c",
     "min_count": "m",

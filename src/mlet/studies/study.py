@@ -278,7 +278,8 @@ class StudyConfig(Settings):
     def _peers_are_models(self) -> Self:
         for method in self.methods():
             for model in self.models.values():
-                method.model(model, max(self.dims))
+                for dim in (min(self.dims), max(self.dims)):
+                    method.model(model, dim)
         reserved = {method.name for method in self.methods() if method.kind != "peer"}
         for name, changes in self.peers.items():
             if name in reserved:

@@ -14,9 +14,9 @@ from mlet.training.rare_rows import with_own_rows
 
 def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerDim]:
     """What ``inner_dim: auto`` comes to for each table that ``inner_dims`` does not name."""
-    counts = data.training_counts
+    counts, dims = data.training_counts, model.dims_of(data.schema)
     tables = {
-        field.name: TableSize(field.num_categories, model.dim, counts[field.name])
+        field.name: TableSize(field.num_categories, dims[field.name], counts[field.name])
         for field in data.schema.vocabulary_fields
         if field.name not in model.inner_dims
     }
@@ -25,7 +25,8 @@ def inner_dims_of(model: ModelConfig, data: PreparedDataset) -> dict[str, InnerD
 
 def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = None) -> RunConfig:
     """A run's settings with numbers, the same on every machine, in the place of what the data
-    decides: of ``inner_dim: auto``, and of ``min_count`` (`mlet.training.rare_rows`).
+    decides: of ``inner_dim: auto``, of ``dim_exponent``, and of ``min_count``
+    (`mlet.training.rare_rows`).
 
     Tables that ``auto`` leaves ordinary begin as ordinary tables do, and where it leaves all of
     them so they have no bias by ``table_bias: auto``: they are trained as without the recipe.
@@ -34,7 +35,7 @@ def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = No
     Raises:
         ConfigError: there is a budget, but nothing that keeps to it.
     """
-    config = with_own_rows(config)
+    config = with_field_dims(with_own_rows(config))
     model = config.model
     if model.inner_dim != "auto" and model.budget is not None:
         raise ConfigError(
@@ -59,3 +60,15 @@ def with_inner_dims(config: RunConfig, found: Mapping[str, InnerDim] | None = No
         "table_bias": chosen.biased,
     }
     return config.model_copy(update={"model": chosen.model_copy(update=settled)})
+
+
+def with_field_dims(config: RunConfig) -> RunConfig:
+    """A run's settings with d of every table, where that follows from numbers of categories.
+
+    The numbers are what the run keeps: they stay where a vocabulary grows.
+    """
+    if not config.model.dim_exponent:
+        return config
+    given, dims = config.model.field_dims, config.model.dims_of(PreparedDataset(config.data).schema)
+    model = config.model.model_copy(update={"field_dims": {**given, **dims}})
+    return config.model_copy(update={"model": model})

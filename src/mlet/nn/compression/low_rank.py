@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlet.nn.compression.base import COMPRESSIONS, Compression
 from mlet.nn.factored import INNER, PROJECTION, Factors
+from mlet.nn.field_dims import field_dim
 from mlet.nn.field_tables import FieldTables
 from mlet.nn.stacked_tables import StackedTables
 
@@ -99,9 +100,8 @@ class MixedDimension(Compression):
 
     def of_field(self, num_embeddings: int, smallest: int, dim: int) -> LowRank | None:
         """An ordinary table where ``d_f`` is d, else factors of rank ``d_f``."""
-        exact = dim * (num_embeddings / smallest) ** -self.alpha
-        width = max(1, 2 ** int(torch.tensor(exact).log2().round()))
-        return None if width >= dim else LowRank(rank=width)
+        width = field_dim(num_embeddings, smallest, dim, self.alpha)
+        return None if width == dim else LowRank(rank=width)
 
     def build(
         self, sizes: Mapping[str, int], dim: int, inner_dim: int | None, **options: Any

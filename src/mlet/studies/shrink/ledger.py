@@ -18,6 +18,11 @@ from mlet.studies.trials import is_final, is_running
 #: Quality this many tolerances below what is asked is as bad as any.
 _FAR = 20
 
+#: Of the likely settings, the one that is as wide as the reference.
+_LIKELY_EXPONENT = 0.1
+#: What trials of earlier versions have of what those did not search.
+_NEW = {"dim_exponent": 0.0}
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -116,12 +121,14 @@ class SearchLedger(Ledger):
                 share = math.log(point[name] / low) / math.log(high / low)
                 point[name] = min(max(best * 2 ** (2 * share - 1), low), high)
         widest = self._study.reference_dim
-        dims = dict.fromkeys([max(1, widest // 2), max(1, widest // 4), widest])
-        plain = {"min_count": 1, "rare_rows": 1, "co_occurrence": 0, "table_bias": 0}
+        # The reference's own d for all fields it is itself, if there is one layer.
+        dims = {max(1, widest // 2): 0.0, max(1, widest // 4): 0.0, widest: _LIKELY_EXPONENT}
+        plain: dict[str, float] = dict.fromkeys(("co_occurrence", "table_bias"), 0)
+        plain |= {"min_count": 1, "rare_rows": 1, "dim_exponent": 0.0}
         if arm.method == TWO_LAYER:
             plain |= {"inner_dim": 64, "co_occurrence": 1, "table_bias": 1}
         searched = {name: value for name, value in plain.items() if name in space}
-        likely = [{**known, "dim": dim, **searched} for dim in dims]
+        likely = [{**known, **searched, "dim": d, "dim_exponent": a} for d, a in dims.items()]
         return [*likely, *points][: max(1, self._study.tuning.trials // 2)]
 
     def _proposed(self, arm: Arm, before: list[FrozenTrial]) -> dict[str, float]:
@@ -140,7 +147,7 @@ class SearchLedger(Ledger):
         headline = self._study.task.headline
         proposals.add_trials(
             optuna.create_trial(
-                params={**trial.params, "precision": point["precision"]},
+                params={**_NEW, **trial.params, "precision": point["precision"]},
                 distributions=space,
                 values=self._aims(
                     headline.quality(point["scores"][headline.name]), int(point["bytes"])
@@ -176,8 +183,8 @@ class SearchLedger(Ledger):
         if "dim" not in mine.params:
             return True
         narrower: bool = other.params["dim"] <= mine.params["dim"]
-        rarer: bool = other.params["min_count"] >= mine.params["min_count"]
-        return narrower and rarer
+        one, two = ({**_NEW, **trial.params} for trial in (other, mine))
+        return narrower and all(one[name] >= two[name] for name in ("min_count", "dim_exponent"))
 
     def _space(self, arm: Arm) -> dict[str, Any]:
         distributions = self._optuna.distributions
@@ -194,7 +201,8 @@ class SearchLedger(Ledger):
         """Where a share of a range ends; whole numbers are rounded."""
         choices = getattr(range_, "choices", None)
         if choices is not None:
-            return int(choices[int(share * len(choices))])
+            chosen: float = choices[int(share * len(choices))]
+            return chosen
         found = super()._at(range_, share)
         whole = isinstance(range_, self._optuna.distributions.IntDistribution)
         return round(found) if whole else found

@@ -52,6 +52,11 @@ class Point:
         """Categories seen less often share rows."""
         return int(self.setting.get("min_count", 1))
 
+    @property
+    def dim_exponent(self) -> float:
+        """By what power of its number of categories d of a field falls; 0 where all have one d."""
+        return self.setting.get("dim_exponent", 0.0)
+
     def quality(self, metric: Metric) -> float:
         """By a metric, more being better."""
         return metric.quality(self.scores[metric.name])
@@ -67,6 +72,7 @@ RESTRICTIONS: dict[str, Callable[[Point], bool]] = {
     "without quantization": lambda point: point.precision == "float32",
     "without either": lambda p: p.kind != "two-layer" and p.precision == "float32",
     "without shared rows": lambda point: point.min_count == 1,
+    "one d for all fields": lambda point: not point.dim_exponent,
 }
 
 

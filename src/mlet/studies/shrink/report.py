@@ -51,7 +51,7 @@ def _row(result: ShrinkResult, choice: Choice) -> tuple[str, ...]:
     difference = choice.difference(result.reference, headline).signed()
     return (
         choice.name,
-        described(choice.point, result.study.reference_dim),
+        described(result, choice.point),
         f"{choice.point.bytes:,}",
         f"{choice.times_smaller(result.reference):.1f}",
         f"{choice.point.scores[headline.name]:.4f}",
@@ -62,15 +62,24 @@ def _row(result: ShrinkResult, choice: Choice) -> tuple[str, ...]:
     )
 
 
-def described(point: Point, reference_dim: int) -> str:
+def described(result: ShrinkResult, point: Point) -> str:
     """What a model is, in a few words."""
     setting = point.setting
-    parts = [f"d = {int(setting.get('dim', reference_dim))}"]
+    dims = result.field_dims(point)
+    names = {d: [n for n in dims if dims[n] == d] for d in sorted(set(dims.values()), reverse=True)}
+    parts = [f"d = {next(iter(names))}"]
+    if len(names) > 1:
+        parts = ["d = " + ", ".join(f"{d} ({_fields(some)})" for d, some in names.items())]
     if "inner_dim" in setting:
         parts.append(f"k = {max(int(setting['inner_dim']), 2 * int(setting['dim']))}")
     if point.min_count > 1:
         parts.append(f"min_count {point.min_count}, {int(setting['rare_rows'])} shared")
     return ", ".join([*parts, point.precision])
+
+
+def _fields(names: list[str], most: int = 3) -> str:
+    """A few names, or how many there are."""
+    return ", ".join(names) if len(names) <= most else f"{len(names)} fields"
 
 
 def sentences(result: ShrinkResult) -> Iterator[str]:
@@ -156,6 +165,7 @@ def _choice(result: ShrinkResult, choice: Choice) -> dict[str, Any]:
     measures = result.study.task.measures
     return {
         "point": asdict(choice.point),
+        "field_dims": result.field_dims(choice.point),
         "times_smaller": choice.times_smaller(result.reference),
         "trials": choice.trials,
         "valid": {name: list(values) for name, values in choice.valid.items()},

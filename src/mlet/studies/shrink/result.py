@@ -82,6 +82,17 @@ class ShrinkResult:
         assert found is not None
         return found
 
+    def field_dims(self, point: Point) -> dict[str, int]:
+        """d of every table of a point's model, by the field that it is of."""
+        setting = point.setting
+        model = next(iter(self.study.models.values())).model_copy(
+            update={
+                "dim": int(setting.get("dim", self.study.reference_dim)),
+                "dim_exponent": point.dim_exponent,
+            }
+        )
+        return model.dims_of(self.schema)
+
     @property
     def bar(self) -> float | None:
         """The least quality on validation of what may be chosen; None where bytes are given."""

@@ -29,6 +29,9 @@ HALVED_FROM = 100_000
 #: What the searches choose between: k of two-layer tables, and ends of the other ranges.
 _INNER_DIMS = (16, 32, 64, 128)
 _MOST_COUNT, _MOST_RARE_ROWS = 16, 64
+#: How d falls with a table's number of categories: not at all, or the largest tables of real data
+#: sets have a half to a fifteenth of it.
+_EXPONENTS = (0.0, 0.1, 0.2, 0.3)
 #: k is at least this many times d: below, two layers have nothing to give.
 _WIDENING = 2
 
@@ -85,6 +88,12 @@ class ShrinkStudy(StudyConfig):
                 "model.min_count: is searched, and the reference has a row for each category; "
                 "leave it out"
             )
+        for name in ("field_dims", "dim_exponent"):
+            if getattr(base.model, name):
+                raise ConfigError(
+                    f"model.{name}: d by field is searched, and the reference has one d; leave it "
+                    f"out"
+                )
         if base.model.compression is not None:
             raise ConfigError(
                 f"model.compression: {base.model.compression.name!r} is another way to smaller "
@@ -134,13 +143,14 @@ class ShrinkStudy(StudyConfig):
         """Every arm has runs of its own."""
         return arm
 
-    def searched(self, arm: Arm) -> dict[str, Whole | tuple[int, ...]]:
+    def searched(self, arm: Arm) -> dict[str, Whole | tuple[float, ...]]:
         """What a search chooses beside what is tuned of the reference, too; choices are in the
         order of size."""
         if arm.method == SLT:
             return {}
-        found: dict[str, Whole | tuple[int, ...]] = {
+        found: dict[str, Whole | tuple[float, ...]] = {
             "dim": Whole(1, self.reference_dim),
+            "dim_exponent": _EXPONENTS,
             "min_count": Whole(1, _MOST_COUNT),
             "rare_rows": Whole(1, _MOST_RARE_ROWS),
             "co_occurrence": (0, 1),
@@ -180,6 +190,7 @@ def _changes(setting: Mapping[str, float], schema: DatasetSchema) -> dict[str, A
     """
     count = int(setting["min_count"])
     changes: dict[str, Any] = {
+        "dim_exponent": float(setting.get("dim_exponent", 0.0)),
         "min_count": count,
         "rare_rows": int(setting["rare_rows"]) if count > 1 else 1,
         "init": "co_occurrence" if setting["co_occurrence"] else "variance_matched",

@@ -23,6 +23,10 @@ class Log(Protocol):
         """Nothing follows, unless the run is resumed."""
 
 
+#: Settings that go by names of the data's.
+_BY_FIELD = ("inner_dims", "field_dims")
+
+
 def hyperparameters(config: RunConfig) -> dict[str, Parameter]:
     """All settings of a run by their names, as ``training.seed``; lists and the like as JSON."""
     return dict(_flat(config.model_dump(mode="json", exclude={"log"})))
@@ -31,7 +35,7 @@ def hyperparameters(config: RunConfig) -> dict[str, Parameter]:
 def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Parameter]]:
     found: list[tuple[str, Parameter]] = []
     for name, value in tree.items():
-        if isinstance(value, dict) and value and name != "inner_dims":  # by names of the data's
+        if isinstance(value, dict) and value and name not in _BY_FIELD:
             found += _flat(value, f"{above}{name}.")
         else:
             known = isinstance(value, (bool, int, float, str))
