@@ -22,6 +22,7 @@ from mlet.models import (
 )
 
 SIZE = {"dim": 3, "inner_dim": 9}
+BY_FIELD = {"field_dims": {"C1": 1, "C3": 2}}
 CONFIGS: dict[str, AnyModelConfig] = {
     "dlrm": DLRMConfig(**SIZE, bottom_mlp=[5], top_mlp=[6]),
     "fm": FMConfig(**SIZE),
@@ -48,5 +49,8 @@ CONFIGS: dict[str, AnyModelConfig] = {
         **SIZE, mlp1=[6, 4], mlp2=[8], gate_mlp=[5], gate1=["C1"], gate2=["C3", "C2"], heads=4
     ),
     "gdcn": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5]),
+    "dlrm, by field": DLRMConfig(**SIZE, **BY_FIELD, bottom_mlp=[5], top_mlp=[6]),
+    "deepfm, by field": DeepFMConfig(**SIZE, **BY_FIELD, mlp=[6, 5]),
+    "masknet, by field": MaskNetConfig(**SIZE, **BY_FIELD, blocks=2, width=5, mlp=[6]),
     "gdcn, stacked": GDCNConfig(**SIZE, cross_layers=2, mlp=[6, 5], structure="stacked"),
 }

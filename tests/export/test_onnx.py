@@ -78,12 +78,18 @@ def shapes(values: Any) -> dict[str, list[str | int]]:
 #: Models at whose codes into codebooks all are looked: with a linear part, which has some too, and
 #: without.
 CODED = ("deepfm", "dlrm")
+#: Tables of several widths: at one precision each.
+BY_FIELD: dict[str, Precision] = {
+    "dlrm, by field": "int4",
+    "deepfm, by field": "pq2",
+    "masknet, by field": "float16",
+}
 #: Every option of a model once; the models themselves, which see no precision, at each of them.
 CASES = [
     (name, precision)
     for place, (name, config) in enumerate(CONFIGS.items())
     for precision in PRECISIONS
-    if precision == "float32"
+    if precision == BY_FIELD.get(name, "float32")
     or config.name not in {other.name for other in list(CONFIGS.values())[:place]}
     if not precision.startswith("pq") or config.name in CODED
 ]

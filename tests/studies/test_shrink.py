@@ -20,6 +20,7 @@ from mlet.errors import ConfigError, MletError, RunError
 from mlet.export import load_collapsed
 from mlet.metrics import score
 from mlet.nn.compression import PRECISIONS
+from mlet.nn.field_dims import field_dim
 from mlet.studies.shrink.points import RESTRICTIONS, Point, smallest
 from mlet.task import Binary
 from mlet.training.predict import predict
@@ -82,6 +83,31 @@ def test_every_arm_has_as_many_trials_at_every_precision(finished: Path) -> None
     wide = {p["setting"].get("dim", 8) for p in found["points"]}
     assert max(wide) == 8
     assert len(wide) > 1
+    falling = {p["setting"].get("dim_exponent", 0.0) for p in found["points"]}
+    assert {0.0} <= falling <= {0.0, 0.1, 0.2, 0.3}
+
+
+@pytest.mark.slow
+def test_every_point_has_its_d_for_every_field(finished: Path, small_data: Path) -> None:
+    found, schema = numbers(finished), PreparedDataset(small_data).schema
+    sizes = {field.name: field.num_categories for field in schema.fields}
+    for choice in (found["reference"], *found["choices"].values()):
+        setting = choice["point"]["setting"]
+        most, exponent = setting.get("dim", 8), setting.get("dim_exponent", 0.0)
+        assert choice["field_dims"] == {
+            name: field_dim(n, min(sizes.values()), most, exponent) for name, n in sizes.items()
+        }
+    # The bytes of float32 tables are those of the widths, and of a weight for each category beside.
+    for point in found["points"]:
+        setting = point["setting"]
+        if point["precision"] != "float32" or setting.get("min_count", 1) > 1:
+            continue
+        dims = [
+            field_dim(n, min(sizes.values()), setting.get("dim", 8), setting.get("dim_exponent", 0))
+            for n in sizes.values()
+        ]
+        entries = sum(n * (dim + 1) for n, dim in zip(sizes.values(), dims, strict=True))
+        assert point["bytes"] == 4 * entries
 
 
 @pytest.mark.slow
@@ -120,6 +146,7 @@ def test_the_model_that_is_written_is_the_one_that_was_scored(
     model, config, _ = load_collapsed(finished / "model.safetensors")
     assert model.embedding.precision == chosen["point"]["precision"]
     assert config.dim == chosen["point"]["setting"].get("dim", 8)
+    assert {field.name: field.dim for field in model.embedding.fields} == chosen["field_dims"]
     columns = PreparedDataset(small_data).split("test")
     seed = found["model"]["seed"]
     assert seed in (1, 2), "trials have seed 0"
@@ -194,6 +221,8 @@ def test_bytes_are_given_in_the_place_of_a_tolerance(
         ),
         (("--set", "model.mlp=[wide]"), ConfigError, "model.mlp"),
         # What is searched is nothing that the reference may have, and a search writes no logs.
+        (("--set", "model.dim_exponent=0.1"), ConfigError, "model.dim_exponent: d by field is sea"),
+        (("--set", "model.field_dims={C1: 2}"), ConfigError, "model.field_dims: d by field is se"),
         (("--set", "model.min_count=3"), ConfigError, "model.min_count: is searched, and the ref"),
         (("--set", "log=[tensorboard]"), ConfigError, "log: is of single runs"),
         (("--set", "grow.run=run"), ConfigError, "start, grow: trials begin on their own"),

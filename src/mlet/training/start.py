@@ -102,4 +102,7 @@ def start_from_run(model: CTRModel, data: PreparedDataset, start: Path) -> None:
         for name in model.embedding.table_names:
             model.embedding.start_from(name, source.embedding.table(name))
     except ValueError as error:
-        raise RunError(f"start: the weights of {start} do not fit: {error}") from None
+        raise RunError(
+            f"start: the weights of {start} do not fit: {error}; give every field the d that it "
+            f"had, or train anew"
+        ) from None

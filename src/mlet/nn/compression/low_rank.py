@@ -44,7 +44,10 @@ class LowRankTables(StackedTables):
 
     def _check_inner_dim(self, inner_dim: int, dim: int) -> None:
         if inner_dim > dim:
-            raise ValueError(f"low_rank: rank {inner_dim} is above the embedding dimension {dim}")
+            raise ValueError(
+                f"low_rank: rank {inner_dim} is above the embedding dimension {dim} of "
+                f"{', '.join(self.sizes)}; lower it"
+            )
 
     def parts(self, name: str) -> dict[str, Tensor]:
         """A (n × r) and B (r × d): names that nobody takes for factors to be collapsed."""
