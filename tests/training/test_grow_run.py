@@ -122,6 +122,28 @@ def test_all_that_was_trained_goes_on(folder: Path, tmp_path: Path, method: str)
         assert now[part]["param_groups"][0].get("step") == last[part]["param_groups"][0].get("step")
 
 
+def test_widths_by_field_stay_where_vocabularies_grow(folder: Path, tmp_path: Path) -> None:
+    """Numbers of categories would give others now; a collapsed file says which they were, too."""
+    model = {**MODEL, "dim": 8, "inner_dim": 16, "dim_exponent": 0.4}
+    train(config(folder / "old", model=model), tmp_path / "run")
+    dims = RunDirectory(tmp_path / "run").config().model.field_dims
+    schema = PreparedDataset(folder / "new").schema
+    assert dims != config(folder / "new", model=model).model.dims_of(schema)
+    for name, source in (("run", "run"), ("file", "run/model.safetensors")):
+        settings = going_on(folder / "new", tmp_path / source, grow={"states": False})
+        assert settings.model.field_dims == dims
+        grown, _ = begun(settings, tmp_path / name)
+        old, _, _ = load_collapsed(tmp_path / "run" / "model.safetensors")
+        for field in schema.fields:
+            known = old.embedding.table(field.name)
+            now = grown.embedding.table(field.name)
+            assert now.shape == (field.num_categories, dims[field.name])
+            torch.testing.assert_close(now[: len(known)], known, rtol=1e-4, atol=1e-5)
+    other = {"model": {"dim_exponent": 0.5}}
+    with pytest.raises(ConfigError, match=r"another model\.dim_exponent \(0\.4 then, 0\.5 now\)"):
+        train(going_on(folder / "new", tmp_path / "run", **other), tmp_path / "third")
+
+
 def test_without_new_categories_it_is_the_run_that_goes_on(folder: Path, tmp_path: Path) -> None:
     """With one step an epoch, two epochs of one run are one and one of two."""
     large = {
