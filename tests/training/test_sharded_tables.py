@@ -28,8 +28,9 @@ from mlet.errors import ConfigError
 from mlet.models import build_model
 from mlet.nn import Field, FieldEmbedding
 from mlet.nn.init import InitName
+from mlet.nn.stacked_tables import StackedTables
 from mlet.table_shards import Shards, sharded
-from mlet.training import RunConfig, RunDirectory, resume, train
+from mlet.training import RunConfig, RunDirectory, resume, run_tables, train
 from mlet.training.loop import _Trainer
 from mlet.training.optimizers import Optimizers
 from mlet.training.processes import Processes
@@ -323,6 +324,24 @@ def test_what_does_not_go_with_shards_is_refused(
     optimizers = Optimizers(config.optimizer, model, 2)
     with pytest.raises(ConfigError, match=f"^{what} is not for sharded .*keep tables whole: train"):
         tables_of_run(config, RunDirectory(tmp_path), model, optimizers, processes)
+
+
+def test_tables_stay_whole_unasked_where_they_must(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_tables, "_LARGE", 0)  # as if all tables were large
+    processes = Processes()
+    processes.size = 2
+    schema = PreparedDataset(logs).schema
+
+    def shards(**changed: Any) -> set[str]:
+        values = variant(tmp_path, logs, {"training.shard_tables_above": "auto", **changed})
+        model = build_tables(values, schema, processes)
+        parts = [part for part in model.modules() if isinstance(part, StackedTables)]
+        return {name for part in parts for name in part.sharded}
+
+    assert shards()
+    assert not shards(**{"training.record_spectra": True})
 
 
 @pytest.mark.parametrize(

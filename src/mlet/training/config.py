@@ -154,7 +154,8 @@ class TrainingConfig(Settings):
             from a file on the disk of the run, of which memory holds what it has room for.
         shard_tables_above: where several processes train, each has some of the rows alone of every
             table that takes more bytes than this in training, and what the optimizer keeps of
-            those; smaller tables are whole in all. null keeps all tables whole.
+            those; smaller tables are whole in all. null keeps all tables whole. ``auto`` is 64 MiB,
+            or null where something else that was asked for needs whole tables.
     """
 
     batch_size: int = Setting(512, ge=1)
@@ -168,7 +169,7 @@ class TrainingConfig(Settings):
     device: str = "cpu"
     keep_state: bool = False
     tables_in: Literal["memory", "file"] = "memory"
-    shard_tables_above: int | None = Setting(64 << 20, ge=0)
+    shard_tables_above: Annotated[int, Setting(ge=0)] | Literal["auto"] | None = "auto"
 
 
 class GrowConfig(Settings):

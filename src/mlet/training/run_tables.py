@@ -24,6 +24,19 @@ from mlet.training.run import RunDirectory
 from mlet.training.sharded_rows import ShardedRows
 from mlet.training.whole_state import WholeState
 
+#: Bytes above which a table is sharded, unless it is said otherwise.
+_LARGE = 64 << 20
+
+
+def _needs_whole(config: RunConfig) -> list[str]:
+    """The settings, of those that were made, that do not go with sharded tables."""
+    given = {
+        "model.compression": config.model.compression is not None,
+        "grow": config.grow is not None,
+        "training.record_spectra": config.training.record_spectra,
+    }
+    return [name for name, is_given in given.items() if is_given]
+
 
 def build_tables(config: RunConfig, schema: DatasetSchema, processes: Processes) -> CTRModel:
     """The model of a run, with this process' rows alone of tables that are sharded.
@@ -32,6 +45,8 @@ def build_tables(config: RunConfig, schema: DatasetSchema, processes: Processes)
         ConfigError: it cannot be built, or settings do not go with sharded tables.
     """
     above = config.training.shard_tables_above
+    if above == "auto":
+        above = None if _needs_whole(config) else _LARGE
     shards = None
     if above is not None and processes.size > 1:
         shards = Shards(processes.rank, processes.size, above)
@@ -173,14 +188,9 @@ def tables_of_run(
     names = dict.fromkeys(name for part in parts for name in part.sharded)
     if not names:
         return RunTables(config, run, model, optimizers, processes)
-    for what, given in (
-        ("model.compression", config.model.compression is not None),
-        ("grow", config.grow is not None),
-        ("training.record_spectra", config.training.record_spectra),
-    ):
-        if given:
-            raise ConfigError(
-                f"{what} is not for sharded tables, which {', '.join(names)} would have in "
-                f"{processes.size} processes; keep tables whole: training.shard_tables_above=null"
-            )
+    for what in _needs_whole(config):
+        raise ConfigError(
+            f"{what} is not for sharded tables, which {', '.join(names)} would have in "
+            f"{processes.size} processes; keep tables whole: training.shard_tables_above=null"
+        )
     return ShardedTables(config, run, model, optimizers, processes)
