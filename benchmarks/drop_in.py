@@ -24,6 +24,7 @@ from typing import Any
 import drop_in_models as models
 import torch
 from drop_in_models import Size, Step
+from numba.core.registry import cpu_target
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -136,6 +137,9 @@ def alone(name: str, size: Size, way: str, threads: int) -> int:
     """Peak memory of a process that makes three rounds of one contender, in bytes."""
     quietly()
     torch.set_num_threads(threads)
+    # Of libraries, which are no part of a table's price, Numba imports some, SciPy among them, when
+    # it loads its first kernel: here, whether there will be one or not.
+    cpu_target.target_context.refresh()
     (case,) = [case for case in cases("cpu") if case.name == name]
     step = case.step(size, way)
     for batch in case.inputs(size, 3):
