@@ -103,10 +103,14 @@ class RayWorkers:
             self._remove_folder()
             if not isinstance(error, Exception):
                 raise
-            where = self._address or "this machine"
+            if self._address is None:
+                raise ConfigError(
+                    f"--on ray: Ray did not start on this machine ({first_line(error)}); try "
+                    f"again, or prepare without it, to the same bytes"
+                ) from None
             raise ConfigError(
-                f"--on ray: no cluster at {where} ({first_line(error)}); is the address right, and "
-                f"does Ray run there with the same versions of Python and Ray?"
+                f"--on ray: no cluster at {self._address} ({first_line(error)}); is the address "
+                f"right, and does Ray run there with the same versions of Python and Ray?"
             ) from None
         finally:
             # Ray would end the process without a word; mlet's own way cleans up.

@@ -185,7 +185,7 @@ def tables_of_run(
         ConfigError: some are sharded, and settings do not go with that.
     """
     parts = [part for part in model.modules() if isinstance(part, StackedTables)]
-    names = dict.fromkeys(name for part in parts for name in part.sharded)
+    names = sorted({name for part in parts for name in part.sharded})
     if not names:
         return RunTables(config, run, model, optimizers, processes)
     for what in _needs_whole(config):
