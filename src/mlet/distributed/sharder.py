@@ -19,7 +19,55 @@ from mlet.nn.torchrec_collections import (
 )
 
 
-class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingBagCollection]):  # type: ignore[misc]
+class _Sharder(BaseEmbeddingSharder[Any]):  # type: ignore[misc]
+    """What both have in common."""
+
+    def shard(
+        self,
+        module: Any,
+        params: Any,
+        env: Any,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> Any:
+        """The collection on all processes.
+
+        Raises:
+            ConversionError: it cannot be sharded, and why.
+        """
+        return self.sharded_module_type(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+            **self._options(),
+        )
+
+    def reshard(self, sharded_module: Any, *_: Any, **__: Any) -> Any:
+        """Not of two-layer tables.
+
+        Raises:
+            ConversionError: always.
+        """
+        return sharded_module.update_shards()
+
+    def shardable_parameters(self, module: Any) -> dict[str, Any]:
+        """Of each table one of the shape of its rows (n × k), without values."""
+        return dict(shardable(module))
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """FBGEMM's, fused with their optimizer."""
+        return fused_kernels(compute_device_type)
+
+    def _options(self) -> dict[str, Any]:
+        """More that the sharded collection is given."""
+        return {}
+
+
+class TwoLayerEmbeddingBagCollectionSharder(_Sharder):
     """Shards the collection that `mlet.convert` makes of an ``EmbeddingBagCollection``.
 
     To be given to a planner and to ``DistributedModelParallel`` beside TorchRec's own::
@@ -34,49 +82,10 @@ class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddi
             ``learning_rate``, ``eps``. The rule is that of the projections too.
     """
 
-    def shard(
-        self,
-        module: TwoLayerEmbeddingBagCollection,
-        params: Any,
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedTwoLayerEmbeddingBagCollection:
-        """The collection on all processes.
-
-        Raises:
-            ConversionError: it cannot be sharded, and why.
-        """
-        return ShardedTwoLayerEmbeddingBagCollection(
-            module,
-            params,
-            env,
-            fused_params=self.fused_params,
-            device=device,
-            qcomm_codecs_registry=self.qcomm_codecs_registry,
-            module_fqn=module_fqn,
-        )
-
-    def reshard(self, sharded_module: Any, *_: Any, **__: Any) -> Any:
-        """Not of two-layer tables.
-
-        Raises:
-            ConversionError: always.
-        """
-        return sharded_module.update_shards()
-
-    def shardable_parameters(self, module: TwoLayerEmbeddingBagCollection) -> dict[str, Any]:
-        """Of each table one of the shape of its rows (n × k), without values."""
-        return dict(shardable(module))
-
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """TorchRec's names of them."""
         rowwise = is_rowwise(self.fused_params or {})
         return [kind for kind in SHARDINGS if not (rowwise and kind in BY_COLUMNS)]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """FBGEMM's, fused with their optimizer."""
-        return fused_kernels(compute_device_type)
 
     @property
     def module_type(self) -> type[TwoLayerEmbeddingBagCollection]:
@@ -89,7 +98,7 @@ class TwoLayerEmbeddingBagCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddi
         return ShardedTwoLayerEmbeddingBagCollection
 
 
-class TwoLayerEmbeddingCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingCollection]):  # type: ignore[misc]
+class TwoLayerEmbeddingCollectionSharder(_Sharder):
     """Shards the collection that `mlet.convert` makes of an ``EmbeddingCollection``: table-wise or
     row-wise.
 
@@ -106,49 +115,9 @@ class TwoLayerEmbeddingCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingC
         super().__init__(fused_params, qcomm_codecs_registry)
         self._use_index_dedup = use_index_dedup
 
-    def shard(
-        self,
-        module: TwoLayerEmbeddingCollection,
-        params: Any,
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedTwoLayerEmbeddingCollection:
-        """The collection on all processes.
-
-        Raises:
-            ConversionError: it cannot be sharded, and why.
-        """
-        return ShardedTwoLayerEmbeddingCollection(
-            module,
-            params,
-            env,
-            fused_params=self.fused_params,
-            device=device,
-            qcomm_codecs_registry=self.qcomm_codecs_registry,
-            use_index_dedup=self._use_index_dedup,
-            module_fqn=module_fqn,
-        )
-
-    def reshard(self, sharded_module: Any, *_: Any, **__: Any) -> Any:
-        """Not of two-layer tables.
-
-        Raises:
-            ConversionError: always.
-        """
-        return sharded_module.update_shards()
-
-    def shardable_parameters(self, module: TwoLayerEmbeddingCollection) -> dict[str, Any]:
-        """Of each table one of the shape of its rows (n × k), without values."""
-        return dict(shardable(module))
-
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """TorchRec's names of them."""
         return list(SEQUENCE_SHARDINGS)
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """FBGEMM's, fused with their optimizer."""
-        return fused_kernels(compute_device_type)
 
     @property
     def module_type(self) -> type[TwoLayerEmbeddingCollection]:
@@ -159,3 +128,6 @@ class TwoLayerEmbeddingCollectionSharder(BaseEmbeddingSharder[TwoLayerEmbeddingC
     def sharded_module_type(self) -> type[ShardedTwoLayerEmbeddingCollection]:
         """What it becomes."""
         return ShardedTwoLayerEmbeddingCollection
+
+    def _options(self) -> dict[str, Any]:
+        return {"use_index_dedup": self._use_index_dedup}
