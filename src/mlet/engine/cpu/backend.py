@@ -44,8 +44,8 @@ class CPUBackend:
         ids = _memory(lookups.ids)
         if len(stack) == 1:
             return self._find_in_one(ids, lookups, stack, whole[0])
-        rows, loose = torch.empty(2, total, dtype=torch.int64, device="cpu")
-        touched, loose_touched = torch.empty(2, total, dtype=torch.bool, device="cpu")
+        rows = torch.empty(total, dtype=torch.int64, device="cpu")
+        touched = torch.empty(total, dtype=torch.bool, device="cpu")
         slots = torch.empty(total, dtype=torch.int32, device="cpu")
         row_starts = np.zeros(len(stack) + 1, np.int64)
         bad = run(
@@ -57,8 +57,8 @@ class CPUBackend:
             np.array(stack.sizes, dtype=np.int64),
             np.array(whole),
             np.array(stack.first_rows, dtype=np.int64),
-            loose.numpy(),
-            loose_touched.numpy(),
+            np.empty(total, np.int64),
+            np.empty(total, np.bool_),
             row_starts,
             rows.numpy(),
             touched.numpy(),
