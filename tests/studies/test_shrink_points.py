@@ -61,7 +61,7 @@ def test_the_smallest_under_every_restriction() -> None:
         "without quantization": 200,
         "without either": 250,
         "without shared rows": 90,
-        "one d for all fields": 90,
+        "with one d for all fields": 90,
     }
     every = found["all of it"]
     assert every is not None

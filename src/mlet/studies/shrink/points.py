@@ -72,7 +72,7 @@ RESTRICTIONS: dict[str, Callable[[Point], bool]] = {
     "without quantization": lambda point: point.precision == "float32",
     "without either": lambda p: p.kind != "two-layer" and p.precision == "float32",
     "without shared rows": lambda point: point.min_count == 1,
-    "one d for all fields": lambda point: not point.dim_exponent,
+    "with one d for all fields": lambda point: not point.dim_exponent,
 }
 
 
